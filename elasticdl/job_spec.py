@@ -7,25 +7,30 @@ Python values (keywords, YAML); strings are parsed once, literally, and never ev
 
 from __future__ import annotations
 
-import ast
 import difflib
 import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from elasticdl.errors import UsageError
+from elasticdl.options import (
+    Option,
+    missing_options,
+    one_of,
+    option,
+    plain_value,
+    unknown_option,
+    wrong_value,
+)
 
 Command = Literal["train", "evaluate", "predict", "check"]
 COMMANDS: tuple[str, ...] = get_args(Command)
 JOB_FILE = "job.yaml"
-GROUPS = ("Model", "Data", "Training", "Cluster", "Reliability", "Output", "Job", "Display")
 
 _TRAIN = ("train", "check")
 _JOB = ("train", "evaluate", "predict")
@@ -33,53 +38,12 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
-def option(
-    default: Any,
-    description: str,
-    *,
-    group: str,
-    commands: tuple[str, ...],
-    metavar: str,
-    example: str,
-    required_by: tuple[str, ...] = (),
-    form: Literal["value", "path", "patterns"] = "value",
-    also: tuple[str, ...] = (),
-    **constraints: Any,
-) -> Any:
-    """Declare one option of a job.
-
-    Args:
-      default: the value when nobody gives one.
-      description: one line for the help.
-      group: the heading it stands under in the help, one of `GROUPS`.
-      commands: the commands that take it.
-      metavar: what stands for the value in the help.
-      example: a right value, as typed.
-      required_by: the commands that cannot do without it.
-      form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute.
-      also: names people try for it; an unknown option of such a name is pointed here.
-      constraints: bounds for pydantic (``ge``, ``gt``, ``le``, ``pattern``, ``min_length``, …).
-    """
-    return Field(
-        default,
-        description=description,
-        json_schema_extra={
-            "group": group,
-            "commands": list(commands),
-            "metavar": metavar,
-            "example": example,
-            "required_by": list(required_by),
-            "form": form,
-            "also": list(also),
-        },
-        **constraints,
-    )
-
-
 class JobSpec(BaseModel):
     """One train, evaluate, predict or check run, described wholly; frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+    )
 
     command: Command = "train"
 
@@ -441,50 +405,36 @@ class JobSpec(BaseModel):
         Raises:
           UsageError: an unknown option, a wrong value, or required options that are missing.
         """
-        given: dict[str, _Given] = {}
+        given: dict[str, tuple[Any, str]] = {}
         if options.get("config") is not None:
             file = str(options["config"])
-            given = {k: _Given(v, f"{file}: ") for k, v in _read_config(file, command).items()}
+            given = {name: (v, f"{file}: ") for name, v in _read_config(file, command).items()}
         for name, value in options.items():
             if name != "config" and value is not None:
-                given[name] = _Given(value, prefix)
-        by_name = options_of(command)
-        for name, item in given.items():
-            if name not in by_name:
-                raise UsageError(unknown_option(name, command, item.prefix))
-        missing = [n for n, o in by_name.items() if command in o.required_by and n not in given]
+                given[name] = (value, prefix)
+        taken = options_of(command)
+        for name, (_, origin) in given.items():
+            if name not in taken:
+                raise UsageError(unknown_option(name, command, OPTIONS, origin))
+        missing = [n for n, one in taken.items() if command in one.required_by and n not in given]
         if missing:
-            raise UsageError(_missing_options(missing, by_name, command, prefix))
+            raise UsageError(missing_options(missing, command, taken, prefix))
 
-        values = {n: _plain(by_name[n], item) for n, item in given.items()}
-        values["command"] = command
-        spec = cls._validated(values, given, by_name)
-        spec._check_together({n: item.prefix for n, item in given.items()}, prefix)
-        return spec._placed()
-
-    @classmethod
-    def _validated(
-        cls, values: dict[str, Any], given: Mapping[str, _Given], by_name: Mapping[str, Option]
-    ) -> JobSpec:
+        values = {name: plain_value(taken[name], *given[name]) for name in given}
         try:
-            return cls.model_validate(values)
+            spec = cls.model_validate({"command": command, **values})
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "command"
-            if name not in given:
-                raise UsageError(f"{name} {first.get('input')!r}: {first['msg']}") from None
+            name = str(first["loc"][0])
+            value, origin = given[name]
+            raise UsageError(wrong_value(taken[name], value, origin, first["type"])) from None
+        if spec.num_ps > spec.num_bucket_groups:
             raise UsageError(
-                wrong_value(by_name[name], given[name].value, given[name].prefix, first["type"])
-            ) from None
-
-    def _check_together(self, prefixes: Mapping[str, str], prefix: str) -> None:
-        """Check what one option says against another."""
-        if self.num_ps > self.num_bucket_groups:
-            raise UsageError(
-                f"{prefixes.get('num_ps', prefix)}num_ps={self.num_ps}: more parameter servers "
-                f"than bucket groups ({self.num_bucket_groups}); give "
-                f"{prefix}num_bucket_groups={self.num_ps} or more"
+                f"{given.get('num_ps', ('', prefix))[1]}num_ps={spec.num_ps}: more parameter "
+                f"servers than bucket groups ({spec.num_bucket_groups}); give "
+                f"{prefix}num_bucket_groups={spec.num_ps} or more"
             )
+        return spec._placed()
 
     def _placed(self) -> JobSpec:
         """This spec with absolute paths, a job name and a job directory."""
@@ -517,7 +467,7 @@ class JobSpec(BaseModel):
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            if value is not None and name != "job_dir"
+            if name != "job_dir" and value is not None and (value != "" or name == "params")
         }
 
     def save(self, job_dir: str | Path | None = None) -> Path:
@@ -545,64 +495,8 @@ class JobSpec(BaseModel):
         content = _read_yaml(str(path))
         command = str(content.pop("command", None))
         if command not in COMMANDS:
-            raise UsageError(f"{path}: command {command!r}; it should be one of {_or(COMMANDS)}")
+            raise UsageError(f"{path}: command {command!r}; it should be one of {one_of(COMMANDS)}")
         return cls.resolve(command, {**content, "job_dir": str(path.parent)}, f"{path}: ")
-
-
-@dataclass(frozen=True)
-class Option:
-    """How one option of `JobSpec` is declared; what flags, help and errors are made from."""
-
-    name: str
-    field: str
-    info: FieldInfo
-    group: str
-    commands: tuple[str, ...]
-    metavar: str
-    example: str
-    required_by: tuple[str, ...]
-    form: str
-    also: tuple[str, ...]
-
-    @property
-    def description(self) -> str:
-        return self.info.description or ""
-
-    @property
-    def default(self) -> Any:
-        return self.info.default
-
-    @property
-    def types(self) -> tuple[Any, ...]:
-        """The types a value may have, None left out (``int | None`` gives ``(int,)``)."""
-        annotation = self.info.annotation
-        members = get_args(annotation)
-        if type(None) in members:
-            return tuple(member for member in members if member is not type(None))
-        return (annotation,)
-
-    @property
-    def is_flag(self) -> bool:
-        """Is it a yes-or-no option?"""
-        return self.types == (bool,)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The only values it takes, where there is such a list."""
-        (kind,) = self.types
-        members = get_args(kind)
-        return members if members and all(isinstance(m, str) for m in members) else ()
-
-    @property
-    def bounds(self) -> tuple[float | None, float | None]:
-        """Least and greatest value, both included."""
-        low = high = None
-        for rule in self.info.metadata:
-            low = getattr(rule, "ge", low)
-            high = getattr(rule, "le", high)
-            if getattr(rule, "lt", None) is not None:
-                high = rule.lt - 1
-        return low, high
 
 
 def _declared() -> dict[str, Option]:
@@ -622,56 +516,6 @@ OPTIONS: Mapping[str, Option] = _declared()
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command takes, by name, in the order of declaration."""
     return {name: one for name, one in OPTIONS.items() if command in one.commands}
-
-
-@dataclass(frozen=True)
-class _Given:
-    value: Any
-    prefix: str
-
-
-def _plain(one: Option, given: _Given) -> Any:
-    """Bring a given value to the form that the field's type understands."""
-    value = given.value
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    (kind,) = one.types
-    if one.name == "params" and isinstance(value, Mapping):
-        return params_text(value, given.prefix)
-    if one.name == "keep_columns" and isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if one.form == "patterns" and isinstance(value, list | tuple):
-        return ",".join(os.fspath(part) for part in value)
-    if isinstance(value, bool) and kind in (int, float):
-        raise UsageError(wrong_value(one, value, given.prefix, "bool"))
-    if isinstance(value, str):
-        value = value.strip()
-        if one.choices and one.name == "log_level":
-            value = value.upper()
-    return value
-
-
-def params_text(params: Mapping[str, Any], prefix: str = "") -> str:
-    """Write a dict of model parameters as the text form of ``--params``.
-
-    Raises:
-      UsageError: a name is no identifier, or a value is no Python literal.
-    """
-    pairs = []
-    for name, value in params.items():
-        try:
-            is_literal = ast.literal_eval(repr(value)) == value
-        except (ValueError, SyntaxError, TypeError):
-            is_literal = False
-        if not (isinstance(name, str) and name.isidentifier()):
-            raise UsageError(f"{prefix}params: {name!r} is not a name; give names of parameters")
-        if not is_literal:
-            raise UsageError(
-                f"{prefix}params: {name}={_shown(value)} is a {type(value).__name__}; "
-                "give numbers, strings, booleans, None, lists, tuples or dicts of them"
-            )
-        pairs.append(f"{name}={value!r}")
-    return ", ".join(pairs)
 
 
 def absolute_path(path: str) -> str:
@@ -716,104 +560,6 @@ def _read_config(path: str, command: str) -> dict[str, Any]:
         taken = options_of("train")
         content = {k: v for k, v in content.items() if k in options_of("check") or k not in taken}
     return {name: value for name, value in content.items() if value is not None}
-
-
-def unknown_option(name: str, command: str, prefix: str) -> str:
-    """Say in one line that a command does not take an option, and which one may be meant."""
-    taken = options_of(command)
-    if name in OPTIONS:
-        others = _or([f"`{c}`" for c in COMMANDS if c in OPTIONS[name].commands])
-        what = f"{prefix}{name}: `{command}` does not take it ({others} does)"
-    else:
-        what = f"{prefix}{name}: no such option of `{command}`"
-    meant = nearest_option(name, command)
-    if meant is None:
-        return f"{what}; see elasticdl {command} --help"
-    return f"{what}; did you mean {prefix}{meant}, e.g. {_example(taken[meant], prefix)}?"
-
-
-def nearest_option(name: str, command: str) -> str | None:
-    """The option of a command that someone who typed `name` most likely meant."""
-    taken = options_of(command)
-    spelled = name.replace("-", "_").lower()
-    for one in taken.values():
-        if spelled == one.name or spelled in one.also:
-            return one.name
-    close = difflib.get_close_matches(spelled, [n for n in taken if n != name], n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def wrong_value(one: Option, value: Any, prefix: str, error_type: str) -> str:
-    """Say in one line what is wrong with an option's value and what would be right.
-
-    Args:
-      one: the option.
-      value: what was given.
-      prefix: what stands before its name (``--``, nothing, or a file).
-      error_type: pydantic's name of the error.
-    """
-    low, high = one.bounds
-    (kind,) = one.types
-    if one.choices:
-        problem, right = "no such choice", f"give {_or(one.choices)}"
-    elif kind is bool:
-        problem, right = "neither true nor false", "give true or false"
-    elif kind in (int, float):
-        noun = "whole number" if kind is int else "number"
-        if error_type in ("greater_than_equal", "greater_than"):
-            problem = "too small"
-        elif error_type in ("less_than_equal", "less_than"):
-            problem = "too large"
-        else:
-            problem = f"not a {noun}"
-        limits = "" if low is None else f" ≥ {low:g}" if low < 1e6 else f" ≥ {low}"
-        if problem == "too large":
-            limits = f" ≤ {high}"
-        right = f"give one{limits}"
-    elif error_type == "string_pattern_mismatch" and one.metavar == "MODULE.NAME":
-        problem, right = "not a module and a name with a dot between", "give MODULE.NAME"
-    elif error_type == "string_pattern_mismatch":
-        problem = "not a name"
-        right = (
-            "give letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit"
-        )
-    elif value in ("", [], ()):
-        problem, right = "empty", f"give {one.metavar}"
-    else:
-        problem, right = f"a {type(value).__name__}, not a text", f"give {one.metavar}"
-    name = f"{prefix}{one.name}"
-    return f"{name}={_shown(value)}: {problem}; {right}, e.g. {_example(one, prefix)}"
-
-
-def _missing_options(
-    missing: list[str], by_name: Mapping[str, Option], command: str, prefix: str
-) -> str:
-    names = ", ".join(prefix + name for name in missing)
-    examples = " ".join(_example(by_name[name], prefix) for name in missing)
-    return f"`{command}` needs {names}; e.g. {examples}"
-
-
-def _example(one: Option, prefix: str) -> str:
-    quote = any(c in one.example for c in " *[")
-    if prefix == "--":
-        return f"--{one.name}='{one.example}'" if quote else f"--{one.name}={one.example}"
-    if prefix:
-        return f"{one.name}: {one.example}"
-    (kind,) = one.types
-    if kind in (int, float):
-        return f"{one.name}={one.example}"
-    if kind is bool:
-        return f"{one.name}={one.example.capitalize()}"
-    return f"{one.name}={one.example!r}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _or(words: tuple[str, ...] | list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def jobs_home() -> Path:

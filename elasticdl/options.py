@@ -1,0 +1,259 @@
+"""How one option of a job is declared, and what is said when its value is wrong.
+
+The options themselves are the fields of `elasticdl.job_spec.JobSpec`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from elasticdl.errors import UsageError
+
+GROUPS = ("Model", "Data", "Training", "Cluster", "Reliability", "Output", "Job", "Display")
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    group: str,
+    commands: tuple[str, ...],
+    metavar: str,
+    example: str,
+    required_by: tuple[str, ...] = (),
+    form: Literal["value", "path", "patterns"] = "value",
+    also: tuple[str, ...] = (),
+    **constraints: Any,
+) -> Any:
+    """Declare one option of a job.
+
+    Args:
+      default: the value when nobody gives one.
+      description: one line for the help.
+      group: the heading it stands under in the help, one of `GROUPS`.
+      commands: the commands that take it.
+      metavar: what stands for the value in the help.
+      example: a right value, as typed.
+      required_by: the commands that cannot do without it.
+      form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute.
+      also: names people try for it; an unknown option of such a name is pointed here.
+      constraints: bounds for pydantic (``ge``, ``gt``, ``le``, ``pattern``, ``min_length``, …).
+    """
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={
+            "group": group,
+            "commands": list(commands),
+            "metavar": metavar,
+            "example": example,
+            "required_by": list(required_by),
+            "form": form,
+            "also": list(also),
+        },
+        **constraints,
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one option of `JobSpec` is declared; what flags, help and errors are made from."""
+
+    name: str
+    field: str
+    info: FieldInfo
+    group: str
+    commands: tuple[str, ...]
+    metavar: str
+    example: str
+    required_by: tuple[str, ...]
+    form: str
+    also: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        return self.info.description or ""
+
+    @property
+    def default(self) -> Any:
+        return self.info.default
+
+    @property
+    def value_type(self) -> Any:
+        """The type of a value, None left out (``int | None`` gives ``int``)."""
+        members = get_args(self.info.annotation)
+        if type(None) in members:
+            (member,) = (m for m in members if m is not type(None))
+            return member
+        return self.info.annotation
+
+    @property
+    def is_flag(self) -> bool:
+        """Is it a yes-or-no option?"""
+        return self.value_type is bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The only values it takes, where there is such a list."""
+        members = get_args(self.value_type)
+        return members if members and all(isinstance(m, str) for m in members) else ()
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Least and greatest value, both included."""
+        low = high = None
+        for rule in self.info.metadata:
+            low = getattr(rule, "ge", low)
+            high = getattr(rule, "le", high)
+            if getattr(rule, "lt", None) is not None:
+                high = rule.lt - 1
+        return low, high
+
+    def as_typed(self, prefix: str) -> str:
+        """The example, as it is written where option names have this prefix."""
+        if prefix == "--":
+            quote = "'" if any(c in self.example for c in " *[") else ""
+            return f"--{self.name}={quote}{self.example}{quote}"
+        if prefix:
+            return f"{self.name}: {self.example}"
+        if self.value_type is bool:
+            return f"{self.name}={self.example.capitalize()}"
+        return (
+            f"{self.name}={self.example if self.value_type in (int, float) else repr(self.example)}"
+        )
+
+
+def unknown_option(name: str, command: str, options: Mapping[str, Option], prefix: str) -> str:
+    """Say in one line that a command does not take an option, and which one may be meant.
+
+    Args:
+      name: what was given.
+      command: the command it was given to.
+      options: all options there are, by name.
+      prefix: what stands before its name (``--``, nothing, or a file).
+    """
+    taken = {n: one for n, one in options.items() if command in one.commands}
+    if name in options:
+        others = one_of([f"`{c}`" for c in options[name].commands])
+        what = f"{prefix}{name}: `{command}` does not take it ({others} does)"
+    else:
+        what = f"{prefix}{name}: no such option of `{command}`"
+    meant = nearest_option(name, taken)
+    if meant is None:
+        return f"{what}; see elasticdl {command} --help"
+    return f"{what}; did you mean {prefix}{meant}, e.g. {taken[meant].as_typed(prefix)}?"
+
+
+def nearest_option(name: str, taken: Mapping[str, Option]) -> str | None:
+    """The option, of those taken, that someone who typed `name` most likely meant."""
+    spelled = name.replace("-", "_").lower()
+    for one in taken.values():
+        if spelled == one.name or spelled in one.also:
+            return one.name
+    close = difflib.get_close_matches(spelled, [n for n in taken if n != name], n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def wrong_value(one: Option, value: Any, prefix: str, error_type: str) -> str:
+    """Say in one line what is wrong with an option's value and what would be right.
+
+    Args:
+      one: the option.
+      value: what was given.
+      prefix: what stands before its name (``--``, nothing, or a file).
+      error_type: pydantic's name of the error.
+    """
+    low, high = one.bounds
+    kind = one.value_type
+    if one.choices:
+        problem, right = "no such choice", f"give {one_of(one.choices)}"
+    elif kind is bool:
+        problem, right = "neither true nor false", "give true or false"
+    elif kind in (int, float):
+        noun = "whole number" if kind is int else "number"
+        if error_type in ("greater_than_equal", "greater_than"):
+            problem = "too small"
+        elif error_type in ("less_than_equal", "less_than"):
+            problem = "too large"
+        else:
+            problem = f"not a {noun}"
+        limit = f"≤ {high}" if problem == "too large" else f"≥ {low}"
+        right = f"give one {limit}"
+    elif error_type == "string_pattern_mismatch" and one.metavar == "MODULE.NAME":
+        problem, right = "not a module and a name with a dot between", "give MODULE.NAME"
+    elif error_type == "string_pattern_mismatch":
+        problem = "not a name"
+        right = (
+            "give letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit"
+        )
+    else:
+        problem = "empty" if isinstance(value, str) and not value.strip() else "not text"
+        right = f"give {one.metavar}"
+    name = f"{prefix}{one.name}"
+    return f"{name}={_shown(value)}: {problem}; {right}, e.g. {one.as_typed(prefix)}"
+
+
+def missing_options(
+    missing: Sequence[str], command: str, taken: Mapping[str, Option], prefix: str
+) -> str:
+    """Say in one line which required options of a command were not given."""
+    names = ", ".join(prefix + name for name in missing)
+    examples = " ".join(taken[name].as_typed(prefix) for name in missing)
+    return f"`{command}` needs {names}; e.g. {examples}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Join words as a sentence does: ``a, b or c``."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def params_text(params: Mapping[str, Any], prefix: str = "") -> str:
+    """Write a dict of model parameters as the text form of ``--params``.
+
+    Raises:
+      UsageError: a name is no identifier, or a value is no Python literal.
+    """
+    pairs = []
+    for name, value in params.items():
+        try:
+            is_literal = ast.literal_eval(repr(value)) == value
+        except (ValueError, SyntaxError, TypeError):
+            is_literal = False
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise UsageError(f"{prefix}params: {name!r} is not a name; give names of parameters")
+        if not is_literal:
+            raise UsageError(
+                f"{prefix}params: {name}={_shown(value)} is of type {type(value).__name__}; "
+                "give numbers, strings, booleans, None, lists, tuples or dicts of them"
+            )
+        pairs.append(f"{name}={value!r}")
+    return ", ".join(pairs)
+
+
+def plain_value(one: Option, value: Any, prefix: str) -> Any:
+    """Bring a given value to the form that the field's type understands."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    kind = one.value_type
+    if one.name == "params" and isinstance(value, Mapping):
+        return params_text(value, prefix)
+    if one.name == "keep_columns" and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if one.form == "patterns" and isinstance(value, list | tuple):
+        return ",".join(os.fspath(part) for part in value)
+    if isinstance(value, bool) and kind in (int, float):
+        raise UsageError(wrong_value(one, value, prefix, "bool"))
+    return value.strip() if isinstance(value, str) else value
