@@ -2,10 +2,14 @@
 
 Everything declarative is in pyproject.toml. ``python setup.py build_proto`` regenerates the code
 in place; ``pip install .``, ``pip install -e .`` and the building of a wheel do so by themselves.
+
+The dependencies are in here for one choice: which of TensorFlow's distributions is asked for,
+by the environment variable ELASTICDL_TENSORFLOW (cpu, gpu or none) when the package is built.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from setuptools import Command, setup
@@ -13,6 +17,39 @@ from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
 PROTO_DIR = Path("elasticdl") / "proto"
+
+# One line of reason for each: docs/decisions/dependencies.md
+DEPENDENCIES = [
+    "cramjam>=2.9,<3",
+    "grpcio>=1.78,<2",
+    "keras>=3.12,<4",
+    "numba>=0.61,<0.70",
+    "numpy>=2.0,<3",
+    "protobuf>=6.31.1,<8",
+    "psutil>=6,<8",
+    "pyarrow>=18,<27",
+    "pydantic>=2.9,<3",
+    "pyyaml>=6.0.1,<7",
+    "rich>=13.7,<16",
+]
+# What works with this package; never two of them side by side in one environment.
+TENSORFLOW = {
+    # The CPU distribution exists where this marker holds; elsewhere `tensorflow` is that build.
+    "cpu": [
+        "tensorflow-cpu>=2.20,<2.22; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.20,<2.22; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    ],
+    "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+    "none": [],  # the environment brings its own
+}
+
+
+def dependencies() -> list[str]:
+    """List what an installation needs, TensorFlow as ELASTICDL_TENSORFLOW says."""
+    choice = os.environ.get("ELASTICDL_TENSORFLOW", "cpu")
+    if choice not in TENSORFLOW:
+        raise SystemExit(f"ELASTICDL_TENSORFLOW '{choice}': not one of {', '.join(TENSORFLOW)}")
+    return DEPENDENCIES + TENSORFLOW[choice]
 
 
 def generate(output_root: Path) -> list[str]:
@@ -89,4 +126,4 @@ class Build(build):
     sub_commands = [*build.sub_commands, ("build_proto", None)]
 
 
-setup(cmdclass={"build": Build, "build_proto": BuildProto})
+setup(install_requires=dependencies(), cmdclass={"build": Build, "build_proto": BuildProto})
