@@ -1,0 +1,1 @@
+"""Programs that print this project's figures."""

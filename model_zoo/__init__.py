@@ -1,0 +1,1 @@
+"""Models people start from, each with its data recipe."""

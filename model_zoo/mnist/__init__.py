@@ -1,0 +1,1 @@
+"""Handwritten digits: the first model to train."""
