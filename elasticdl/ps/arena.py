@@ -1,0 +1,78 @@
+"""Memory for rows that grows without copying them."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+_GRANULE_BYTES = 2 << 20
+_FLAGS = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+if hasattr(mmap, "MAP_POPULATE"):  # Linux; the mmap module has no name for MAP_NORESERVE
+    _FLAGS["flags"] |= getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+class Arena:
+    """A two-dimensional array of zeros whose number of rows can grow. Not thread-safe.
+
+    Address space is taken in advance, memory only when a row is first written. Growing moves page
+    tables (mremap) where the system can, and copies where it cannot.
+
+    Args:
+      dtype: element type.
+      num_columns: elements of a row.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike, num_columns: int) -> None:
+        self._dtype = np.dtype(dtype)
+        self._num_columns = num_columns
+        self.row_bytes = self._dtype.itemsize * num_columns
+        self._map = _new_map(max(_GRANULE_BYTES, _round_up(self.row_bytes)))
+        self.rows = self._view()
+        """All rows, ``[capacity, num_columns]``. Take it anew after each `reserve`."""
+
+    def reserve(self, num_rows: int) -> None:
+        """Make room for at least so many rows; those there keep their values.
+
+        Raises:
+          MemoryError: the system has no room; nothing was changed.
+          BufferError: someone holds a view of `rows`, which growing would leave dangling.
+        """
+        if num_rows <= len(self.rows):
+            return
+        num_bytes = _round_up(max(num_rows, 2 * len(self.rows)) * self.row_bytes)
+        self.rows = np.empty((0, self._num_columns), self._dtype)  # a mapping in use cannot move
+        try:
+            self._map.resize(num_bytes)
+        except SystemError:  # no mremap here
+            larger = _new_map(num_bytes)
+            larger[: len(self._map)] = self._map[:]
+            self._map = larger
+        except (OSError, OverflowError) as error:
+            raise _out_of_memory(num_bytes) from error
+        finally:
+            self.rows = self._view()
+
+    def _view(self) -> np.ndarray:
+        capacity = len(self._map) // self.row_bytes
+        flat = np.frombuffer(self._map, self._dtype, capacity * self._num_columns)
+        return flat.reshape(capacity, self._num_columns)
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // _GRANULE_BYTES) * _GRANULE_BYTES
+
+
+def _new_map(num_bytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, num_bytes, **_FLAGS)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        raise _out_of_memory(num_bytes) from error
+
+
+def _out_of_memory(num_bytes: int) -> MemoryError:
+    return MemoryError(f"no room for {num_bytes} bytes of rows")
