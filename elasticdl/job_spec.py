@@ -420,14 +420,8 @@ class JobSpec(BaseModel):
         if missing:
             raise UsageError(missing_options(missing, command, taken, prefix))
 
-        values = {name: plain_value(taken[name], *given[name]) for name in given}
-        try:
-            spec = cls.model_validate({"command": command, **values})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            value, origin = given[name]
-            raise UsageError(wrong_value(taken[name], value, origin, first["type"])) from None
+        values = {name: option_value(name, *given[name]) for name in given}
+        spec = cls.model_validate({"command": command, **values})
         if spec.num_ps > spec.num_bucket_groups:
             raise UsageError(
                 f"{given.get('num_ps', ('', prefix))[1]}num_ps={spec.num_ps}: more parameter "
@@ -439,13 +433,13 @@ class JobSpec(BaseModel):
     def _placed(self) -> JobSpec:
         """This spec with absolute paths, a job name and a job directory."""
         changes: dict[str, Any] = {}
-        for name, one in OPTIONS.items():
+        for one in OPTIONS.values():
             value = getattr(self, one.field)
             if value and one.form == "path":
                 changes[one.field] = absolute_path(value)
             elif value and one.form == "patterns":
-                parts = [part.strip() for part in value.split(",")]
-                changes[name] = ",".join(absolute_path(part) for part in parts if part)
+                parts = [value] if os.path.exists(value) else value.split(",")
+                changes[one.field] = ",".join(absolute_path(p.strip()) for p in parts if p.strip())
         job_name = self.job_name or self._new_name()
         changes["job_name"] = job_name
         changes.setdefault("job_dir", str(jobs_home() / job_name))
@@ -516,6 +510,20 @@ OPTIONS: Mapping[str, Option] = _declared()
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command takes, by name, in the order of declaration."""
     return {name: one for name, one in OPTIONS.items() if command in one.commands}
+
+
+def option_value(name: str, value: Any, prefix: str = "") -> Any:
+    """Parse the value of one option, given as a string or as a Python value.
+
+    Raises:
+      UsageError: it is wrong; the line says what would be right.
+    """
+    one = OPTIONS[name]
+    try:
+        spec = JobSpec.model_validate({name: plain_value(one, value, prefix)})
+    except ValidationError as error:
+        raise UsageError(wrong_value(one, value, prefix, error.errors()[0]["type"])) from None
+    return getattr(spec, one.field)
 
 
 def absolute_path(path: str) -> str:

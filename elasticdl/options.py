@@ -158,7 +158,9 @@ def nearest_option(name: str, taken: Mapping[str, Option]) -> str | None:
     for one in taken.values():
         if spelled == one.name or spelled in one.also:
             return one.name
-    close = difflib.get_close_matches(spelled, [n for n in taken if n != name], n=1, cutoff=0.6)
+    names = [n for n in taken if n != name]
+    begun = [n for n in names if len(spelled) > 2 and n.startswith(spelled)]
+    close = begun or difflib.get_close_matches(spelled, names, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -1,0 +1,1 @@
+"""What people and programs call: functions, the command line, and what launches a job."""

@@ -1,0 +1,119 @@
+"""``elasticdl train``, ``evaluate``, ``predict`` and ``check``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+
+from elasticdl.api.commands import Command
+from elasticdl.api.parser import job_parser
+from elasticdl.api.result import JobResult, audit_line, metrics_line
+from elasticdl.job_spec import JobSpec
+
+SUMMARIES = {
+    "train": "train a model on parameter servers and workers",
+    "evaluate": "measure a trained model on data",
+    "predict": "write a trained model's predictions for data",
+    "check": "try a model on one minibatch, in one process, before a job",
+}
+
+_ZOO = "--model_zoo=model_zoo --model_def=mnist.MnistElasticDLSpec"
+EXAMPLES = {
+    "train": (
+        f"elasticdl train {_ZOO} --data='data/train-*.recordio' --output=output",
+        "elasticdl train --config=job.yaml --num_epochs=3 --num_workers=4 --output=output",
+        f"elasticdl train {_ZOO} --data='data/*.recordio' --output=output \\",
+        '      --params="hidden_units=[10, 100], learning_rate=0.01"',
+    ),
+    "evaluate": (
+        "elasticdl evaluate --trained_model=output --data='data/test-*.recordio'",
+        "elasticdl evaluate --trained_model=output --data=data/test.recordio --json",
+    ),
+    "predict": (
+        "elasticdl predict --trained_model=output --data=data/new.recordio "
+        "--output=predictions.csv",
+        "elasticdl predict --trained_model=output --data='data/*.recordio' \\",
+        "      --output=predictions.parquet --keep_columns=id",
+    ),
+    "check": (f"elasticdl check {_ZOO} --data='data/train-*.recordio'",),
+}
+
+
+def resolve(command: str, words: Sequence[str]) -> JobSpec:
+    """Make the spec of a job from the words after its command."""
+    summary = SUMMARIES[command]
+    parser = job_parser(command, f"{summary[0].upper()}{summary[1:]}.", EXAMPLES[command])
+    return JobSpec.resolve(command, vars(parser.parse(words)), "--")
+
+
+def _run_job(command: str, words: Sequence[str]) -> None:
+    job_spec = resolve(command, words)
+
+    from elasticdl.api.functions import run_job
+
+    result = run_job(job_spec)
+    if job_spec.print_json:
+        print(json.dumps(result.to_json()))
+    else:
+        for line in result_lines(job_spec, result):
+            print(line)
+
+
+def result_lines(job_spec: JobSpec, result: JobResult) -> list[str]:
+    """Say how a job ended: its metrics, its audit, its output, and what to type next."""
+    lines = []
+    if result.metrics:
+        lines.append(metrics_line(result.metrics))
+    elif result.history and result.history[-1].get("loss") is not None:
+        lines.append(f"loss {result.history[-1]['loss']:.4f} (training, last epoch)")
+    if result.audit:
+        lines.append(audit_line(result.audit))
+    if job_spec.command == "train" and result.output:
+        lines.append(f"trained model: {_shown_path(result.output)}")
+        lines.append(f"next: {_predict_command(job_spec, result.output)}")
+    elif result.output:
+        lines.append(f"predictions: {_shown_path(result.output)}")
+    return lines
+
+
+def _predict_command(job_spec: JobSpec, trained_model: str) -> str:
+    patterns = (job_spec.validation_data or job_spec.data or "").split(",")
+    options = {
+        "trained_model": _shown_path(trained_model),
+        "data": ",".join(_shown_path(pattern) for pattern in patterns),
+        "output": "predictions.csv",
+    }
+    flags = [f"--{name}={shlex.quote(value)}" for name, value in options.items()]
+    return " ".join(["elasticdl predict", *flags])
+
+
+def _shown_path(path: str) -> str:
+    """The path from here, where it lies below the current directory."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _check(words: Sequence[str]) -> None:
+    job_spec = resolve("check", words)
+
+    from elasticdl.api.preflight import preflight
+    from elasticdl.api.report import report_lines
+    from elasticdl.api.validation import validate
+
+    validate(job_spec)
+    report = preflight(job_spec)
+    if job_spec.print_json:
+        print(json.dumps(report))
+    elif not job_spec.quiet:
+        for line in report_lines(report):
+            print(line)
+
+
+def _command(name: str) -> Command:
+    run = _check if name == "check" else lambda words: _run_job(name, words)
+    return Command((name,), SUMMARIES[name], run)
+
+
+COMMANDS = [_command(name) for name in SUMMARIES]

@@ -1,0 +1,105 @@
+"""``elasticdl jobs``: look at jobs and change them while they run. JOB is a name or a directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elasticdl.api.commands import Command
+from elasticdl.api.parser import Parser, add_switch
+from elasticdl.api.result import audit_line
+from elasticdl.job_spec import option_value
+
+_AUDIT = "say what became of every record of a job"
+_SCALE = "change how many workers a running job has"
+_LIST = "list the jobs of this machine"
+_STOP = "stop a running job"
+
+
+def _parser(name: str, summary: str, usage: str, examples: Sequence[str]) -> Parser:
+    parser = Parser(f"jobs {name}", f"{summary[0].upper()}{summary[1:]}.", usage, examples)
+    if "JOB" in usage:
+        parser.add_argument("job", metavar="JOB", help="a job's name or its directory")
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    add_switch(parser, "debug", "show this package's own traceback when something fails")
+    return parser
+
+
+def _audit(words: Sequence[str]) -> None:
+    parser = _parser("audit", _AUDIT, "JOB [--json]", ["elasticdl jobs audit mnist-1"])
+    add_switch(parser, "json", "print it as JSON")
+    parsed = parser.parse(words)
+
+    from elasticdl.api import jobs
+
+    account = jobs.audit(parsed.job)
+    print(json.dumps(account) if _wants_json(parsed) else audit_line(account))
+
+
+def _scale(words: Sequence[str]) -> None:
+    usage = "JOB --num_workers=N"
+    parser = _parser("scale", _SCALE, usage, ["elasticdl jobs scale mnist-1 --num_workers=4"])
+    parser.add_argument(
+        "--num_workers",
+        metavar="N",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="how many it should have",
+    )
+    parsed = parser.parse(words)
+    num_workers = option_value("num_workers", parsed.num_workers, "--")
+
+    from elasticdl.api import jobs
+
+    jobs.scale(parsed.job, num_workers)
+    print(f"{parsed.job}: {num_workers} worker{'' if num_workers == 1 else 's'} wanted")
+
+
+def _list(words: Sequence[str]) -> None:
+    parser = _parser("list", _LIST, "[--json]", ["elasticdl jobs list"])
+    add_switch(parser, "json", "print them as JSON")
+    parsed = parser.parse(words)
+
+    from elasticdl.api import jobs
+
+    found = jobs.list_jobs()
+    if _wants_json(parsed):
+        print(json.dumps(found))
+        return
+    for line in table(found) if found else ["no jobs"]:
+        print(line)
+
+
+def _stop(words: Sequence[str]) -> None:
+    parsed = _parser("stop", _STOP, "JOB", ["elasticdl jobs stop mnist-1"]).parse(words)
+
+    from elasticdl.api import jobs
+
+    jobs.stop(parsed.job)
+    print(f"{parsed.job}: stopped")
+
+
+def _wants_json(parsed: argparse.Namespace) -> bool:
+    return getattr(parsed, "json", False)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay out rows that have the same keys as lines, the keys above."""
+    names = list(rows[0])
+    cells = [[name.replace("_", " ").upper() for name in names]]
+    cells += [["" if row.get(n) is None else str(row[n]) for n in names] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+COMMANDS = [
+    Command(("jobs", "list"), _LIST, _list),
+    Command(("jobs", "audit"), _AUDIT, _audit),
+    Command(("jobs", "scale"), _SCALE, _scale),
+    Command(("jobs", "stop"), _STOP, _stop),
+]

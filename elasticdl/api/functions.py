@@ -1,0 +1,73 @@
+"""Train, evaluate and predict, as functions of a script or a notebook.
+
+No ``if __name__ == "__main__"`` is needed: a job's processes never import the caller's script.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from elasticdl.api.launcher import launch
+from elasticdl.api.preflight import preflight
+from elasticdl.api.progress import open_progress
+from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.api.validation import validate
+from elasticdl.job_spec import JobSpec, options_of
+
+
+def train(**options: Any) -> JobResult:
+    """Train a model on parameter servers and workers; write the trained model."""
+    return run_job(JobSpec.resolve("train", options))
+
+
+def evaluate(**options: Any) -> JobResult:
+    """Measure a trained model on data."""
+    return run_job(JobSpec.resolve("evaluate", options))
+
+
+def predict(**options: Any) -> JobResult:
+    """Write a trained model's predictions for data, in the data's order."""
+    return run_job(JobSpec.resolve("predict", options))
+
+
+def run_job(job_spec: JobSpec) -> JobResult:
+    """Check a job, launch it, show its progress, and wait until it has ended.
+
+    Raises:
+      UsageError: it cannot work; nothing was launched.
+      UserCodeError: the model's code raised.
+      JobError: it was launched and could not be finished.
+    """
+    validate(job_spec)
+    with open_progress(job_spec) as show:
+        show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
+        preflight(job_spec)
+        return launch(job_spec, show)
+
+
+def _describe(function: Callable[..., JobResult]) -> None:
+    """Give a function the signature and docstring that `JobSpec` declares for its command."""
+    taken = options_of(function.__name__)
+    config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty
+            if function.__name__ in one.required_by
+            else one.default,
+        )
+        for one in taken.values()
+    ]
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*parameters, config], return_annotation=JobResult
+    )
+    lines = [f"  {one.name}: {one.description}." for one in taken.values()]
+    lines.append("  config: YAML file of options; arguments given here hold instead of its own.")
+    function.__doc__ = "\n".join([f"{function.__doc__}", "", "Args:", *lines])
+
+
+for _function in (train, evaluate, predict):
+    _describe(_function)

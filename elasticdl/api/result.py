@@ -1,0 +1,116 @@
+"""What a job says of itself while it runs (`JobStatus`) and when it has ended (`JobResult`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands now.
+
+    Args:
+      state: ``starting``, ``training``, ``evaluating``, ``predicting``, ``exporting``, … in a word.
+      epoch: the epoch under way, from 1; 0 before the first.
+      num_epochs: epochs in all.
+      records_done: records counted so far, over all epochs.
+      records_expected: records to count in all; 0 while unknown.
+      loss: recent mean loss per record; None while unknown.
+      records_per_s: recent speed.
+      workers: workers alive.
+      num_workers: workers wanted.
+      ps: parameter servers alive.
+      evaluation: the last evaluation's metrics, or None.
+      message: the last event, e.g. ``worker 1 was lost; its task is leased again``.
+    """
+
+    state: str
+    epoch: int = 0
+    num_epochs: int = 1
+    records_done: int = 0
+    records_expected: int = 0
+    loss: float | None = None
+    records_per_s: float = 0.0
+    workers: int = 0
+    num_workers: int = 0
+    ps: int = 0
+    evaluation: Mapping[str, float] | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended.
+
+    Args:
+      job_name: the job's name.
+      job_dir: where its journal, checkpoints and logs are.
+      metrics: name to value, over all held-out (or evaluated) records; empty for predict.
+      history: one dict an epoch: epoch, loss, records, seconds, and its evaluation's metrics.
+      output: the trained model's directory or the predictions' file, if one was made.
+      audit: the account of every record; see `audit_line`.
+      seconds: from launch to end.
+      training_seconds: from the first task granted to the last one closed.
+      records_per_s: records counted per training second.
+    """
+
+    job_name: str
+    job_dir: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    output: str | None = None
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    records_per_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values, ready for ``json.dumps``; what is not finite is None."""
+        return _finite(dataclasses.asdict(self))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def audit_line(audit: Mapping[str, Any]) -> str:
+    """Say a job's audit in one line.
+
+    Args:
+      audit: ``records_expected``, ``applied_once`` (partition index to records),
+        ``repeats_dropped``, ``filtered``, ``skipped``, ``lost``.
+    """
+    applied = {int(partition): int(n) for partition, n in audit["applied_once"].items()}
+    counts = sorted(set(applied.values()))
+    if not applied:
+        counted = audit["records_expected"] - sum(audit[k] for k in ("filtered", "skipped", "lost"))
+        once = f"{counted:,} counted once"
+    elif len(counts) == 1:
+        where = "1 partition" if len(applied) == 1 else f"each of {len(applied)} partitions"
+        once = f"{counts[0]:,} applied once on {where}"
+    else:
+        each = ", ".join(f"{n:,} on partition {index}" for index, n in sorted(applied.items()))
+        once = f"applied once: {each}"
+    rest = ", ".join(
+        f"{audit[name]:,} {text}"
+        for name, text in (
+            ("filtered", "filtered"),
+            ("skipped", "skipped"),
+            ("repeats_dropped", "repeats dropped"),
+            ("lost", "lost"),
+        )
+    )
+    return f"audit: {audit['records_expected']:,} records expected, {once}, {rest}"
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Say metrics in one line, e.g. ``accuracy 0.9720, loss 0.0911``."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

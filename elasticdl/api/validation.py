@@ -1,0 +1,139 @@
+"""Check what a job needs from the file system, before anything is launched or written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from elasticdl.data.shards import find_shards
+from elasticdl.errors import UsageError
+from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.model.params import parse_params
+
+PREDICTION_SUFFIXES = (".recordio", ".parquet", ".csv")
+TRAINED_MODEL_FILE = "trained_model.pb"
+
+
+def validate(job_spec: JobSpec) -> None:
+    """Check that a job's inputs are there and that its outputs can be written.
+
+    Raises:
+      UsageError: the first thing that is wrong, in one line.
+    """
+    try:
+        _validate(job_spec)
+    except OSError as error:
+        raise UsageError(
+            f"'{error.filename}': {error.strerror}; give a path that can be used"
+        ) from None
+
+
+def _validate(job_spec: JobSpec) -> None:
+    if job_spec.model_zoo is not None:
+        _check_directory("model_zoo", job_spec.model_zoo, "give the directory of the model's files")
+    if job_spec.trained_model is not None:
+        check_trained_model(job_spec.trained_model)
+    parse_params(job_spec.params)
+    inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
+    _check_data("validation_data", job_spec.validation_data, job_spec.max_chunk_bytes)
+    if job_spec.output is not None:
+        if job_spec.command == "train":
+            _check_model_output(Path(_local("output", job_spec.output)), job_spec.overwrite)
+        else:
+            _check_predictions_output(
+                Path(_local("output", job_spec.output)), job_spec.overwrite, inputs
+            )
+    if job_spec.command != "check":
+        _check_job_dir(Path(_local("job_dir", job_spec.job_dir)))
+
+
+def check_trained_model(path: str) -> None:
+    """Check that a directory holds a trained model.
+
+    Raises:
+      UsageError: it does not.
+    """
+    _check_directory("trained_model", path, "give the directory that `train` wrote as --output")
+    if not (Path(path) / TRAINED_MODEL_FILE).is_file():
+        raise UsageError(
+            f"trained_model '{path}': holds no {TRAINED_MODEL_FILE}; "
+            "give the directory that `train` wrote as --output"
+        )
+
+
+def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> set[str]:
+    """Check that patterns name RecordIO files with records; return the files' paths."""
+    if patterns is None:
+        return set()
+    _local(option, patterns)
+    return {shard.path for shard in find_shards(patterns, max_chunk_bytes, option)}
+
+
+def _local(option: str, path: str) -> str:
+    if "://" in path:
+        raise UsageError(f"{option} '{path}': only local paths can be used; give one")
+    return path
+
+
+def _check_directory(option: str, path: str, right: str) -> None:
+    directory = Path(_local(option, path))
+    if not os.path.exists(directory):
+        raise UsageError(f"{option} '{path}': no such directory; {right}")
+    if not directory.is_dir():
+        raise UsageError(f"{option} '{path}': is a file, not a directory; {right}")
+
+
+def _check_model_output(output: Path, overwrite: bool) -> None:
+    if os.path.exists(output) and not output.is_dir():
+        raise UsageError(f"output '{output}': is a file; give a new or empty directory")
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / TRAINED_MODEL_FILE).exists():
+            raise UsageError(f"output '{output}': holds other files; give a new or empty directory")
+        if not overwrite:
+            raise UsageError(
+                f"output '{output}': holds a trained model already; "
+                "give another directory, or --overwrite to replace it"
+            )
+    _check_writable("output", output)
+
+
+def _check_predictions_output(output: Path, overwrite: bool, inputs: set[str]) -> None:
+    if output.suffix not in PREDICTION_SUFFIXES:
+        suffixes = ", ".join(PREDICTION_SUFFIXES[:-1])
+        raise UsageError(
+            f"output '{output}': suffix '{output.suffix}' names no format of predictions; "
+            f"give a file ending in {suffixes} or {PREDICTION_SUFFIXES[-1]}"
+        )
+    if output.is_dir():
+        raise UsageError(f"output '{output}': is a directory; give a file")
+    if str(output) in inputs:
+        raise UsageError(f"output '{output}': is one of the data's files; give another file")
+    if output.exists() and not overwrite:
+        raise UsageError(
+            f"output '{output}': exists already; give another file, or --overwrite to replace it"
+        )
+    _check_writable("output", output)
+
+
+def _check_job_dir(job_dir: Path) -> None:
+    if (job_dir / JOB_FILE).exists():
+        raise UsageError(
+            f"job_dir '{job_dir}': holds a job already; give another --job_name or --job_dir"
+        )
+    if job_dir.exists() and not job_dir.is_dir():
+        raise UsageError(f"job_dir '{job_dir}': is a file; give a directory")
+    _check_writable("job_dir", job_dir / JOB_FILE)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Check that a new entry `path` can be made, by making a nameless file beside it."""
+    parent = next(directory for directory in path.parents if os.path.exists(directory))
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option} '{path}': cannot be written in '{parent}' ({error.strerror}); "
+            "give a place that can"
+        ) from None
