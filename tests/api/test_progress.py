@@ -1,0 +1,196 @@
+"""What a person sees while a job runs and when it has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from elasticdl.api.commands.job import resolve, result_lines
+from elasticdl.api.progress import PlainProgress, open_progress, status_line
+from elasticdl.api.result import JobResult, JobStatus, audit_line
+from elasticdl.job_spec import JobSpec
+
+RUNNING = JobStatus(
+    state="training",
+    epoch=2,
+    num_epochs=3,
+    records_done=27_136,
+    records_expected=45_000,
+    loss=0.21344,
+    records_per_s=1234.5,
+    workers=2,
+    num_workers=2,
+    ps=2,
+)
+
+AUDIT = {
+    "records_expected": 45_000,
+    "applied_once": {0: 45_000, 1: 45_000},
+    "repeats_dropped": 128,
+    "filtered": 0,
+    "skipped": 0,
+    "lost": 0,
+    "tasks": 12,
+    "groups": 64,
+    "relaunches": 1,
+}
+
+
+def test_a_status_line_says_where_the_job_stands() -> None:
+    assert status_line(RUNNING) == (
+        "training, epoch 2 of 3: 27,136 of 45,000 records (60 %), 1,234 records/s, loss 0.2134, "
+        "2 workers, 2 PS, 14 s left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workers": 1}, "1 of 2 workers"),
+        ({"workers": 1, "num_workers": 1}, "1 worker,"),
+        ({"workers": 0}, "0 of 2 workers"),
+        ({"records_per_s": 10.0}, "29 min 46 s left"),
+        ({"records_per_s": 1.0}, "4 h 57 min left"),
+        ({"num_epochs": 1, "epoch": 1}, "training: "),
+    ],
+)
+def test_a_status_line_says_what_is_missing(changes: dict[str, object], said: str) -> None:
+    assert said in status_line(replace(RUNNING, **changes))  # type: ignore[arg-type]
+
+
+def test_a_job_that_has_not_begun_has_no_speed_loss_or_time_left() -> None:
+    line = status_line(JobStatus(state="starting", records_expected=10))
+    assert line == "starting: 0 of 10 records (0 %)"
+
+
+def test_plain_progress_prints_every_few_seconds_and_at_each_message() -> None:
+    stream, time = io.StringIO(), [0.0]
+    progress = PlainProgress(stream, clock=lambda: time[0])
+    lost = replace(RUNNING, message="worker 1 was lost; its task is leased again")
+    progress.show(JobStatus(state="starting"))
+    assert stream.getvalue() == ""
+    for time[0] in (0.0, 1.0, 4.9):
+        progress.show(RUNNING)
+    assert stream.getvalue().count("\n") == 1
+    progress.show(lost)
+    progress.show(lost)
+    assert stream.getvalue().endswith("worker 1 was lost; its task is leased again\n")
+    assert stream.getvalue().count("\n") == 2
+    time[0] = 5.0
+    progress.show(replace(lost, evaluation={"accuracy": 0.95}))
+    assert "evaluation: accuracy 0.9500\n" in stream.getvalue()
+    assert stream.getvalue().count("\n") == 4
+    progress.show(RUNNING)
+    progress.show(lost)
+    assert stream.getvalue().count("was lost") == 2
+
+
+def test_progress_goes_to_stderr_when_json_goes_to_stdout(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_progress(JobSpec(print_json=True)) as show:
+        show(RUNNING)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "27,136 of 45,000" in printed.err
+
+
+def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_progress(JobSpec(quiet=True)) as show:
+        show(replace(RUNNING, message="news"))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_live_bar_and_the_messages_above_it() -> None:
+    code = """
+from dataclasses import replace
+from tests.api.test_progress import RUNNING, JobSpec, open_progress
+with open_progress(JobSpec()) as show:
+    show(replace(RUNNING, records_expected=0, state="starting"))
+    show(RUNNING)
+    show(replace(RUNNING, message="worker 1 was lost [at once]"))
+"""
+    control, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=terminal, env=environment
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while select.select([control], [], [], 60)[0]:
+            try:
+                piece = os.read(control, 4096)
+            except OSError:  # the other side has closed
+                break
+            shown += piece
+        assert process.wait() == 0
+    os.close(control)
+    assert b"worker 1 was lost [at once]\r\n" in shown
+    assert b"27,136 of 45,000" in shown
+    assert b"1,234 records/s, loss 0.2134, 2 workers, 2 PS" in shown
+
+
+def test_the_audit_is_one_line() -> None:
+    assert audit_line(AUDIT) == (
+        "audit: 45,000 records expected, 45,000 applied once on each of 2 partitions, "
+        "0 filtered, 0 skipped, 128 repeats dropped, 0 lost"
+    )
+
+
+def test_the_audit_line_shows_partitions_that_differ() -> None:
+    # Partition indices are strings once the audit has been JSON.
+    line = audit_line({**AUDIT, "applied_once": {"0": 45_000, "10": 44_000, "9": 45_000}})
+    assert "applied once: 45,000 on partition 0, 45,000 on partition 9, 44,000 on partition 10" in (
+        line
+    )
+
+
+def test_the_audit_line_of_a_job_that_applies_nothing_counts_records() -> None:
+    assert "500 counted once" in audit_line(
+        {**AUDIT, "applied_once": {}, "records_expected": 500, "repeats_dropped": 0}
+    )
+
+
+def trained(**changes: object) -> JobResult:
+    result = JobResult(
+        job_name="mnist-1",
+        job_dir="/jobs/mnist-1",
+        metrics={"accuracy": 0.97204, "loss": 0.1},
+        audit=AUDIT,
+        output=f"{os.getcwd()}/output",
+    )
+    return replace(result, **changes)  # type: ignore[arg-type]
+
+
+TRAIN = ["--model_zoo=zoo", "--model_def=a.B", "--data=a.recordio", "--output=output"]
+
+
+def test_training_ends_with_metrics_audit_path_and_next_command() -> None:
+    words = [*TRAIN, "--validation_data=test 1.recordio,/data/*.recordio"]
+    assert result_lines(resolve("train", words), trained()) == [
+        "accuracy 0.9720, loss 0.1000",
+        audit_line(AUDIT),
+        "trained model: output",
+        "next: elasticdl predict --trained_model=output "
+        "--data='test 1.recordio,/data/*.recordio' --output=predictions.csv",
+    ]
+
+
+def test_training_without_validation_data_ends_with_the_training_loss() -> None:
+    result = trained(metrics={}, history=[{"epoch": 1, "loss": 0.5}])
+    assert result_lines(resolve("train", TRAIN), result)[0] == "loss 0.5000 (training, last epoch)"
+
+
+def test_a_result_is_valid_json_even_with_a_loss_that_is_not_a_number() -> None:
+    result = trained(metrics={"loss": float("nan")}, history=[{"loss": float("inf")}])
+    read = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert read["metrics"] == {"loss": None}
+    assert read["audit"]["applied_once"] == {"0": 45_000, "1": 45_000}

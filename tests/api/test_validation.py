@@ -1,0 +1,146 @@
+"""What is refused before anything is launched, and that nothing is written by then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elasticdl.api.validation import validate
+from elasticdl.data.recordio import Writer
+from elasticdl.errors import UsageError
+from elasticdl.job_spec import JobSpec
+from elasticdl.model.params import parse_params
+from elasticdl.options import params_text
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory with a zoo, data and a trained model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "trained_model.pb").write_bytes(b"")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    with Writer(tmp_path / "data.recordio") as writer:
+        writer.write(b"record")
+    with Writer(tmp_path / "empty.recordio"):
+        pass
+    return tmp_path
+
+
+RIGHT = {
+    "train": {"model_zoo": "zoo", "model_def": "a.B", "data": "data.recordio", "output": "out"},
+    "evaluate": {"trained_model": "model", "data": "*ata.recordio"},
+    "predict": {"trained_model": "model", "data": "data.recordio", "output": "out.csv"},
+    "check": {"model_zoo": "zoo", "model_def": "a.B", "data": "data.recordio"},
+}
+
+
+def files_under(place: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in place.rglob("*")}
+
+
+@pytest.mark.parametrize("command", RIGHT)
+def test_a_right_job_passes_and_nothing_is_written(place: Path, command: str) -> None:
+    before = files_under(place)
+    validate(JobSpec.resolve(command, RIGHT[command]))
+    assert files_under(place) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "complaint"),
+    [
+        ("train", {"model_zoo": "none"}, r"model_zoo '.*none': no such directory; give"),
+        ("train", {"model_zoo": "file"}, r"model_zoo '.*file': is a file, not a directory; give"),
+        ("train", {"params": "units"}, r"params 'units': not of the form name=value"),
+        ("train", {"params": "units=[1"}, r"params 'units.*': "),
+        ("train", {"data": "none.recordio"}, r"data '.*none.recordio': no such file"),
+        ("train", {"data": "none-*"}, r"data '.*none-\*': matches no file"),
+        ("train", {"data": "empty.recordio"}, r"data '.*empty.recordio': has no records"),
+        ("train", {"data": "file"}, r"file'?: "),
+        ("train", {"data": ","}, r"data .*names no file"),
+        ("train", {"validation_data": "none"}, r"validation_data '.*none': no such file"),
+        ("train", {"data": "gs://bucket/a"}, r"data 'gs://bucket/a': only local paths"),
+        ("train", {"output": "gs://bucket/a"}, r"output 'gs://bucket/a': only local paths"),
+        (
+            "train",
+            {"output": "model"},
+            r"output '.*': holds a trained model already; .*--overwrite",
+        ),
+        ("train", {"output": "full"}, r"output '.*full': holds other files; give"),
+        ("train", {"output": "full", "overwrite": True}, r"full': holds other files"),
+        ("train", {"output": "file"}, r"output '.*file': is a file; give"),
+        ("train", {"output": "file/below"}, r"output '.*below': cannot be written in '.*file'"),
+        ("train", {"output": "/proc/model"}, r"output '/proc/model': cannot be written in '/proc'"),
+        ("train", {"job_dir": "file"}, r"job_dir '.*file': is a file"),
+        ("train", {"job_dir": "/proc/job"}, r"job_dir '/proc/job.*': cannot be written"),
+        ("evaluate", {"trained_model": "none"}, r"trained_model '.*none': no such directory"),
+        (
+            "evaluate",
+            {"trained_model": "full"},
+            r"trained_model '.*full': holds no trained_model.pb",
+        ),
+        ("predict", {"output": "out.txt"}, r"output '.*out.txt': suffix '.txt' names no format"),
+        ("predict", {"output": "out"}, r"output '.*out': suffix '' names no format"),
+        ("predict", {"output": "data.recordio"}, r"output '.*': is one of the data's files"),
+        ("predict", {"output": "here.csv"}, r"here.csv': exists already; .*--overwrite"),
+        ("predict", {"output": "file/a.csv"}, r"output '.*a.csv': cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_nothing_is_written(
+    place: Path, command: str, options: Mapping[str, Any], complaint: str
+) -> None:
+    (place / "here.csv").write_text("old")
+    before = files_under(place)
+    job_spec = JobSpec.resolve(command, {**RIGHT[command], **options})
+    with pytest.raises(UsageError, match=complaint) as caught:
+        validate(job_spec)
+    assert "\n" not in str(caught.value)
+    assert files_under(place) == before
+
+
+def test_overwrite_lets_a_model_and_predictions_be_replaced(place: Path) -> None:
+    (place / "here.csv").write_text("old")
+    validate(JobSpec.resolve("train", RIGHT["train"] | {"output": "model", "overwrite": True}))
+    validate(
+        JobSpec.resolve("predict", RIGHT["predict"] | {"output": "here.csv", "overwrite": True})
+    )
+
+
+def test_a_job_of_that_name_that_exists_already_is_refused(place: Path) -> None:
+    options = RIGHT["train"] | {"job_name": "mine"}
+    JobSpec.resolve("train", options).save()
+    with pytest.raises(UsageError, match=r"holds a job already; give another --job_name"):
+        validate(JobSpec.resolve("train", options))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_without_permission_is_refused(place: Path) -> None:
+    (place / "locked").mkdir(mode=0o500)
+    with pytest.raises(UsageError, match="Permission denied"):
+        validate(JobSpec.resolve("train", RIGHT["train"] | {"output": "locked/out"}))
+
+
+_LITERALS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.from_regex(r"\A[a-z_][a-z0-9_]{0,8}\Z"), _LITERALS, max_size=4))
+def test_params_given_as_a_dict_arrive_as_they_were(params: dict[str, Any]) -> None:
+    assert parse_params(params_text(params)) == params
