@@ -1,0 +1,231 @@
+"""Launches a job and stays with it until it has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import elasticdl
+from elasticdl.api import supervisor
+from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.instance import PARENT_VARIABLE, TOKEN_FILE
+from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.master.master import RESULT_FILE
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import Client, GrpcTransport, RpcError
+
+POLL_S = 0.25
+STOP_S = 40.0
+SPEED_WINDOW_S = 10.0
+
+PHASE_WORDS = {
+    "initialize": "starting",
+    "training": "training",
+    "evaluation": "evaluating",
+    "summarize": "evaluating",
+    "prediction": "predicting",
+    "export": "exporting",
+    "merge": "writing predictions",
+}
+
+
+def launch(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
+    """Run a job to its end.
+
+    Args:
+      spec: the job, validated.
+      on_status: called several times a second with where the job stands.
+
+    Raises:
+      UsageError: the job's directory holds a job already.
+      UserCodeError: the model's code raised.
+      JobError: the job failed; KeyboardInterrupt where the user pressed Ctrl-C. Either way nothing
+        is left running.
+    """
+    create_job_dir(spec)
+    if spec.num_workers == 0:
+        from elasticdl.api.in_process import run_in_process
+
+        run_in_process(spec)
+    else:
+        _run_supervised(spec, on_status)
+    return read_result(spec)
+
+
+def create_job_dir(spec: JobSpec) -> None:
+    """Make the job's directory with its description and token.
+
+    Raises:
+      UsageError: it holds a job already, or cannot be made.
+    """
+    directory = Path(spec.job_dir)
+    if (directory / JOB_FILE).exists():
+        raise UsageError(
+            f"job directory '{directory}': holds a job already; give another --job_name or --job_dir"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        token = os.open(directory / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"job directory '{directory}': {error.strerror}; give one that can be written"
+        ) from None
+    with os.fdopen(token, "w") as file:
+        file.write(secrets.token_hex(16))
+    spec.save(directory)
+
+
+def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> None:
+    directory = Path(spec.job_dir)
+    (directory / supervisor.LOGS).mkdir(exist_ok=True)
+    home = str(Path(elasticdl.__file__).parents[1])
+    paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != PARENT_VARIABLE},
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+    }
+    with (directory / supervisor.LOGS / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "elasticdl.api.supervisor", f"--job_dir={directory}"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        _follow(spec, process, on_status)
+    finally:
+        _end_supervisor(process)
+
+
+def _end_supervisor(process: subprocess.Popen[bytes]) -> None:
+    """Ask the supervisor to end the job, and make sure that it did."""
+    assert process.stdin is not None
+    process.stdin.close()
+    deadline = time.monotonic() + STOP_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            time.sleep(0.02)
+        except KeyboardInterrupt:  # Pressed again: do not wait for a tidy end.
+            break
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)  # Its children die with it.
+        process.wait()
+
+
+def _follow(
+    spec: JobSpec, process: subprocess.Popen[bytes], on_status: Callable[[JobStatus], None]
+) -> None:
+    master: Client | None = None
+    after_message = 0
+    speed = _Speed()
+    while process.poll() is None:
+        if master is None:
+            master = connect_to_master(Path(spec.job_dir))
+        if master is not None:
+            try:
+                request = master_pb2.StatusRequest(after_message=after_message)
+                reply = master.call("GetStatus", request, timeout_s=2.0)
+            except RpcError:
+                pass  # It is starting or ending; the supervisor's end ends the loop.
+            else:
+                status = _to_status(reply, speed)
+                for message in reply.messages:
+                    after_message = message.number
+                    on_status(_with_message(status, message.text))
+                on_status(status)
+        try:
+            process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            continue
+    if master is not None:
+        master.close()
+
+
+def connect_to_master(job_dir: Path) -> Client | None:
+    """A client of the job's master; None while the job has not started so far."""
+    try:
+        address = json.loads((job_dir / supervisor.FILE_NAME).read_text())["master_address"]
+        token = (job_dir / TOKEN_FILE).read_text().strip()
+    except (OSError, ValueError, KeyError):
+        return None
+    service = master_pb2.DESCRIPTOR.services_by_name["Master"]
+    return Client(service, GrpcTransport(address, token), f"the master ({address})")
+
+
+class _Speed:
+    """Records per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def after(self, records: int) -> float:
+        now = time.monotonic()
+        self._samples.append((now, records))
+        while self._samples[0][0] < now - SPEED_WINDOW_S:
+            self._samples.popleft()
+        then, before = self._samples[0]
+        return (records - before) / (now - then) if now > then else 0.0
+
+
+def _to_status(reply: master_pb2.JobStatus, speed: _Speed) -> JobStatus:
+    alive = [one for one in reply.instances if one.state in ("running", "stopping")]
+    return JobStatus(
+        state=PHASE_WORDS.get(reply.phase, "ending") if reply.state == "running" else "ending",
+        epoch=reply.epoch + 1 if reply.phase == "training" else 0,
+        num_epochs=reply.num_epochs,
+        records_done=reply.records_done,
+        records_expected=reply.records_expected,
+        loss=reply.loss if reply.has_loss else None,
+        records_per_s=speed.after(reply.records_done),
+        workers=sum(one.instance.role == "worker" for one in alive),
+        num_workers=reply.target_workers,
+        ps=sum(one.instance.role == "ps" for one in alive),
+    )
+
+
+def _with_message(status: JobStatus, text: str) -> JobStatus:
+    return dataclasses.replace(status, message=text)
+
+
+def read_result(spec: JobSpec) -> JobResult:
+    """Read how an ended job ended.
+
+    Raises:
+      UserCodeError: the model's code raised.
+      JobError: the job failed otherwise.
+    """
+    path = Path(spec.job_dir) / RESULT_FILE
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise JobError(
+            f"the job ended without a result; its logs are in {path.parent / supervisor.LOGS}"
+        ) from None
+    if result["state"] != "succeeded":
+        if result.get("traceback"):
+            raise UserCodeError(result["error"], result["traceback"])
+        raise JobError(result["error"])
+    return JobResult(
+        job_name=spec.job_name,
+        job_dir=spec.job_dir,
+        metrics=result["metrics"],
+        history=result["history"],
+        output=result["output"],
+        audit=result["audit"],
+        seconds=result["seconds"],
+        training_seconds=result["training_seconds"],
+        records_per_s=result["records_per_s"],
+    )

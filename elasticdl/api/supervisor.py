@@ -1,0 +1,291 @@
+"""The supervisor: owns every process of one job on one machine, and leaves none behind.
+
+`python -m elasticdl.api.supervisor --job_dir=DIR` launches the master, and whatever the master asks
+for. It ends when the master has ended, when it is told to by SIGTERM, or when its standard input
+closes, which is how it notices the death of whoever launched the job. Its children die with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import elasticdl
+from elasticdl.instance import PARENT_VARIABLE, read_token
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.local import from_message, to_message
+from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.membership import InstanceSpec, Role, describe_exit
+from elasticdl.proto import master_pb2, supervisor_pb2
+from elasticdl.rpc import Server, Service
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "supervisor.json"
+LOGS = "logs"
+TEMPORARY = "tmp"
+MASTER_GRACE_S = 20.0
+GRACE_S = 3.0
+HOST = "127.0.0.1"
+
+
+@dataclass
+class _Child:
+    spec: InstanceSpec
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    kill_at: float | None = None
+
+
+class Supervisor:
+    """The processes of one job.
+
+    Launches happen in the thread that calls `run`: the kernel ends children with the thread that
+    made them.
+
+    Args:
+      spec: the job; its directory holds its description and token.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+        self._job_dir = Path(spec.job_dir)
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._children: dict[InstanceSpec, _Child] = {}
+        self._events: list[supervisor_pb2.InstanceEvent] = []
+        self._events_changed = threading.Condition()
+        self._known: set[InstanceSpec] = set()
+        self._stopping = False
+        self._master_code: int | None = None
+        self._master_socket = _reserve_port()
+        self._master_address = f"{HOST}:{self._master_socket.getsockname()[1]}"
+        service = Service(supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"], self)
+        self._server = Server([service], read_token(self._job_dir))
+
+    # ------------------------------------------------------------ the service
+
+    def launch(self, request: master_pb2.InstanceId) -> master_pb2.Ack:
+        """Start an instance; a repeat changes nothing."""
+        spec = from_message(request)
+        self._commands.put(lambda: self._launch(spec))
+        return master_pb2.Ack(accepted=True)
+
+    def stop_instance(self, request: supervisor_pb2.StopInstanceRequest) -> master_pb2.Ack:
+        """End an instance, politely or at once."""
+        spec = from_message(request.instance)
+        self._commands.put(lambda: self._stop(spec, request.grace_s))
+        return master_pb2.Ack(accepted=True)
+
+    def watch(self, request: supervisor_pb2.WatchRequest) -> supervisor_pb2.WatchReply:
+        """Events after `after`, as soon as there are some."""
+        with self._events_changed:
+            if len(self._events) <= request.after:
+                self._events_changed.wait(min(request.wait_s, 10.0))
+            return supervisor_pb2.WatchReply(events=self._events[request.after :])
+
+    # -------------------------------------------------------------- processes
+
+    def _launch(self, spec: InstanceSpec) -> None:
+        if spec in self._known or self._stopping:
+            return
+        self._known.add(spec)
+        role, index = spec.role.value, spec.index
+        name = role if spec.role is Role.MASTER else f"{role}-{index}.{spec.incarnation}"
+        log_path = self._job_dir / LOGS / f"{name}.log"
+        arguments = [
+            f"--job_dir={self._job_dir}",
+            f"--index={index}",
+            f"--incarnation={spec.incarnation}",
+            f"--master={self._master_address}",
+            f"--supervisor={self._server.address}",
+        ]
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", f"elasticdl.{role}", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        child = self._children[spec] = _Child(spec, process, log_path)
+        self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
+        threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
+
+    def _environment(self) -> dict[str, str]:
+        home = str(Path(elasticdl.__file__).parents[1])
+        paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        return {
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "TMPDIR": str(self._job_dir / TEMPORARY),
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+
+    def _wait_for(self, child: _Child) -> None:
+        code = child.process.wait()
+        self._commands.put(lambda: self._exited(child, code))
+
+    def _exited(self, child: _Child, code: int) -> None:
+        del self._children[child.spec]
+        _kill_group(child.process.pid)  # What the instance itself may have launched.
+        logger.info("%s ended: %s", child.spec, describe_exit(code))
+        self._tell(
+            child.spec, supervisor_pb2.InstanceEvent.EXITED, child.process.pid, code, child.log_path
+        )
+        if child.spec.role is Role.MASTER:
+            self._master_code = code
+
+    def _tell(
+        self,
+        spec: InstanceSpec,
+        kind: supervisor_pb2.InstanceEvent.Kind,
+        pid: int,
+        exit_code: int,
+        log_path: Path,
+    ) -> None:
+        with self._events_changed:
+            self._events.append(
+                supervisor_pb2.InstanceEvent(
+                    number=len(self._events) + 1,
+                    instance=to_message(spec),
+                    kind=kind,
+                    pid=pid,
+                    exit_code=exit_code,
+                    log_path=str(log_path),
+                )
+            )
+            self._events_changed.notify_all()
+
+    def _stop(self, spec: InstanceSpec, grace_s: float) -> None:
+        child = self._children.get(spec)
+        if child is None:
+            return
+        if grace_s <= 0:
+            _kill_group(child.process.pid)
+            return
+        child.process.terminate()
+        child.kill_at = time.monotonic() + grace_s
+
+    def _kill_overdue(self) -> None:
+        for child in self._children.values():
+            if child.kill_at is not None and time.monotonic() >= child.kill_at:
+                _kill_group(child.process.pid)
+
+    # -------------------------------------------------------------------- life
+
+    def run(self) -> int:
+        """Run the job to its end; return the master's exit code, 1 where it was killed."""
+        master = InstanceSpec(Role.MASTER, 0, 1)
+        (self._job_dir / LOGS).mkdir(exist_ok=True)
+        (self._job_dir / TEMPORARY).mkdir(exist_ok=True)
+        self._launch(master)
+        _write_json(
+            self._job_dir / FILE_NAME,
+            {
+                "pid": os.getpid(),
+                "address": self._server.address,
+                "master_address": self._master_address,
+                "master_pid": self._children[master].process.pid,
+            },
+        )
+        threading.Thread(target=self._watch_launcher, args=(master,), daemon=True).start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._commands.put(lambda: self._shut_down(master)))
+        while self._master_code is None:
+            self._take_command(0.5)
+        self._end_children()
+        self._server.stop()
+        self._master_socket.close()
+        shutil.rmtree(self._job_dir / TEMPORARY, ignore_errors=True)
+        self._write_lost_master(self._master_code)
+        return 0 if self._master_code == 0 else 1
+
+    def _watch_launcher(self, master: InstanceSpec) -> None:
+        while os.read(0, 4096):
+            pass
+        self._commands.put(lambda: self._shut_down(master))
+
+    def _shut_down(self, master: InstanceSpec) -> None:
+        """Let the master end the job; it tells the others."""
+        if not self._stopping:
+            self._stopping = True
+            self._stop(master, MASTER_GRACE_S)
+
+    def _take_command(self, timeout_s: float) -> None:
+        try:
+            command = self._commands.get(timeout=timeout_s)
+        except queue.Empty:
+            command = None
+        if command is not None:
+            command()
+        self._kill_overdue()
+
+    def _end_children(self) -> None:
+        self._stopping = True
+        for spec in list(self._children):
+            self._stop(spec, GRACE_S)
+        while self._children:
+            self._take_command(0.05)
+
+    def _write_lost_master(self, code: int) -> None:
+        """Say how the job ended where the master no longer could."""
+        path = self._job_dir / RESULT_FILE
+        if path.exists():
+            return
+        log = self._job_dir / LOGS / "master.log"
+        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        error = f"the master was lost ({describe_exit(code)}); the end of {log}:\n{tail}"
+        _write_json(path, {"state": "failed", "error": error, "traceback": ""})
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _reserve_port() -> socket.socket:
+    """Bind, but never listen on, a free port: the master, and its successors, listen on it."""
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind((HOST, 0))
+    return reserved
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m elasticdl.api.supervisor")
+    parser.add_argument("--job_dir", required=True, help="the job's directory")
+    spec = JobSpec.load(parser.parse_args().job_dir)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s supervisor %(levelname)s %(name)s: %(message)s"
+    )
+    return Supervisor(spec).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Registers an instance with the master and keeps telling it that the instance lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import Client, DeadlinePassed, RpcError
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+START_DEADLINE_S = 120.0
+
+
+class NotAMember(Exception):
+    """The master does not know this incarnation (any more): it was replaced, and must leave."""
+
+
+class Heartbeat:
+    """Signs of life of one instance, from a thread of its own.
+
+    Args:
+      master: the master's client.
+      instance: who this is.
+      grants: tells which grants the instance works on.
+      loss: tells the latest loss, None where there is none.
+      on_end: called once, from that thread, with why: `finished` or `replaced`.
+    """
+
+    def __init__(
+        self,
+        master: Client,
+        instance: master_pb2.InstanceId,
+        on_end: Callable[[str], None],
+        grants: Callable[[], Sequence[int]] = tuple,
+        loss: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._master = master
+        self._instance = instance
+        self._grants = grants
+        self._loss = loss
+        self._on_end = on_end
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopped.set()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(INTERVAL_S):
+            loss = self._loss()
+            request = master_pb2.HeartbeatRequest(
+                instance=self._instance,
+                grants=self._grants(),
+                loss=loss or 0.0,
+                has_loss=loss is not None,
+            )
+            try:
+                reply = self._master.call("Heartbeat", request, timeout_s=5.0)
+            except RpcError as error:
+                # The master may be restarting; whoever launched this ends it if it never returns.
+                logger.warning("the master is not heard: %s", error)
+                continue
+            if not reply.accepted or reply.job_finished:
+                self._on_end("finished" if reply.job_finished else "replaced")
+                return
+
+
+def register(master: Client, instance: master_pb2.InstanceId, address: str, pid: int) -> None:
+    """Tell the master that this instance is up.
+
+    Raises:
+      NotAMember: this incarnation is not wanted (any more).
+      DeadlinePassed: the master does not answer.
+    """
+    request = master_pb2.RegisterRequest(instance=instance, address=address, pid=pid)
+    if not master.call_until("Register", request, START_DEADLINE_S).accepted:
+        raise NotAMember
+
+
+def wait_for_cluster(
+    master: Client,
+    instance: master_pb2.InstanceId,
+    pid: int,
+    deadline_s: float = START_DEADLINE_S,
+    give_up: threading.Event | None = None,
+) -> master_pb2.Cluster:
+    """Register and wait until every parameter server is up.
+
+    Raises:
+      NotAMember: this incarnation is not wanted (any more).
+      DeadlinePassed: some parameter server did not come up in time.
+    """
+    stop = give_up or threading.Event()
+    request = master_pb2.RegisterRequest(instance=instance, pid=pid)
+    waited_s = 0.0
+    while waited_s < deadline_s:
+        reply = master.call_until("Register", request, deadline_s, give_up=stop.is_set)
+        if not reply.accepted:
+            raise NotAMember
+        if reply.HasField("cluster"):
+            return reply.cluster
+        if stop.wait(0.05):
+            raise NotAMember
+        waited_s += 0.05
+    raise DeadlinePassed(f"not all parameter servers were up after {deadline_s:.0f} s")

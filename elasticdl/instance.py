@@ -1,0 +1,88 @@
+"""What every instance does first: read its arguments, tie its life to its parent's, log."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elasticdl.job_spec import JobSpec
+
+PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
+TOKEN_FILE = "token"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class InstanceArguments:
+    """How an instance is told who it is; `supervisor` only where there is one."""
+
+    spec: JobSpec
+    index: int
+    incarnation: int
+    master: str
+    supervisor: str
+    token: str
+
+
+def read_token(job_dir: str | Path) -> str:
+    """The job token, which only the job's owner can read."""
+    return (Path(job_dir) / TOKEN_FILE).read_text().strip()
+
+
+def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> InstanceArguments:
+    """Read the command line of `python -m elasticdl.<role>`."""
+    parser = argparse.ArgumentParser(prog=f"python -m elasticdl.{role}")
+    parser.add_argument("--job_dir", required=True, help="the job's directory")
+    parser.add_argument("--index", type=int, default=0, help="which instance of the role")
+    parser.add_argument("--incarnation", type=int, default=1, help="which life of it")
+    parser.add_argument("--master", default="", help="address of the master, host:port")
+    parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
+    given = parser.parse_args(arguments)
+    return InstanceArguments(
+        spec=JobSpec.load(given.job_dir),
+        index=given.index,
+        incarnation=given.incarnation,
+        master=given.master,
+        supervisor=given.supervisor,
+        token=read_token(given.job_dir),
+    )
+
+
+def die_with_parent() -> None:
+    """End this process, by SIGKILL, when the process that launched it ends, however it ends.
+
+    Where the kernel cannot do that, a thread watches for the parent's death.
+    """
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    if not parent:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # It died before the line above.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        threading.Event().wait(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_logging(role: str, arguments: InstanceArguments) -> None:
+    """Send log lines, one each, to standard error: the supervisor keeps them."""
+    name = role if role == "master" else f"{role}-{arguments.index}.{arguments.incarnation}"
+    logging.basicConfig(
+        level=getattr(logging, arguments.spec.log_level),
+        format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )

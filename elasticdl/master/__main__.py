@@ -1,0 +1,50 @@
+"""`python -m elasticdl.master`: the master of one job, as a process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.master.cluster.local import LocalBackend
+from elasticdl.master.coordinator import Outcome
+from elasticdl.master.master import Master
+from elasticdl.rpc import GrpcTransport, Server
+
+logger = logging.getLogger(__name__)
+
+
+def run(arguments: InstanceArguments) -> int:
+    """Run the job to its end; 0 where it succeeded."""
+    backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.token))
+    master = Master(
+        arguments.spec,
+        backend,
+        connect=lambda instance: GrpcTransport(instance.address, arguments.token),
+    )
+    server = Server([master.service], arguments.token, arguments.master, num_threads=32)
+    signal.signal(
+        signal.SIGTERM, lambda *_: master.coordinator.end(Outcome("stopped", "the job was stopped"))
+    )
+    master.start()
+    while not master.coordinator.ended.wait(1.0):
+        pass
+    outcome = master.finish()
+    master.wait_for_workers()
+    server.stop()
+    master.close()
+    logger.info("the job %s", outcome.state)
+    return 0 if outcome.state == "succeeded" else 1
+
+
+def main() -> int:
+    """Entry point."""
+    die_with_parent()
+    arguments = parse_arguments("master")
+    start_logging("master", arguments)
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

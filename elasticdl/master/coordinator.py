@@ -1,0 +1,387 @@
+"""Joins the pure parts to the world: requests and events in, actions carried out and written down.
+
+One lock orders everything. Nothing in here decides; the ledger and the membership do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elasticdl.job_spec import JobSpec
+from elasticdl.master import ledger as ledger_module
+from elasticdl.master import membership as membership_module
+from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
+from elasticdl.master.journal import Journal
+from elasticdl.master.ledger import JobFailed, Ledger
+from elasticdl.master.membership import InstanceSpec, Membership, Role, State
+from elasticdl.master.tasks import JobPlan, TaskKind
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.2
+MESSAGES_KEPT = 200
+LOG_TAIL_BYTES = 2000
+
+
+@dataclass
+class Outcome:
+    """How a job ended. `error` and `traceback` only where it failed; `stopped` by a person's wish."""
+
+    state: str
+    error: str = ""
+    traceback: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    output: str | None = None
+
+
+class Coordinator:
+    """A job's ledger, membership and journal, kept in step. Thread-safe.
+
+    Args:
+      spec: the job.
+      plan: what it is to do.
+      backend: runs the instances.
+      journal: where its story goes.
+    """
+
+    def __init__(self, spec: JobSpec, plan: JobPlan, backend: Backend, journal: Journal) -> None:
+        self.spec = spec
+        self.plan = plan
+        self.ended = threading.Event()
+        self.outcome: Outcome | None = None
+        self.training_seconds = 0.0
+        self.epoch_ended_at: dict[int, float] = {}
+        self._backend = backend
+        self._journal = journal
+        self._lock = threading.RLock()
+        self._clock = time.monotonic
+        self._ledger = Ledger(plan, self._clock())
+        num_workers = max(1, spec.num_workers)
+        self._membership = Membership(num_workers, spec.num_ps, silence_s=spec.lease_s)
+        self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
+        self._num_messages = 0
+        self._losses: dict[int, float] = {}
+        self._results: dict[TaskKind, str] = {}
+        self._training_started: float | None = None
+
+    # ------------------------------------------------------------------ the run
+
+    def start(self) -> None:
+        """Write the job down, launch everything and begin to watch."""
+        self._journal.append("job", {"options": self.spec.to_options()}, durable=True)
+        with self._lock:
+            self._carry_out_ledger(self._ledger.first_actions)
+            launches = self._membership.start(self._clock())
+        self._backend.watch(self._on_backend_event)
+        self._carry_out_membership(launches)
+        threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
+
+    def _tick_forever(self) -> None:
+        while not self.ended.wait(TICK_S):
+            try:
+                with self._lock:
+                    now = self._clock()
+                    self._carry_out_ledger(self._ledger.handle(ledger_module.Tick(), now))
+                    actions = self._membership.handle(membership_module.Tick(), now)
+                self._carry_out_membership(actions)
+            except Exception as error:
+                logger.exception("the master cannot go on")
+                self.end(Outcome("failed", f"the master cannot go on: {error}"))
+
+    def end(self, outcome: Outcome) -> None:
+        """End the job, once: workers are told to leave when they next ask."""
+        with self._lock:
+            if self.outcome is not None:
+                return
+            self.outcome = outcome
+            self._membership.handle(membership_module.JobOver(), self._clock())
+            self._ledger.finished = True
+            self._journal.append("ended", {"state": outcome.state, "error": outcome.error}, True)
+        self.ended.set()
+
+    def _on_backend_event(self, event: BackendEvent) -> None:
+        with self._lock:
+            if not isinstance(event, InstanceExited):
+                self._journal.append("started", {**_id(event.spec), "pid": event.pid})
+                return
+            reason = membership_module.describe_exit(event.exit_code)
+            self._journal.append("exited", {**_id(event.spec), "reason": reason})
+            exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
+            actions = self._membership.handle(exited, self._clock())
+        self._carry_out_membership(actions)
+
+    # ------------------------------------------------------------- instances' requests
+
+    def register(self, spec: InstanceSpec, address: str, pid: int) -> bool:
+        """An instance is up; False if it is not a current incarnation."""
+        with self._lock:
+            if not self._membership.is_current(spec):
+                return False
+            self._journal.append("registered", {**_id(spec), "address": address}, durable=True)
+            event = membership_module.Registered(spec, address, pid)
+            actions = self._membership.handle(event, self._clock())
+        self._carry_out_membership(actions)
+        return True
+
+    def partitions(self) -> list[membership_module.Instance] | None:
+        """The parameter servers by index, or None until all have registered."""
+        with self._lock:
+            return self._membership.partitions()
+
+    def heartbeat(self, spec: InstanceSpec, grants: Sequence[int], loss: float | None) -> bool:
+        """A sign of life, and the leases that are still worked on."""
+        with self._lock:
+            if not self._membership.is_current(spec):
+                return False
+            now = self._clock()
+            self._membership.handle(membership_module.Heard(spec), now)
+            if spec.role is Role.WORKER:
+                held = ledger_module.LeasesHeld(spec.index, spec.incarnation, tuple(grants))
+                self._carry_out_ledger(self._ledger.handle(held, now))
+                if loss is not None:
+                    self._losses[spec.index] = loss
+            return True
+
+    def lease(self, spec: InstanceSpec, request: int) -> ledger_module.Action | None:
+        """Grant, Wait or NoMoreTasks; None if the worker is not a current incarnation."""
+        with self._lock:
+            if self.outcome is not None:
+                return ledger_module.NoMoreTasks()
+            if not self._membership.is_current(spec):
+                return None
+            event = ledger_module.LeaseRequested(spec.index, spec.incarnation, request)
+            *before, answer = self._ledger.handle(event, self._clock())
+            self._carry_out_ledger(before)
+            if isinstance(answer, ledger_module.Grant) and not answer.repeated:
+                self._note_grant(spec, answer)
+            return answer
+
+    def _note_grant(self, spec: InstanceSpec, answer: ledger_module.Grant) -> None:
+        if answer.task.kind is TaskKind.TRAINING and self._training_started is None:
+            self._training_started = self._clock()
+        self._journal.append(
+            "granted",
+            {
+                "task": answer.task.id,
+                "grant": answer.grant,
+                "worker": spec.index,
+                "incarnation": spec.incarnation,
+                "max_minibatches": answer.task.max_minibatches,
+            },
+        )
+
+    def complete(self, event: ledger_module.TaskCompleted) -> None:
+        """All groups have closed a task, or its result is here."""
+        with self._lock:
+            if self.outcome is None:
+                self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+
+    def fail(self, event: ledger_module.TaskFailed) -> None:
+        """The user's code raised on a task."""
+        with self._lock:
+            if self.outcome is None:
+                self._journal.append("raised", {"grant": event.grant, "message": event.message})
+                self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+
+    def give_back(self, grants: Sequence[int]) -> None:
+        """A worker returns leases unharmed."""
+        with self._lock:
+            event = ledger_module.GrantsReturned(tuple(grants))
+            self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+
+    def scale(self, num_workers: int) -> None:
+        """Run another number of workers from now on."""
+        with self._lock:
+            self._journal.append("scaled", {"num_workers": num_workers}, durable=True)
+            self._say(f"scaling to {num_workers} workers")
+            event = membership_module.Scaled(num_workers)
+            actions = self._membership.handle(event, self._clock())
+        self._carry_out_membership(actions)
+
+    # -------------------------------------------------------------- carrying out
+
+    def _carry_out_ledger(self, actions: Sequence[ledger_module.Action]) -> None:
+        for action in actions:
+            handle = _LEDGER_ACTIONS.get(type(action))
+            if handle is not None:
+                handle(self, action)
+
+    def _tasks_defined(self, action: ledger_module.TasksDefined) -> None:
+        tasks = [[t.id, t.kind.name, t.epoch, t.shard, t.start, t.end] for t in action.tasks]
+        self._journal.append("tasks", {"tasks": tasks}, durable=True)
+
+    def _task_done(self, action: ledger_module.TaskDone) -> None:
+        body: dict[str, Any] = {"task": action.task.id, "kind": action.task.kind.name}
+        if action.result:
+            body["result"] = action.result
+            self._results[action.task.kind] = action.result
+        self._journal.append("done", body, durable=bool(action.result))
+        self._membership.handle(membership_module.Progressed(), self._clock())
+
+    def _requeued(self, action: ledger_module.Requeued) -> None:
+        self._journal.append("requeued", {"task": action.task.id, "reason": action.reason})
+        self._say(f"{action.task} will be leased again: {action.reason}")
+
+    def _epoch_ended(self, action: ledger_module.EpochEnded) -> None:
+        self.epoch_ended_at[action.epoch] = self._training_time()
+        self._journal.append("epoch", {"epoch": action.epoch}, durable=True)
+
+    def _phase_ended(self, action: ledger_module.PhaseEnded) -> None:
+        self._journal.append("phase", {"kind": action.kind.name}, durable=True)
+        if action.kind is TaskKind.TRAINING:
+            self.training_seconds = self._training_time()
+
+    def _training_time(self) -> float:
+        started = self._training_started
+        return 0.0 if started is None else self._clock() - started
+
+    def _job_done(self, action: ledger_module.JobDone) -> None:
+        outcome = Outcome("succeeded")
+        if TaskKind.SUMMARIZE in self._results:
+            outcome.metrics = json.loads(self._results[TaskKind.SUMMARIZE])["metrics"]
+        for kind in (TaskKind.EXPORT, TaskKind.MERGE):
+            if kind in self._results:
+                outcome.output = json.loads(self._results[kind])["output"]
+        self.end(outcome)
+
+    def _job_failed(self, action: JobFailed) -> None:
+        self.end(Outcome("failed", action.message, action.traceback))
+
+    def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
+        """Carry out what membership decided; called without the lock, as the backend may be slow."""
+        for action in actions:
+            if isinstance(action, membership_module.Launch):
+                with self._lock:
+                    self._journal.append("launch", _id(action.spec), durable=True)
+                    if action.spec.incarnation > 1:
+                        self._say(f"{action.spec} is relaunched")
+                self._backend.launch(action.spec)
+            elif isinstance(action, membership_module.Stop):
+                self._backend.stop(action.spec, action.grace_s)
+            elif isinstance(action, membership_module.WorkerGone):
+                self._worker_gone(action)
+            elif isinstance(action, membership_module.PartitionUp):
+                with self._lock:
+                    event = ledger_module.PartitionStarted(
+                        action.spec.index, action.spec.incarnation
+                    )
+                    self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+            elif isinstance(action, membership_module.GiveUp):
+                self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
+
+    def _worker_gone(self, action: membership_module.WorkerGone) -> None:
+        with self._lock:
+            self._losses.pop(action.spec.index, None)
+            self._say(f"{action.spec} is gone: {action.reason}")
+            event = ledger_module.WorkerLost(
+                action.spec.index, action.spec.incarnation, action.reason
+            )
+            self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+
+    def _say(self, text: str) -> None:
+        logger.info(text)
+        self._num_messages += 1
+        self._messages.append((self._num_messages, text))
+
+    # ------------------------------------------------------------------ answers
+
+    def messages(self, after: int) -> list[tuple[int, str]]:
+        """What happened after message `after`, oldest first, as (number, text)."""
+        with self._lock:
+            return [message for message in self._messages if message[0] > after]
+
+    def snapshot(self) -> Snapshot:
+        """What the job looks like now."""
+        with self._lock:
+            ledger, phase = self._ledger, self._ledger.phase
+            expected = sum(shard.num_records for shard in self.plan.shards) * self.plan.num_epochs
+            expected += sum(shard.num_records for shard in self.plan.validation_shards)
+            if self.plan.max_steps is not None:
+                expected = min(expected, self.plan.max_steps * self.plan.minibatch_size)
+            losses = list(self._losses.values())
+            return Snapshot(
+                state=self.outcome.state if self.outcome else "running",
+                phase=phase.name.lower() if phase is not None else "done",
+                epoch=ledger.epoch,
+                records_done=ledger.records_done,
+                records_expected=expected,
+                loss=sum(losses) / len(losses) if losses else None,
+                target_workers=self._membership.num_workers,
+                tasks_todo=ledger.num_todo,
+                tasks_leased=ledger.num_leased,
+                tasks_done=ledger.num_done,
+                instances=self._membership.instances(),
+            )
+
+    def training_granted(self) -> tuple[int, int]:
+        """Records and tasks of training that were granted, all epochs: what the audit expects."""
+        with self._lock:
+            return self._ledger.training_granted()
+
+    def records_granted(self) -> tuple[int, int]:
+        """Records granted, and those whose task is done, of any kind."""
+        with self._lock:
+            return self._ledger.records_expected, self._ledger.records_done
+
+    @property
+    def relaunches(self) -> int:
+        """Instances that were replaced so far."""
+        return self._membership.relaunches
+
+    def workers_left(self) -> list[InstanceSpec]:
+        """Workers whose process has not ended yet."""
+        with self._lock:
+            return [
+                instance.spec
+                for instance in self._membership.instances()
+                if instance.spec.role is Role.WORKER and instance.state is not State.GONE
+            ]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job at one moment, for people to look at."""
+
+    state: str
+    phase: str
+    epoch: int
+    records_done: int
+    records_expected: int
+    loss: float | None
+    target_workers: int
+    tasks_todo: int
+    tasks_leased: int
+    tasks_done: int
+    instances: list[membership_module.Instance]
+
+
+def _id(spec: InstanceSpec) -> dict[str, Any]:
+    return {"role": spec.role.value, "index": spec.index, "incarnation": spec.incarnation}
+
+
+def _log_tail(path: str) -> str:
+    """The end of an instance's log, for an error; empty where there is none."""
+    try:
+        data = Path(path).read_bytes()[-LOG_TAIL_BYTES:] if path else b""
+    except OSError:
+        return ""
+    return f"; the end of {path}:\n{data.decode(errors='replace')}" if data else ""
+
+
+_LEDGER_ACTIONS: dict[type[ledger_module.Action], Callable[[Coordinator, Any], None]] = {
+    ledger_module.TasksDefined: Coordinator._tasks_defined,
+    ledger_module.TaskDone: Coordinator._task_done,
+    ledger_module.Requeued: Coordinator._requeued,
+    ledger_module.EpochEnded: Coordinator._epoch_ended,
+    ledger_module.PhaseEnded: Coordinator._phase_ended,
+    ledger_module.JobDone: Coordinator._job_done,
+    ledger_module.JobFailed: Coordinator._job_failed,
+}

@@ -1,0 +1,124 @@
+"""The journal: a job's story in one SQLite file, in the order it happened.
+
+What must not be forgotten is synced before anything depends on it (R5); the rest is committed in
+groups, a moment later.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elasticdl.errors import JobError
+
+FILE_NAME = "journal.sqlite"
+GROUP_COMMIT_S = 0.1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the story: `time` in seconds since the epoch, `body` as JSON has it."""
+
+    number: int
+    time: float
+    kind: str
+    body: dict[str, Any]
+
+
+class Journal:
+    """The journal being written. Thread-safe.
+
+    Args:
+      job_dir: the job's directory; the file is made if it is not there.
+
+    Raises:
+      JobError: it cannot be opened or written.
+    """
+
+    def __init__(self, job_dir: str | Path) -> None:
+        self.path = Path(job_dir) / FILE_NAME
+        self._lock = threading.Lock()
+        self._uncommitted = 0
+        self._closed = threading.Event()
+        try:
+            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS entries ("
+                "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
+            )
+        except sqlite3.Error as error:
+            raise JobError(f"journal {self.path}: {error}") from None
+        self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
+        self._committer.start()
+
+    def append(self, kind: str, body: dict[str, Any], durable: bool = False) -> None:
+        """Add an entry; return once it is on disk if `durable`, else before.
+
+        Raises:
+          JobError: it cannot be written; nothing may be granted then.
+        """
+        text = json.dumps(body, separators=(",", ":"))
+        try:
+            with self._lock:
+                if self._uncommitted == 0:
+                    self._db.execute("BEGIN")
+                self._db.execute(
+                    "INSERT INTO entries (time, kind, body) VALUES (?, ?, ?)",
+                    (time.time(), kind, text),
+                )
+                self._uncommitted += 1
+                if durable:
+                    self._commit()
+        except sqlite3.Error as error:
+            raise JobError(f"journal {self.path}: {error}") from None
+
+    def _commit(self) -> None:
+        if self._uncommitted:
+            self._db.execute("COMMIT")
+            self._uncommitted = 0
+
+    def _commit_groups(self) -> None:
+        while not self._closed.wait(GROUP_COMMIT_S):
+            with self._lock:
+                self._commit()
+
+    def close(self) -> None:
+        """Commit what is left and close the file."""
+        self._closed.set()
+        self._committer.join()
+        with self._lock:
+            self._commit()
+            self._db.close()
+
+
+def read_journal(job_dir: str | Path, kind: str | None = None) -> Iterator[Entry]:
+    """Yield a job's entries in order, of one kind or all, also while it runs.
+
+    Raises:
+      JobError: there is no journal, or it cannot be read.
+    """
+    path = Path(job_dir) / FILE_NAME
+    if not path.exists():
+        raise JobError(f"job directory '{job_dir}': no {FILE_NAME} in it; is it a job's directory?")
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        query = "SELECT number, time, kind, body FROM entries"
+        rows = (
+            db.execute(f"{query} ORDER BY number")
+            if kind is None
+            else db.execute(f"{query} WHERE kind = ? ORDER BY number", (kind,))
+        )
+        for number, at, name, body in rows:
+            yield Entry(number, at, name, json.loads(body))
+    except sqlite3.Error as error:
+        raise JobError(f"journal {path}: {error}") from None
+    finally:
+        db.close()

@@ -1,0 +1,156 @@
+"""One master, from its launch to the job's result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.audit import audit_records, audit_training
+from elasticdl.master.cluster.backend import Backend
+from elasticdl.master.coordinator import Coordinator, Outcome
+from elasticdl.master.journal import Journal
+from elasticdl.master.membership import Instance
+from elasticdl.master.plan import make_plan
+from elasticdl.master.servicer import MasterServicer
+from elasticdl.master.tasks import TaskKind
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.routing import RoutingTable
+from elasticdl.rpc import Client, Service, Transport
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+LEAVE_S = 10.0
+AUDIT_S = 30.0
+
+
+class Master:
+    """The master of one job.
+
+    Args:
+      spec: the job; its directory exists.
+      backend: runs its instances.
+      connect: makes a transport to a parameter server.
+
+    Raises:
+      UsageError: the data cannot be read.
+      JobError: the journal cannot be written.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        backend: Backend,
+        connect: Callable[[Instance], Transport],
+    ) -> None:
+        self._spec = spec
+        self._backend = backend
+        self._connect = connect
+        self._started = time.monotonic()
+        self._plan = make_plan(spec)
+        self._journal = Journal(spec.job_dir)
+        self.coordinator = Coordinator(spec, self._plan, backend, self._journal)
+        routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
+        servicer = MasterServicer(self.coordinator, routing, self.audit)
+        self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
+
+    def start(self) -> None:
+        """Launch the job's instances; the service must be reachable already."""
+        self.coordinator.start()
+
+    def _partition_audits(self) -> list[ps_pb2.PartitionAudit]:
+        """Ask every partition what its groups counted; RpcError where one does not answer."""
+        audits = []
+        for instance in self.coordinator.partitions() or []:
+            service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
+            client = Client(service, self._connect(instance), str(instance.spec))
+            try:
+                request = ps_pb2.AuditRequest(incarnation=instance.spec.incarnation)
+                audits.append(client.call_until("GetAudit", request, AUDIT_S))
+            finally:
+                client.close()
+        return [audit for audit in audits if audit.status == ps_pb2.PS_OK]
+
+    def audit(self) -> dict[str, Any]:
+        """The audit as it stands: final only once the job has ended."""
+        if TaskKind.TRAINING not in self._plan.phases:
+            expected, done = self.coordinator.records_granted()
+            return audit_records(expected, done, self.coordinator.relaunches)
+        records, tasks = self.coordinator.training_granted()
+        return audit_training(records, tasks, self._partition_audits(), self.coordinator.relaunches)
+
+    def _history(self, partitions: list[ps_pb2.PartitionAudit]) -> list[dict[str, Any]]:
+        """Per epoch: mean loss over the records applied once, and when its last task was done."""
+        if not partitions:
+            return []
+        history, before = [], 0.0
+        for one in partitions[0].epochs:
+            at = self.coordinator.epoch_ended_at.get(one.epoch, self.coordinator.training_seconds)
+            history.append(
+                {
+                    "epoch": one.epoch,
+                    "loss": one.loss_sum / one.records if one.records else None,
+                    "records": one.records,
+                    "seconds": max(0.0, at - before),
+                }
+            )
+            before = at
+        return history
+
+    def finish(self) -> Outcome:
+        """Write down how the job ended, once `coordinator.ended` is set, and let the workers leave."""
+        outcome = self.coordinator.outcome
+        assert outcome is not None
+        audit: dict[str, Any] = {}
+        history: list[dict[str, Any]] = []
+        try:
+            audit = self.audit()
+            if TaskKind.TRAINING in self._plan.phases:
+                history = self._history(self._partition_audits())
+        except Exception as error:  # A job that failed may have no partition left to ask.
+            logger.warning("no audit: %s", error)
+            if outcome.state == "succeeded":
+                outcome.state, outcome.error = "failed", f"the audit could not be made: {error}"
+        if outcome.state == "succeeded" and (audit["lost"] or audit.get("tasks_not_closed")):
+            outcome.state = "failed"
+            outcome.error = f"the audit found {audit['lost']} records lost: {json.dumps(audit)}"
+        seconds = self.coordinator.training_seconds
+        trained = sum(epoch["records"] for epoch in history)
+        result = {
+            "state": outcome.state,
+            "error": outcome.error,
+            "traceback": outcome.traceback,
+            "metrics": outcome.metrics,
+            "output": outcome.output,
+            "audit": audit,
+            "history": history,
+            "seconds": time.monotonic() - self._started,
+            "training_seconds": seconds,
+            "records_per_s": trained / seconds if seconds else 0.0,
+        }
+        self._journal.append("result", result, durable=True)
+        path = Path(self._spec.job_dir) / RESULT_FILE
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(result, indent=2) + "\n")
+        os.replace(unfinished, path)
+        return outcome
+
+    def wait_for_workers(self) -> None:
+        """Give the workers a moment to leave by themselves."""
+        deadline = time.monotonic() + LEAVE_S
+        while self.coordinator.workers_left() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Stop watching and close the journal."""
+        self._backend.close()
+        self._journal.close()
+
+
+

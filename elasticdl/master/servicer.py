@@ -1,0 +1,170 @@
+"""Answers the Master service: translates messages to the coordinator's words and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from elasticdl.master import ledger, membership
+from elasticdl.master.cluster.local import from_message, to_message
+from elasticdl.master.coordinator import Coordinator, Outcome
+from elasticdl.master.tasks import Task
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.routing import RoutingTable
+
+STALE = "not a current incarnation; leave"
+
+
+class MasterServicer:
+    """The Master service of one job; every method may be called twice.
+
+    Args:
+      coordinator: who decides.
+      routing: which partition hosts each bucket group.
+      audit: makes the job's audit as it stands.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        routing: RoutingTable,
+        audit: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._coordinator = coordinator
+        self._routing = ps_pb2.Routing(
+            version=routing.version, partition_of_group=routing.partition_of_group
+        )
+        self._audit = audit
+
+    def register(self, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:
+        """An instance is up; answered with the cluster once all partitions are."""
+        spec = from_message(request.instance)
+        if not self._coordinator.register(spec, request.address, request.pid):
+            return master_pb2.RegisterReply(accepted=False)
+        partitions = self._coordinator.partitions()
+        if partitions is None:
+            return master_pb2.RegisterReply(accepted=True)
+        cluster = master_pb2.Cluster(
+            routing=self._routing,
+            partitions=[
+                master_pb2.Partition(
+                    index=one.spec.index, incarnation=one.spec.incarnation, address=one.address
+                )
+                for one in partitions
+            ],
+        )
+        return master_pb2.RegisterReply(accepted=True, cluster=cluster)
+
+    def heartbeat(self, request: master_pb2.HeartbeatRequest) -> master_pb2.HeartbeatReply:
+        """Extend the leases the worker still works on."""
+        accepted = self._coordinator.heartbeat(
+            from_message(request.instance),
+            request.grants,
+            request.loss if request.has_loss else None,
+        )
+        return master_pb2.HeartbeatReply(
+            accepted=accepted, job_finished=self._coordinator.outcome is not None
+        )
+
+    def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
+        """Grant a task, or say why not."""
+        answer = self._coordinator.lease(from_message(request.instance), request.request)
+        if isinstance(answer, ledger.Grant):
+            return master_pb2.LeaseReply(
+                outcome=master_pb2.LeaseReply.GRANTED,
+                task=_task_message(answer.task),
+                grant=answer.grant,
+            )
+        if isinstance(answer, ledger.Wait):
+            return master_pb2.LeaseReply(
+                outcome=master_pb2.LeaseReply.WAIT, retry_after_s=answer.retry_after_s
+            )
+        finished = isinstance(answer, ledger.NoMoreTasks)
+        outcome = master_pb2.LeaseReply.FINISHED if finished else master_pb2.LeaseReply.NOT_A_MEMBER
+        return master_pb2.LeaseReply(outcome=outcome)
+
+    def complete_task(self, request: master_pb2.CompleteTaskRequest) -> master_pb2.Ack:
+        """A task is closed everywhere; true also when it was known already."""
+        self._coordinator.complete(
+            ledger.TaskCompleted(
+                task=request.task,
+                partition_incarnations=tuple(request.partition_incarnations),
+                num_minibatches=request.num_minibatches,
+                result=request.result,
+            )
+        )
+        return master_pb2.Ack(accepted=True)
+
+    def fail_task(self, request: master_pb2.FailTaskRequest) -> master_pb2.Ack:
+        """The user's code raised; counted once per grant."""
+        self._coordinator.fail(
+            ledger.TaskFailed(request.grant, request.message, request.traceback, request.fatal)
+        )
+        return master_pb2.Ack(accepted=True)
+
+    def return_tasks(self, request: master_pb2.ReturnTasksRequest) -> master_pb2.Ack:
+        """Leases come back unharmed."""
+        self._coordinator.give_back(request.grants)
+        return master_pb2.Ack(accepted=True)
+
+    def scale(self, request: master_pb2.ScaleRequest) -> master_pb2.Ack:
+        """Change the number of workers."""
+        if request.num_workers < 1:
+            return master_pb2.Ack(accepted=False, message="at least 1 worker is needed")
+        self._coordinator.scale(request.num_workers)
+        return master_pb2.Ack(accepted=True)
+
+    def stop(self, request: master_pb2.StopRequest) -> master_pb2.Ack:
+        """End the job early."""
+        self._coordinator.end(Outcome("stopped", request.reason or "stopped on request"))
+        return master_pb2.Ack(accepted=True)
+
+    def get_audit(self, request: master_pb2.JobAuditRequest) -> master_pb2.JobAuditReply:
+        """The audit as it stands."""
+        return master_pb2.JobAuditReply(audit=json.dumps(self._audit()))
+
+    def get_status(self, request: master_pb2.StatusRequest) -> master_pb2.JobStatus:
+        """What the job looks like now."""
+        now = self._coordinator.snapshot()
+        return master_pb2.JobStatus(
+            state=now.state,
+            phase=now.phase,
+            epoch=now.epoch,
+            num_epochs=self._coordinator.plan.num_epochs,
+            records_done=now.records_done,
+            records_expected=now.records_expected,
+            loss=now.loss or 0.0,
+            has_loss=now.loss is not None,
+            instances=[_instance_message(one) for one in now.instances],
+            messages=[
+                master_pb2.StatusMessage(number=number, text=text)
+                for number, text in self._coordinator.messages(request.after_message)
+            ],
+            target_workers=now.target_workers,
+            tasks_todo=now.tasks_todo,
+            tasks_leased=now.tasks_leased,
+            tasks_done=now.tasks_done,
+        )
+
+
+def _task_message(task: Task) -> master_pb2.Task:
+    return master_pb2.Task(
+        id=task.id,
+        kind=task.kind.value,
+        epoch=task.epoch,
+        shard=task.shard,
+        start=task.start,
+        end=task.end,
+        max_minibatches=task.max_minibatches or 0,
+        payload=task.payload,
+    )
+
+
+def _instance_message(instance: membership.Instance) -> master_pb2.InstanceStatus:
+    return master_pb2.InstanceStatus(
+        instance=to_message(instance.spec),
+        state=instance.state.value,
+        pid=instance.pid,
+        reason=instance.reason,
+    )

@@ -1,0 +1,66 @@
+"""`python -m elasticdl.ps`: one parameter server, as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from elasticdl.heartbeat import Heartbeat, NotAMember, register
+from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.partition import Partition
+from elasticdl.rpc import Client, GrpcTransport, Server, Service
+
+logger = logging.getLogger(__name__)
+
+LISTEN = "127.0.0.1:0"
+
+
+def run(arguments: InstanceArguments) -> int:
+    """Serve one partition until the job is over."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    partition = Partition(arguments.index, arguments.incarnation)
+    service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition)
+    server = Server([service], arguments.token, LISTEN)
+    instance = master_pb2.InstanceId(
+        role="ps", index=arguments.index, incarnation=arguments.incarnation
+    )
+    transport = GrpcTransport(arguments.master, arguments.token)
+    master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
+
+    def on_end(why: str) -> None:
+        # After a finished job the partition goes on answering (the audit is being made) until the
+        # supervisor ends it; a replaced one must not answer anybody any more.
+        if why == "replaced":
+            ended.set()
+
+    heartbeat = Heartbeat(master, instance, on_end)
+    try:
+        register(master, instance, server.address, os.getpid())
+        heartbeat.start()
+        logger.info("serves partition %d on %s", arguments.index, server.address)
+        while not ended.wait(1.0):
+            pass
+    except NotAMember:
+        logger.warning("this incarnation is not wanted any more")
+    finally:
+        heartbeat.stop()
+        server.stop()
+        master.close()
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    die_with_parent()
+    arguments = parse_arguments("ps")
+    start_logging("ps", arguments)
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

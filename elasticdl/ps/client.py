@@ -1,0 +1,332 @@
+"""A worker's view of all parameter servers: one RPC per partition per direction per step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from elasticdl.errors import JobError
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps import frames
+from elasticdl.ps.dense_variables import plan_slices
+from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.routing import deduplicate
+from elasticdl.rpc import Client, DeadlinePassed, RpcUnavailable, Transport
+
+DEADLINE_S = 120.0
+CALL_TIMEOUT_S = 30.0
+PAGE_ROWS = 1 << 16
+
+
+class StaleCluster(Exception):
+    """A partition moved or restarted: the cluster must be asked for again."""
+
+
+class GaveUp(Exception):
+    """The wait was ended from outside: the job is over."""
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """What lives on the parameter servers, the same in every process.
+
+    tables: name and dim of each table; model: the wire form, initializers and optimizer included.
+    """
+
+    model: ps_pb2.ModelDefinition
+
+    @property
+    def dims(self) -> list[int]:
+        """Width of each table's rows."""
+        return [table.dim for table in self.model.tables]
+
+    @property
+    def variable_sizes(self) -> list[int]:
+        """Elements of each dense variable."""
+        return [int(np.prod(one.shape, dtype=np.int64)) for one in self.model.variables]
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """What updates them."""
+        return OptimizerConfig.from_json(self.model.optimizer)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The distinct ids of one minibatch, ordered by partition, for each table.
+
+    unique: int64 ``[u]``; inverse: int32 ``[n]``; offsets: int64 ``[partitions + 1]`` into unique.
+    """
+
+    unique: tuple[np.ndarray, ...]
+    inverses: tuple[np.ndarray, ...]
+    offsets: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull brought: dense float32 ``[D]`` (None unless asked for), rows float32 ``[u, dim]``
+    of each table in the order of the lookup, and the version of each partition."""
+
+    dense: np.ndarray | None
+    rows: tuple[np.ndarray, ...]
+    versions: tuple[int, ...]
+
+
+class PendingPull:
+    """A pull under way; `result` waits for it."""
+
+    def __init__(self, finish: Callable[[], Pulled]) -> None:
+        self._finish = finish
+
+    def result(self) -> Pulled:
+        """Return what came.
+
+        Raises:
+          StaleCluster: a partition moved.
+          DeadlinePassed: a partition did not answer in time.
+        """
+        return self._finish()
+
+
+class ParameterClient:
+    """Pulls from and pushes to every partition. Thread-safe.
+
+    Args:
+      cluster: where the partitions are; all of them.
+      connect: makes a transport to one.
+      layout: what lives there.
+      give_up: true once the job is over; ends every wait.
+    """
+
+    def __init__(
+        self,
+        cluster: master_pb2.Cluster,
+        connect: Callable[[master_pb2.Partition], Transport],
+        layout: ModelLayout,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.layout = layout
+        self.incarnations = tuple(one.incarnation for one in cluster.partitions)
+        self.num_partitions = len(cluster.partitions)
+        self._give_up = give_up
+        self._routing = cluster.routing
+        self._partition_of_group = np.array(cluster.routing.partition_of_group, np.int32)
+        service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
+        self._clients = [
+            Client(service, connect(one), f"parameter server {one.index} ({one.address})")
+            for one in cluster.partitions
+        ]
+        self._plan_dense()
+
+    def _plan_dense(self) -> None:
+        variables = self.layout.model.variables
+        sizes = self.layout.variable_sizes
+        starts = dict(zip([one.name for one in variables], np.cumsum([0, *sizes]), strict=False))
+        self.dense_size = sum(sizes)
+        slices = plan_slices(
+            [(one.name, size, one.trainable) for one, size in zip(variables, sizes, strict=True)],
+            len(self._partition_of_group),
+        )
+        # For each partition: where in the flat vector its slices lie, in the partition's order.
+        self._spans: list[list[tuple[int, int]]] = [[] for _ in self._clients]
+        for item in slices:
+            spans = self._spans[self._partition_of_group[item.group]]
+            start = int(starts[item.variable]) + item.offset
+            if spans and spans[-1][1] == start:
+                spans[-1] = (spans[-1][0], start + item.length)
+            else:
+                spans.append((start, start + item.length))
+
+    def _dense_of(self, partition: int, flat: np.ndarray) -> np.ndarray:
+        spans = self._spans[partition]
+        if not spans:
+            return np.zeros(0, np.float32)
+        return np.concatenate([flat[start:end] for start, end in spans])
+
+    # ------------------------------------------------------------- before training
+
+    def initialize(self, dense: np.ndarray) -> None:
+        """Define the model on every partition with these values, float32 ``[D]``; idempotent.
+
+        Raises:
+          JobError: a partition holds another model.
+        """
+        for index, incarnation in enumerate(self.incarnations):
+            header = ps_pb2.InitializeHeader(
+                incarnation=incarnation, routing=self._routing, model=self.layout.model
+            )
+            self._ask(index, "Initialize", frames.pack(header, [self._dense_of(index, dense)]))
+
+    def load_rows(self, table: str, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Set rows of a table: ids int64 ``[n]``, distinct; rows float32 ``[n, dim]``."""
+        for start in range(0, len(ids), PAGE_ROWS):
+            page = ids[start : start + PAGE_ROWS]
+            unique, inverse, offsets = deduplicate(page, self._partition_of_group)
+            ordered = np.empty((len(unique), rows.shape[1]), np.float32)
+            ordered[inverse] = rows[start : start + PAGE_ROWS]
+            for index, incarnation in enumerate(self.incarnations):
+                part = slice(int(offsets[index]), int(offsets[index + 1]))
+                header = ps_pb2.LoadRowsHeader(
+                    incarnation=incarnation, routing_version=self._routing.version, table=table
+                )
+                self._ask(index, "LoadRows", frames.pack(header, [unique[part], ordered[part]]))
+
+    def export_rows(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids int64 ``[n]``, ascending, and rows float32 ``[n, dim]`` of one table."""
+        table = self.layout.model.tables[position]
+        all_ids, all_rows = [np.zeros(0, np.int64)], [np.zeros((0, table.dim), np.float32)]
+        for index, incarnation in enumerate(self.incarnations):
+            cursor = 0
+            while cursor >= 0:
+                header = ps_pb2.ExportRowsHeader(
+                    incarnation=incarnation, table=table.name, cursor=cursor, max_rows=PAGE_ROWS
+                )
+                reply, buffers = self._ask(index, "ExportRows", frames.pack(header))
+                all_ids.append(frames.int64s(buffers[0]))
+                all_rows.append(frames.float32_rows(buffers[1], table.dim))
+                cursor = reply.cursor
+        ids, rows = np.concatenate(all_ids), np.concatenate(all_rows)
+        order = np.argsort(ids)
+        return ids[order], rows[order]
+
+    # ---------------------------------------------------------------- a minibatch
+
+    def prepare(self, ids: Sequence[np.ndarray]) -> Lookup:
+        """Deduplicate each table's ids, int64 ``[n]``, and order them by partition."""
+        parts = [deduplicate(one, self._partition_of_group) for one in ids]
+        return Lookup(
+            tuple(part[0] for part in parts),
+            tuple(part[1] for part in parts),
+            tuple(part[2] for part in parts),
+        )
+
+    def start_pull(self, lookup: Lookup, dense: bool = True) -> PendingPull:
+        """Ask every partition for its rows and dense slices; returns at once."""
+        requests = []
+        for index, incarnation in enumerate(self.incarnations):
+            header = ps_pb2.PullHeader(
+                incarnation=incarnation, routing_version=self._routing.version, dense=dense
+            )
+            buffers = [
+                unique[offsets[index] : offsets[index + 1]]
+                for unique, offsets in zip(lookup.unique, lookup.offsets, strict=True)
+            ]
+            requests.append(frames.pack(header, buffers))
+        calls = [
+            client.start("Pull", request, CALL_TIMEOUT_S)
+            for client, request in zip(self._clients, requests, strict=True)
+        ]
+        return PendingPull(lambda: self._finish_pull(lookup, dense, requests, calls))
+
+    def _finish_pull(
+        self, lookup: Lookup, dense: bool, requests: list[bytes], calls: list[Future[bytes]]
+    ) -> Pulled:
+        rows = tuple(
+            np.empty((len(unique), dim), np.float32)
+            for unique, dim in zip(lookup.unique, self.layout.dims, strict=True)
+        )
+        flat = np.empty(self.dense_size, np.float32) if dense else None
+        versions = []
+        for index, call in enumerate(calls):
+            try:
+                data = call.result()
+                reply, buffers = self._read(index, data)
+            except RpcUnavailable:
+                reply, buffers = self._ask(index, "Pull", requests[index])
+            for table, offsets in enumerate(lookup.offsets):
+                part = rows[table][offsets[index] : offsets[index + 1]]
+                part[:] = frames.float32_rows(buffers[table], part.shape[1])
+            if flat is not None:
+                values, position = frames.float32s(buffers[-1]), 0
+                for start, end in self._spans[index]:
+                    flat[start:end] = values[position : position + end - start]
+                    position += end - start
+            versions.append(reply.version)
+        return Pulled(flat, rows, tuple(versions))
+
+    def push(
+        self,
+        index: int,
+        header: ps_pb2.PushHeader,
+        lookup: Lookup | None = None,
+        row_gradients: Sequence[np.ndarray] = (),
+        dense_gradients: np.ndarray | None = None,
+    ) -> tuple[int, bool]:
+        """Push one minibatch, a skip or a closing frame to one partition, until it is acknowledged.
+
+        Args:
+          index: the partition.
+          header: task, k and the rest; incarnation and routing version are filled in.
+          lookup: the minibatch's ids; None for a skip or a closing frame.
+          row_gradients: float32 ``[u, dim]`` of each table.
+          dense_gradients: float32 ``[D]``.
+
+        Returns:
+          The minibatch this partition wants next of the task, and whether the push was in order:
+          if it was not, nothing was applied and that minibatch has to come first.
+
+        Raises:
+          StaleCluster: the partition moved; nothing was applied.
+          DeadlinePassed: it did not answer in time.
+        """
+        header.incarnation = self.incarnations[index]
+        header.routing_version = self._routing.version
+        buffers: list[np.ndarray] = []
+        if lookup is not None:
+            assert dense_gradients is not None
+            for table, offsets in enumerate(lookup.offsets):
+                part = slice(int(offsets[index]), int(offsets[index + 1]))
+                buffers += [lookup.unique[table][part], row_gradients[table][part]]
+            buffers.append(self._dense_of(index, dense_gradients))
+        reply, _ = self._ask(index, "Push", frames.pack(header, buffers))
+        return reply.next, reply.status != ps_pb2.PS_OUT_OF_ORDER
+
+    def next_minibatch(self, task: int) -> int:
+        """The lowest minibatch any group of any partition wants of a task (R2)."""
+        lowest = []
+        for client, incarnation in zip(self._clients, self.incarnations, strict=True):
+            request = ps_pb2.TaskProgressRequest(incarnation=incarnation, task=task)
+            reply = client.call_until(
+                "GetTaskProgress", request, DEADLINE_S, give_up=self._give_up
+            )
+            if reply.status != ps_pb2.PS_OK:
+                raise StaleCluster(f"{client.name}: {ps_pb2.PsStatus.Name(reply.status)}")
+            lowest.append(reply.next)
+        return min(lowest)
+
+    def close(self) -> None:
+        """Free the connections."""
+        for client in self._clients:
+            client.close()
+
+    # ------------------------------------------------------------------- one call
+
+    def _read(self, index: int, data: bytes) -> tuple[ps_pb2.PsReply, list[memoryview]]:
+        reply, buffers = frames.unpack(data, ps_pb2.PsReply)
+        if reply.status in (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER):
+            return reply, buffers
+        name = self._clients[index].name
+        if reply.status in (ps_pb2.PS_STALE_INCARNATION, ps_pb2.PS_STALE_ROUTING):
+            raise StaleCluster(f"{name}: {reply.message}")
+        status = ps_pb2.PsStatus.Name(reply.status)
+        raise JobError(f"{name} refused a request ({status}): {reply.message}")
+
+    def _ask(
+        self, index: int, method: str, request: bytes
+    ) -> tuple[ps_pb2.PsReply, list[memoryview]]:
+        """Call until there is an answer: a lost reply never means that nothing happened."""
+        started = time.monotonic()
+        try:
+            data = self._clients[index].call_until(
+                method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._give_up
+            )
+        except DeadlinePassed:
+            if self._give_up() and time.monotonic() - started < DEADLINE_S:
+                raise GaveUp from None
+            raise
+        return self._read(index, data)

@@ -1,0 +1,201 @@
+"""What each bucket group has applied: the accounting of rules R1 and R2, and nothing else.
+
+For every open task a group keeps `next`, the minibatch it wants; a task that every group of the
+partition has closed is kept in one interval set. Totals are per group, so that they travel with it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+
+import numpy as np
+
+CLOSED = 1 << 62
+
+
+class IntervalSet:
+    """A set of integers that are mostly consecutive, as sorted half-open intervals."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._size = 0
+
+    def add(self, value: int) -> None:
+        """Add one integer; adding it again changes nothing."""
+        if value in self:
+            return
+        self._size += 1
+        at = bisect.bisect_right(self._starts, value)
+        joins_left = at > 0 and self._ends[at - 1] == value
+        joins_right = at < len(self._starts) and self._starts[at] == value + 1
+        if joins_left and joins_right:
+            self._ends[at - 1] = self._ends.pop(at)
+            del self._starts[at]
+        elif joins_left:
+            self._ends[at - 1] = value + 1
+        elif joins_right:
+            self._starts[at] = value
+        else:
+            self._starts.insert(at, value)
+            self._ends.insert(at, value + 1)
+
+    def __contains__(self, value: int) -> bool:
+        at = bisect.bisect_right(self._starts, value)
+        return at > 0 and value < self._ends[at - 1]
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def intervals(self) -> list[tuple[int, int]]:
+        """The half-open intervals, in order."""
+        return list(zip(self._starts, self._ends, strict=True))
+
+
+@dataclass
+class _OpenTask:
+    """Per group: the minibatch wanted next (CLOSED once closed), and the records applied so far."""
+
+    next: np.ndarray
+    records: np.ndarray
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a push of minibatch k means for the groups of a partition.
+
+    apply: bool ``[groups]``: these want exactly k. repeat: bool ``[groups]``: these have it already.
+    next: the lowest minibatch any group wants; `CLOSED` where none wants any.
+    in_order: false when some group still waits for an earlier minibatch.
+    """
+
+    apply: np.ndarray
+    repeat: np.ndarray
+    next: int
+    in_order: bool
+
+
+@dataclass
+class EpochSum:
+    """Records applied and summed loss × records of one epoch, per group."""
+
+    records: np.ndarray
+    loss: np.ndarray
+
+
+@dataclass
+class GroupTotals:
+    """int64 ``[groups]`` each: what the groups counted over all tasks."""
+
+    num_groups: int
+    applied_records: np.ndarray = field(init=False)
+    applied_minibatches: np.ndarray = field(init=False)
+    repeats_dropped: np.ndarray = field(init=False)
+    skipped_records: np.ndarray = field(init=False)
+    filtered_records: np.ndarray = field(init=False)
+    added_records: np.ndarray = field(init=False)
+    beyond_limit_records: np.ndarray = field(init=False)
+    closed_records: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if name != "num_groups":
+                setattr(self, name, np.zeros(self.num_groups, np.int64))
+
+
+class Progress:
+    """Progress of the bucket groups one partition hosts. Not thread-safe.
+
+    Args:
+      num_groups: how many groups the partition hosts; arrays are indexed by their local position.
+    """
+
+    def __init__(self, num_groups: int) -> None:
+        self.num_groups = num_groups
+        self.closed = IntervalSet()
+        self.totals = GroupTotals(num_groups)
+        self.epochs: dict[int, EpochSum] = {}
+        self._open: dict[int, _OpenTask] = {}
+
+    def next(self, task: int) -> int:
+        """The lowest minibatch any group wants of `task`; `CLOSED` where all have closed it."""
+        if task in self.closed:
+            return CLOSED
+        open_task = self._open.get(task)
+        return int(open_task.next.min()) if open_task is not None else 0
+
+    def decide(self, task: int, k: int) -> Decision:
+        """Say what a push, or the closing frame, of (task, k) means; changes nothing."""
+        if task in self.closed:
+            nobody = np.zeros(self.num_groups, bool)
+            return Decision(nobody, ~nobody, CLOSED, True)
+        open_task = self._open.get(task)
+        wanted = open_task.next if open_task is not None else np.zeros(self.num_groups, np.int64)
+        return Decision(wanted == k, wanted > k, int(wanted.min()), bool((wanted >= k).all()))
+
+    def _opened(self, task: int) -> _OpenTask:
+        open_task = self._open.get(task)
+        if open_task is None:
+            zeros = np.zeros(self.num_groups, np.int64)
+            open_task = self._open[task] = _OpenTask(zeros, zeros.copy())
+        return open_task
+
+    def drop_repeat(self, decision: Decision) -> None:
+        """Count a minibatch that some groups had already."""
+        self.totals.repeats_dropped += decision.repeat
+
+    def advance(
+        self, decision: Decision, task: int, epoch: int, num_records: int, loss: float
+    ) -> np.ndarray:
+        """Count minibatch k as applied by the groups that wanted it.
+
+        Args:
+          num_records: records of the minibatch.
+          loss: its mean loss.
+
+        Returns:
+          int64 ``[groups]``: applied minibatches of each group, this one included where applied.
+        """
+        counts = np.where(decision.apply, num_records, 0)
+        open_task = self._opened(task)
+        open_task.next[decision.apply] += 1
+        open_task.records += counts
+        self.totals.applied_records += counts
+        self.totals.applied_minibatches += decision.apply
+        sums = self.epochs.get(epoch)
+        if sums is None:
+            zeros = np.zeros(self.num_groups, np.int64)
+            sums = self.epochs[epoch] = EpochSum(zeros, np.zeros(self.num_groups))
+        sums.records += counts
+        sums.loss += counts * loss
+        return self.totals.applied_minibatches
+
+    def skip(self, decision: Decision, task: int, num_records: int) -> None:
+        """Count minibatch k as skipped (not finite) by the groups that wanted it."""
+        counts = np.where(decision.apply, num_records, 0)
+        open_task = self._opened(task)
+        open_task.next[decision.apply] += 1
+        open_task.records += counts
+        self.totals.skipped_records += counts
+
+    def close(self, decision: Decision, task: int, task_records: int, limited: bool) -> None:
+        """Close the task for the groups that have applied all its minibatches.
+
+        Args:
+          task_records: records the task spans.
+          limited: the minibatch limit ended it, so records it did not reach were not wanted.
+        """
+        open_task = self._opened(task)
+        closing = decision.apply
+        totals = self.totals
+        missing = np.where(closing, task_records - open_task.records, 0)
+        totals.closed_records += np.where(closing, task_records, 0)
+        unread = totals.beyond_limit_records if limited else totals.filtered_records
+        unread += np.maximum(missing, 0)
+        totals.added_records += np.maximum(-missing, 0)
+        open_task.next[closing] = CLOSED
+        if (open_task.next == CLOSED).all():
+            del self._open[task]
+            self.closed.add(task)

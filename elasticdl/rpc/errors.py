@@ -1,0 +1,29 @@
+"""What a call to another instance can end in, besides its reply."""
+
+from __future__ import annotations
+
+from elasticdl.errors import JobError
+
+
+class RpcError(Exception):
+    """Base of every failure of a call; never means "no more data"."""
+
+
+class RpcUnavailable(RpcError):
+    """The other side was not reached, or its reply was lost: the call may or may not have run."""
+
+
+class RpcTimeout(RpcUnavailable):
+    """No reply within the call's timeout."""
+
+
+class RpcUnauthenticated(RpcError):
+    """The job token was missing or wrong."""
+
+
+class RpcFailed(RpcError):
+    """The handler raised; the message is its exception's."""
+
+
+class DeadlinePassed(JobError):
+    """A wait passed its deadline; the message names what was awaited and for how long."""

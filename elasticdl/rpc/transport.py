@@ -1,0 +1,117 @@
+"""Moves request and reply bytes between two instances; knows nothing of their meaning."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+
+from elasticdl.rpc.errors import RpcError, RpcFailed, RpcTimeout, RpcUnauthenticated, RpcUnavailable
+
+if TYPE_CHECKING:
+    from elasticdl.rpc.server import Service
+
+TOKEN_KEY = "elasticdl-job-token"
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class Transport(Protocol):
+    """Carries one request to a method and brings its reply. Thread-safe."""
+
+    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        """Send `request` to `/service/Method`; raise an `RpcError` unless a reply came."""
+        ...
+
+    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
+        """As `call`, but return at once; the future ends as `call` would."""
+        ...
+
+    def close(self) -> None:
+        """Free the connection; calls in flight fail."""
+        ...
+
+
+def _translate(error: grpc.RpcError, path: str) -> RpcError:
+    code = error.code()  # grpc.RpcError raised by calls is also a grpc.Call
+    text = f"{path}: {code.name}: {error.details()}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return RpcTimeout(text)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return RpcUnavailable(text)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return RpcUnauthenticated(text)
+    return RpcFailed(text)
+
+
+class GrpcTransport:
+    """A gRPC channel to one address.
+
+    Args:
+      address: `host:port`.
+      token: the job token sent with every call.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._metadata = ((TOKEN_KEY, token),)
+        self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
+
+    def _method(self, path: str) -> grpc.UnaryUnaryMultiCallable:
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = self._channel.unary_unary(path)
+        return method
+
+    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        try:
+            return self._method(path)(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _translate(error, path) from None
+
+    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
+        outcome: Future[bytes] = Future()
+        call = self._method(path).future(request, timeout=timeout_s, metadata=self._metadata)
+
+        def finish(done: grpc.Future) -> None:
+            try:
+                outcome.set_result(done.result())
+            except grpc.RpcError as error:
+                outcome.set_exception(_translate(error, path))
+            except grpc.FutureCancelledError:
+                outcome.set_exception(RpcUnavailable(f"{path}: cancelled"))
+
+        call.add_done_callback(finish)
+        return outcome
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class DirectTransport:
+    """Calls a service of the same process, in the caller's thread: for `--num_workers=0`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        return self._service.call(path, request)
+
+    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
+        outcome: Future[bytes] = Future()
+        try:
+            outcome.set_result(self._service.call(path, request))
+        except Exception as error:
+            outcome.set_exception(error)
+        return outcome
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,179 @@
+"""The worker's leases: asks the master for tasks, one ahead, and tells it what became of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import Client, DeadlinePassed
+
+logger = logging.getLogger(__name__)
+
+MOST_HELD = 2
+DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class HeldTask:
+    """A leased task: its grant, and its records in the order they are to be read."""
+
+    task: master_pb2.Task
+    grant: int
+    records: list[bytes]
+    error: Exception | None = None
+
+
+class Leases:
+    """Tasks leased by this worker. Thread-safe.
+
+    Args:
+      master: the master's client.
+      instance: who this worker is.
+      read: reads a task's records; its error is handed on with the task.
+    """
+
+    def __init__(
+        self,
+        master: Client,
+        instance: master_pb2.InstanceId,
+        read: Callable[[master_pb2.Task], list[bytes]],
+    ) -> None:
+        self._master = master
+        self._instance = instance
+        self._read = read
+        self._changed = threading.Condition()
+        self._held: set[int] = set()
+        self._stopped = threading.Event()
+        self._ready: queue.Queue[HeldTask | None] = queue.Queue()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._lease_all, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Begin to lease."""
+        self._thread.start()
+
+    @property
+    def grants(self) -> list[int]:
+        """The grants this worker works on."""
+        with self._changed:
+            return sorted(self._held)
+
+    def next(self) -> HeldTask | None:
+        """Wait for the next task; None once the job is over or `stop` was called.
+
+        Raises:
+          DeadlinePassed: the master did not answer for long.
+        """
+        held = self._ready.get()
+        if held is None and self._failure is not None:
+            raise self._failure
+        return held
+
+    def next_if_ready(self) -> HeldTask | None:
+        """The next task if it is there already, else None. Never hands out the end of the job."""
+        with self._changed:
+            if self._ready.empty() or self._ready.queue[0] is None:
+                return None
+            return self._ready.get_nowait()
+
+    def stop(self) -> None:
+        """Lease no more; `next` returns None at once."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._ready.put(None)
+
+    def complete(
+        self,
+        held: HeldTask,
+        num_minibatches: int = 0,
+        partition_incarnations: tuple[int, ...] = (),
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """Tell the master that a task is closed everywhere, or what it produced."""
+        request = master_pb2.CompleteTaskRequest(
+            instance=self._instance,
+            task=held.task.id,
+            grant=held.grant,
+            partition_incarnations=partition_incarnations,
+            num_minibatches=num_minibatches,
+            result=json.dumps(result) if result is not None else "",
+        )
+        self._tell("CompleteTask", request)
+        self._release([held.grant])
+
+    def fail(self, held: HeldTask, message: str, traceback: str = "", fatal: bool = False) -> None:
+        """Tell the master that the user's code raised on a task."""
+        request = master_pb2.FailTaskRequest(
+            instance=self._instance,
+            task=held.task.id,
+            grant=held.grant,
+            message=message,
+            traceback=traceback,
+            fatal=fatal,
+        )
+        self._tell("FailTask", request)
+        self._release([held.grant])
+
+    def give_back_all(self) -> None:
+        """Return every lease unharmed."""
+        while self.next_if_ready() is not None:
+            pass
+        grants = self.grants
+        if grants:
+            request = master_pb2.ReturnTasksRequest(instance=self._instance, grants=grants)
+            self._tell("ReturnTasks", request)
+            self._release(grants)
+
+    def _tell(self, method: str, request: Any) -> None:
+        self._master.call_until(method, request, DEADLINE_S)
+
+    def _release(self, grants: list[int]) -> None:
+        with self._changed:
+            self._held.difference_update(grants)
+            self._changed.notify_all()
+
+    def _lease_all(self) -> None:
+        number = 0
+        try:
+            while not self._stopped.is_set():
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: len(self._held) < MOST_HELD or self._stopped.is_set()
+                    )
+                number = self._lease_one(number)
+        except _End:
+            pass
+        except DeadlinePassed as error:
+            self._failure = error
+        self._ready.put(None)
+
+    def _lease_one(self, number: int) -> int:
+        """Ask once; return the number of the next request."""
+        request = master_pb2.LeaseRequest(instance=self._instance, request=number)
+        reply = self._master.call_until(
+            "Lease", request, DEADLINE_S, give_up=self._stopped.is_set
+        )
+        if reply.outcome == master_pb2.LeaseReply.WAIT:
+            self._stopped.wait(reply.retry_after_s)
+            return number
+        if reply.outcome != master_pb2.LeaseReply.GRANTED:
+            raise _End
+        with self._changed:
+            self._held.add(reply.grant)
+        try:
+            held = HeldTask(reply.task, reply.grant, self._read(reply.task))
+        except Exception as error:
+            held = HeldTask(reply.task, reply.grant, [], error)
+        self._ready.put(held)
+        return number + 1
+
+
+class _End(Exception):
+    """The master has no more tasks for this worker."""
