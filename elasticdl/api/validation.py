@@ -11,7 +11,6 @@ from elasticdl.errors import UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.params import parse_params
 
-PREDICTION_SUFFIXES = (".recordio", ".parquet", ".csv")
 TRAINED_MODEL_FILE = "trained_model.pb"
 
 
@@ -99,12 +98,9 @@ def _check_model_output(output: Path, overwrite: bool) -> None:
 
 
 def _check_predictions_output(output: Path, overwrite: bool, inputs: set[str]) -> None:
-    if output.suffix not in PREDICTION_SUFFIXES:
-        suffixes = ", ".join(PREDICTION_SUFFIXES[:-1])
-        raise UsageError(
-            f"output '{output}': suffix '{output.suffix}' names no format of predictions; "
-            f"give a file ending in {suffixes} or {PREDICTION_SUFFIXES[-1]}"
-        )
+    from elasticdl.data.predictions import check_output
+
+    check_output(output)
     if output.is_dir():
         raise UsageError(f"output '{output}': is a directory; give a file")
     if str(output) in inputs:

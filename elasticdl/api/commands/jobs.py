@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import Parser, add_switch
+from elasticdl.api.report import table_lines
 from elasticdl.api.result import audit_line
 from elasticdl.job_spec import option_value
 
@@ -68,7 +68,7 @@ def _list(words: Sequence[str]) -> None:
     if _wants_json(parsed):
         print(json.dumps(found))
         return
-    for line in table(found) if found else ["no jobs"]:
+    for line in table_lines(found) if found else ["no jobs"]:
         print(line)
 
 
@@ -83,18 +83,6 @@ def _stop(words: Sequence[str]) -> None:
 
 def _wants_json(parsed: argparse.Namespace) -> bool:
     return getattr(parsed, "json", False)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lay out rows that have the same keys as lines, the keys above."""
-    names = list(rows[0])
-    cells = [[name.replace("_", " ").upper() for name in names]]
-    cells += [["" if row.get(n) is None else str(row[n]) for n in names] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
 
 
 COMMANDS = [
