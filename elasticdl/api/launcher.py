@@ -72,7 +72,8 @@ def create_job_dir(spec: JobSpec) -> None:
     directory = Path(spec.job_dir)
     if (directory / JOB_FILE).exists():
         raise UsageError(
-            f"job directory '{directory}': holds a job already; give another --job_name or --job_dir"
+            f"job directory '{directory}': holds a job already; "
+            "give another --job_name or --job_dir"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ closes, which is how it notices the death of whoever launched the job. Its child
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -256,10 +257,8 @@ class Supervisor:
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _reserve_port() -> socket.socket:

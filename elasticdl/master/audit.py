@@ -64,7 +64,9 @@ def audit_training(
         "tasks_not_closed": open_tasks,
         "groups": sum(len(one.groups) for one in partitions),
         "partitions": len(partitions),
-        "minibatches": max((max(one.applied_minibatches, default=0) for one in partitions), default=0),
+        "minibatches": max(
+            (max(one.applied_minibatches, default=0) for one in partitions), default=0
+        ),
         "relaunches": relaunches,
     }
 

@@ -33,7 +33,7 @@ LOG_TAIL_BYTES = 2000
 
 @dataclass
 class Outcome:
-    """How a job ended. `error` and `traceback` only where it failed; `stopped` by a person's wish."""
+    """How a job ended: `succeeded`, `failed` (with `error`, and `traceback` of user code), `stopped`."""
 
     state: str
     error: str = ""
@@ -256,7 +256,7 @@ class Coordinator:
         self.end(Outcome("failed", action.message, action.traceback))
 
     def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
-        """Carry out what membership decided; called without the lock, as the backend may be slow."""
+        """Carry out what membership decided; without the lock, as the backend may be slow."""
         for action in actions:
             if isinstance(action, membership_module.Launch):
                 with self._lock:

@@ -130,23 +130,31 @@ class TasksDefined(Action):
 
 @dataclass(frozen=True)
 class TaskDone(Action):
+    """A task is closed everywhere, or its result is here."""
+
     task: Task
     result: str = ""
 
 
 @dataclass(frozen=True)
 class Requeued(Action):
+    """A granted task has no worker any more; it is granted again before new ones."""
+
     task: Task
     reason: str
 
 
 @dataclass(frozen=True)
 class EpochEnded(Action):
+    """Every training task of the epoch is done."""
+
     epoch: int
 
 
 @dataclass(frozen=True)
 class PhaseEnded(Action):
+    """Every task of the phase is done."""
+
     kind: TaskKind
 
 

@@ -104,7 +104,7 @@ class Master:
         return history
 
     def finish(self) -> Outcome:
-        """Write down how the job ended, once `coordinator.ended` is set, and let the workers leave."""
+        """Write down how the job ended, once `coordinator.ended` is set."""
         outcome = self.coordinator.outcome
         assert outcome is not None
         audit: dict[str, Any] = {}
@@ -151,6 +151,3 @@ class Master:
         """Stop watching and close the journal."""
         self._backend.close()
         self._journal.close()
-
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 HEARTBEAT_S = 1.0
@@ -18,7 +18,7 @@ CRASHES = frozenset(
 )
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What an instance is for."""
 
     MASTER = "master"
@@ -26,7 +26,7 @@ class Role(str, Enum):
     WORKER = "worker"
 
 
-class State(str, Enum):
+class State(StrEnum):
     """The life of an instance.
 
     LAUNCHING until it registers; RUNNING while it is heard from; STOPPING after it was told to
@@ -131,6 +131,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Launch(Action):
+    """Start this instance."""
+
     spec: InstanceSpec
 
 
@@ -152,6 +154,8 @@ class WorkerGone(Action):
 
 @dataclass(frozen=True)
 class PartitionUp(Action):
+    """A parameter server serves at this address."""
+
     spec: InstanceSpec
     address: str
 
@@ -336,10 +340,10 @@ class Membership:
         actions = self._fill_workers(now) + self._relaunch_due(now)
         for instance in self.instances():
             spec = instance.spec
-            if spec.role is Role.WORKER and spec.index >= event.num_workers:
-                if instance.state in (State.LAUNCHING, State.RUNNING):
-                    instance.state = State.STOPPING
-                    actions.append(Stop(spec, grace_s=15.0))
+            leaves = spec.role is Role.WORKER and spec.index >= event.num_workers
+            if leaves and instance.state in (State.LAUNCHING, State.RUNNING):
+                instance.state = State.STOPPING
+                actions.append(Stop(spec, grace_s=15.0))
         return actions
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:

@@ -21,7 +21,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
     """
     assert spec.data is not None
     shards = tuple(find_shards(spec.data, spec.max_chunk_bytes))
-    phases = PHASES[spec.command]
+    phases: tuple[TaskKind, ...] = PHASES[spec.command]
     validation: tuple[Shard, ...] = ()
     if spec.command == "train" and spec.validation_data is not None:
         validation = tuple(

@@ -151,7 +151,7 @@ class MasterServicer:
 def _task_message(task: Task) -> master_pb2.Task:
     return master_pb2.Task(
         id=task.id,
-        kind=task.kind.value,
+        kind=master_pb2.TaskKind.Name(task.kind.value),
         epoch=task.epoch,
         shard=task.shard,
         start=task.start,

@@ -85,7 +85,7 @@ class Task:
 def default_records_per_task(
     num_records: int, minibatch_size: int, num_workers: int, longest: int = 256
 ) -> int:
-    """Return a whole number of minibatches such that every worker gets at least four tasks an epoch.
+    """Return whole minibatches such that every worker gets at least four tasks an epoch.
 
     Args:
       longest: minibatches a task has at most.

@@ -69,8 +69,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull brought: dense float32 ``[D]`` (None unless asked for), rows float32 ``[u, dim]``
-    of each table in the order of the lookup, and the version of each partition."""
+    """What a pull brought.
+
+    dense: float32 ``[D]``, None unless asked for; rows: float32 ``[u, dim]`` of each table, in the
+    order of the lookup; versions: of each partition.
+    """
 
     dense: np.ndarray | None
     rows: tuple[np.ndarray, ...]
@@ -291,9 +294,7 @@ class ParameterClient:
         lowest = []
         for client, incarnation in zip(self._clients, self.incarnations, strict=True):
             request = ps_pb2.TaskProgressRequest(incarnation=incarnation, task=task)
-            reply = client.call_until(
-                "GetTaskProgress", request, DEADLINE_S, give_up=self._give_up
-            )
+            reply = client.call_until("GetTaskProgress", request, DEADLINE_S, give_up=self._give_up)
             if reply.status != ps_pb2.PS_OK:
                 raise StaleCluster(f"{client.name}: {ps_pb2.PsStatus.Name(reply.status)}")
             lowest.append(reply.next)

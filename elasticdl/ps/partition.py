@@ -55,7 +55,7 @@ class Partition:
     # ------------------------------------------------------------------ the model
 
     def initialize(self, data: bytes) -> bytes:
-        """Define the partition and set its initial values; a repeat with the same model is a no-op."""
+        """Define the partition and set its initial values; a repeat changes nothing."""
         try:
             header, buffers = frames.unpack(data, ps_pb2.InitializeHeader)
             with self._lock:
@@ -178,7 +178,7 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def push(self, data: bytes) -> bytes:
-        """Apply minibatch (task, k), or close the task, in the groups that want exactly that (R2)."""
+        """Apply minibatch (task, k), or close the task, in the groups that want it next (R2)."""
         try:
             header, buffers = frames.unpack(data, ps_pb2.PushHeader)
             with self._lock:
@@ -234,7 +234,7 @@ class Partition:
     def _read_gradients(
         self, buffers: list[memoryview], decision: Decision
     ) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], np.ndarray]:
-        """Return (ids, gradients, positions of their groups) of each table, and the dense gradients.
+        """Return (ids, gradients, their groups' positions) of each table, and dense gradients.
 
         Where only some groups want the minibatch, the others' ids are left out.
         """

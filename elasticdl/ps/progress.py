@@ -66,7 +66,8 @@ class _OpenTask:
 class Decision:
     """What a push of minibatch k means for the groups of a partition.
 
-    apply: bool ``[groups]``: these want exactly k. repeat: bool ``[groups]``: these have it already.
+    apply: bool ``[groups]``: these want exactly k.
+    repeat: bool ``[groups]``: these have it already.
     next: the lowest minibatch any group wants; `CLOSED` where none wants any.
     in_order: false when some group still waits for an earlier minibatch.
     """

@@ -36,7 +36,9 @@ class PushQueue:
             queue.Queue(most) for _ in range(client.num_partitions)
         ]
         self._threads = [
-            threading.Thread(target=self._send_all, args=(index,), name=f"push-{index}", daemon=True)
+            threading.Thread(
+                target=self._send_all, args=(index,), name=f"push-{index}", daemon=True
+            )
             for index in range(client.num_partitions)
         ]
         for thread in self._threads:

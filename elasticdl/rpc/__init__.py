@@ -1,4 +1,4 @@
-"""How instances call each other: services over gRPC or in one process, job token, retries, faults."""
+"""How instances call each other: over gRPC or in one process; token, retries, faults."""
 
 from elasticdl.rpc.client import Client
 from elasticdl.rpc.errors import (

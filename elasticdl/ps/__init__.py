@@ -1,0 +1,1 @@
+"""Parameter servers: tables, dense variables, optimizers, and the account of what was applied."""
