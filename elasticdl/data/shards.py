@@ -1,0 +1,75 @@
+"""Which data files a job reads: from a pattern to shards with their numbers of records."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+
+from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES, Index
+from elasticdl.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One data file: its absolute path and how many records it has."""
+
+    path: str
+    num_records: int
+
+
+def find_shards(
+    pattern: str, max_chunk_bytes: int = DEFAULT_MAX_CHUNK_BYTES, option: str = "data"
+) -> list[Shard]:
+    """Return the RecordIO files a pattern names, sorted by path, each once.
+
+    Args:
+      pattern: paths and globs, separated by commas; a path that exists is taken as it is.
+      max_chunk_bytes: the largest chunk accepted.
+      option: what the pattern was given as, for the errors.
+
+    Raises:
+      UsageError: nothing there, no match, or a file without records.
+      DataError: a file that is not RecordIO.
+    """
+    shards = []
+    for path in find_files(pattern, option):
+        num_records = Index(path, max_chunk_bytes).num_records
+        if not num_records:
+            raise UsageError(f"{option} '{path}': has no records; name files that have some")
+        shards.append(Shard(path, num_records))
+    return shards
+
+
+def find_files(pattern: str, option: str = "data") -> list[str]:
+    """Return the absolute paths of the files that a pattern of `find_shards` names.
+
+    Raises:
+      UsageError: a path does not exist or is no file, or a glob matches nothing.
+    """
+    paths: set[str] = set()
+    parts = [pattern] if os.path.exists(pattern) else pattern.split(",")
+    for part in (part.strip() for part in parts):
+        if not part:
+            raise UsageError(
+                f"{option} '{pattern}': names no file; a path or a glob, 'DIR/*.recordio'"
+            )
+        part = os.path.expanduser(part)
+        if os.path.exists(part):
+            matches = [part]
+        elif glob.has_magic(part):
+            matches = [match for match in glob.glob(part, recursive=True) if os.path.isfile(match)]
+            if not matches:
+                raise UsageError(f"{option} '{part}': matches no file in {os.getcwd()}")
+        else:
+            raise UsageError(f"{option} '{part}': no such file")
+        for match in matches:
+            if os.path.isdir(match):
+                raise UsageError(
+                    f"{option} '{part}': is a directory; name its files: "
+                    f"'{os.path.join(part, '*.recordio')}'"
+                )
+            if not os.path.isfile(match):
+                raise DataError(f"{option} '{part}': not a regular file")
+            paths.add(os.path.abspath(match))
+    return sorted(paths)
