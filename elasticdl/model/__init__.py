@@ -1,0 +1,1 @@
+"""What a user's model is to the system: its contract, its metrics, its trained form."""

@@ -1,0 +1,171 @@
+"""Building the same model everywhere: equal names, equal initial values, no data."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state
+
+from elasticdl.errors import UsageError
+from elasticdl.layers.embedding import Embedding
+from elasticdl.layers.lookup_context import BuildOnly
+from elasticdl.model.contract import Contract
+from elasticdl.model.tracing import tracing
+from elasticdl.model.user_code import user_code
+from elasticdl.ps.initializers import RowInitializer
+
+_NAME_COUNTERS = "object_name_uids"
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """An embedding table of the parameter servers."""
+
+    name: str
+    dim: int
+    initializer: RowInitializer
+
+
+@dataclass(frozen=True)
+class VariableDefinition:
+    """A float32 variable of the parameter servers; not trainable ones are state of the model."""
+
+    path: str
+    shape: tuple[int, ...]
+    trainable: bool
+
+    @property
+    def num_elements(self) -> int:
+        """Number of its elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
+    """Create a model and its variables, equal in every process that is given the same arguments.
+
+    Args:
+      contract: makes the model.
+      features: nest of type specs of a minibatch; no data is needed.
+      seed: of Python's, NumPy's and TensorFlow's generators, which are left set.
+
+    Raises:
+      UserCodeError: creating or calling the model raises.
+    """
+    with _fresh_names():
+        keras.utils.set_random_seed(seed % (1 << 32))
+        model = _with_input(contract.create_model(), features)
+        if not model.built:
+            context = BuildOnly()
+            function = tf.function(
+                lambda *parts: model(
+                    tf.nest.pack_sequence_as(features, parts, expand_composites=True),
+                    training=False,
+                ),
+                autograph=False,
+            )
+            what = f"the model of '{contract.source.model_def}'"
+            with user_code(what), tracing(context):
+                # Not through get_concrete_function's caller: variables make it trace twice.
+                function.get_concrete_function(*tf.nest.flatten(features, expand_composites=True))
+    return model
+
+
+def pull_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that live on the parameter servers: trainable first, then float state.
+
+    Raises:
+      UsageError: one is trainable and not float32.
+    """
+    trainable = list(model.trainable_variables)
+    for variable in trainable:
+        if variable.dtype != "float32":
+            raise UsageError(
+                f"variable '{variable.path}': is {variable.dtype}; "
+                "trainable variables must be float32, so create the layer with dtype='float32'"
+            )
+    state = [each for each in model.non_trainable_variables if each.dtype == "float32"]
+    return trainable + _not_metrics(model, state)
+
+
+def local_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that stay in each worker: counters, random seeds."""
+    others = [each for each in model.non_trainable_variables if each.dtype != "float32"]
+    return _not_metrics(model, others)
+
+
+def define_variables(variables: list[keras.Variable]) -> list[VariableDefinition]:
+    """Return what each variable is, under names that differ."""
+    seen: collections.Counter[str] = collections.Counter()
+    definitions = []
+    for variable in variables:
+        seen[variable.path] += 1
+        count = seen[variable.path]
+        path = variable.path if count == 1 else f"{variable.path}:{count - 1}"
+        definitions.append(VariableDefinition(path, tuple(variable.shape), variable.trainable))
+    return definitions
+
+
+def embedding_layers(model: keras.Model) -> list[Embedding]:
+    """Return the model's layers whose rows live on the parameter servers."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if isinstance(layer, Embedding)]
+
+
+def define_tables(layers: list[Embedding], seed: int) -> list[TableDefinition]:
+    """Return the tables of some distinct layers, in their order.
+
+    Raises:
+      UsageError: two layers have one name.
+    """
+    names = collections.Counter(layer.name for layer in layers)
+    for name, count in names.items():
+        if count > 1:
+            raise UsageError(
+                f"layer '{name}': {count} embedding layers have this name, which is their table's; "
+                f"give each its own, for example Embedding(…, name='{name}_2')"
+            )
+    return [
+        TableDefinition(layer.name, layer.output_dim, layer.row_initializer(seed))
+        for layer in layers
+    ]
+
+
+def _not_metrics(model: keras.Model, variables: list[keras.Variable]) -> list[keras.Variable]:
+    metrics = {id(variable) for variable in model.metrics_variables}
+    return [variable for variable in variables if id(variable) not in metrics]
+
+
+def _with_input(model: keras.Model, features: Any) -> keras.Model:
+    """Give a Sequential model without an input the one its data has.
+
+    Left to itself Keras assumes a dense float input, which rounds large ids.
+    """
+    if type(model) is not keras.Sequential or model.built:
+        return model
+    if not isinstance(features, tf.TensorSpec | tf.RaggedTensorSpec | tf.SparseTensorSpec):
+        return model
+    first = keras.Input(
+        batch_shape=(None, *features.shape[1:]),
+        dtype=features.dtype.name,
+        ragged=isinstance(features, tf.RaggedTensorSpec),
+        sparse=isinstance(features, tf.SparseTensorSpec),
+    )
+    return keras.Sequential([first, *model.layers], name=model.name)
+
+
+@contextmanager
+def _fresh_names() -> Iterator[None]:
+    """Count Keras's automatic names from the start inside the block, whatever was made before."""
+    outer = global_state.get_global_attribute(_NAME_COUNTERS)
+    global_state.set_global_attribute(_NAME_COUNTERS, collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_NAME_COUNTERS, outer)

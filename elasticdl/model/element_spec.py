@@ -1,0 +1,54 @@
+"""The structure of a model's input, known without reading any data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from elasticdl.errors import UsageError
+from elasticdl.model.contract import Contract
+from elasticdl.model.mode import Mode
+
+
+class ElementSpec(NamedTuple):
+    """Type specs of a minibatch, the number of records open (None).
+
+    Attributes:
+      features: a nest of specs, as the model receives it.
+      labels: a nest of specs, or None where the dataset has none.
+    """
+
+    features: Any
+    labels: Any
+
+
+def split_element(element: Any) -> tuple[Any, Any]:
+    """Return (features, labels) of what a dataset yields; labels are None where absent."""
+    if isinstance(element, tuple):
+        if len(element) == 1:
+            return element[0], None
+        if len(element) == 2:
+            return element
+        raise UsageError(
+            f"create_dataset: yields tuples of {len(element)}; yield (features, labels), "
+            "features alone when there are no labels"
+        )
+    return element, None
+
+
+def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
+    """Trace the user's input function once, over no records, and return what its minibatches are.
+
+    Raises:
+      UsageError: an element is not (features, labels), or labels are missing where needed.
+      UserCodeError: the function raises.
+    """
+    no_records = tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
+    features, labels = split_element(contract.dataset(no_records, mode).batch(1).element_spec)
+    if labels is None and mode is not Mode.PREDICTION:
+        raise UsageError(
+            f"create_dataset of '{contract.source.model_def}': yields no labels in mode "
+            f"{mode.value}; yield (features, labels)"
+        )
+    return ElementSpec(features, labels)

@@ -1,0 +1,175 @@
+"""Measuring a model's metrics, minibatch by minibatch, as states that merge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from elasticdl.errors import UsageError
+from elasticdl.model.contract import Contract
+from elasticdl.model.metric_states import MetricState, MetricStates, means, merge
+from elasticdl.model.mode import Mode
+from elasticdl.model.user_code import user_code
+
+_TOLERANCE = 1e-3  # between float32 sums over a minibatch and over its halves
+
+
+class Metrics:
+    """The metrics of a model: what its definition names, and ``loss``.
+
+    Scalar tensors are means over a minibatch and are weighted by its records. A Keras metric may be
+    made anew for every minibatch or be kept by the user; either way each minibatch is measured from
+    its initial state. Not thread-safe.
+
+    Args:
+      contract: defines the metrics.
+      mode: given to create_metrics.
+    """
+
+    def __init__(self, contract: Contract, mode: Mode) -> None:
+        self._contract = contract
+        self._mode = mode
+        self._name = f"create_metrics of '{contract.source.model_def}'"
+        self._metrics: dict[str, keras.metrics.Metric] = {}
+        self._updated_by_user: set[str] = set()
+        self._compiled: Any = None
+
+    def measure(self, outputs: Any, labels: Any, num_records: int) -> dict[str, MetricState]:
+        """Return the states over one minibatch.
+
+        Args:
+          outputs: what the model returned.
+          labels: the minibatch's.
+          num_records: how many records it is of.
+
+        Raises:
+          UsageError: a value is neither a scalar tensor nor a Keras metric.
+          UserCodeError: create_metrics or a metric raises.
+        """
+        with user_code(self._name):
+            values = (self._compiled or self._values)(outputs, labels)
+        if self._compiled is None and not any(_is_keras(value) for value in values.values()):
+            self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
+        return {
+            name: self._keras_state(name, value, outputs, labels)
+            if _is_keras(value)
+            else self._mean_state(name, value, num_records)
+            for name, value in values.items()
+        }
+
+    def result(self, states: MetricStates) -> dict[str, float]:
+        """Return the metrics' values over all records that were merged into the states."""
+        results = means(states)
+        for name, state in states.items():
+            if state.kind != "keras":
+                continue
+            metric = self._metrics[name]
+            metric.reset_state()
+            for variable, value in zip(metric.variables, state.arrays, strict=True):
+                variable.assign(value.astype(variable.dtype))
+            results.update(_flat(name, metric.result()))
+            metric.reset_state()
+        return results
+
+    def check_mergeable(self, outputs: Any, labels: Any, num_records: int) -> None:
+        """Compare the states over a minibatch with the sum of those over its halves.
+
+        Raises:
+          UsageError: names a metric whose states do not add up.
+        """
+        if num_records < 2 or any(
+            isinstance(each, tf.SparseTensor) for each in tf.nest.flatten((outputs, labels))
+        ):
+            return
+        half = num_records // 2
+        first, second = (
+            self.measure(_records(outputs, part), _records(labels, part), size)
+            for part, size in ((slice(half), half), (slice(half, None), num_records - half))
+        )
+        whole = self.measure(outputs, labels, num_records)
+        for name, state in merge(first, second).items():
+            for merged, measured in zip(state.arrays, whole[name].arrays, strict=True):
+                if not np.allclose(
+                    merged, measured, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+                ):
+                    what = (
+                        "tensor is not a mean over records"
+                        if state.kind == "mean"
+                        else ("Keras metric's state is not a sum over records")
+                    )
+                    raise UsageError(
+                        f"{self._name}: metric '{name}': the {what}, so several workers cannot "
+                        "measure it together; return a Keras metric that sums, such as "
+                        "keras.metrics.Mean or keras.metrics.AUC"
+                    )
+
+    def _values(self, outputs: Any, labels: Any) -> dict[str, Any]:
+        values = self._contract.metrics(self._mode, outputs, labels, outputs)
+        if "loss" not in values:
+            loss = self._contract.loss(outputs, labels)
+            values = {"loss": loss, **values}
+        for name, value in values.items():
+            if not _is_keras(value) and np.shape(value) != ():
+                raise UsageError(
+                    f"{self._name}: metric '{name}' is of shape {tuple(np.shape(value))}; return a "
+                    "scalar tensor or a Keras metric"
+                )
+        return values
+
+    def _mean_state(self, name: str, value: Any, num_records: int) -> MetricState:
+        records = np.float64(num_records)
+        try:
+            return MetricState(
+                "mean", (np.asarray(np.float64(value) * records), np.asarray(records))
+            )
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{self._name}: metric '{name}' is a {type(value).__name__}; return a scalar tensor "
+                "or a Keras metric"
+            ) from None
+
+    def _keras_state(
+        self, name: str, metric: keras.metrics.Metric, outputs: Any, labels: Any
+    ) -> MetricState:
+        """Return the metric's state over this minibatch alone, and reset it for the next."""
+        self._metrics[name] = metric
+        state = _variables(metric)
+        if name not in self._updated_by_user:
+            metric.reset_state()
+            if all(np.array_equal(x, y) for x, y in zip(state, _variables(metric), strict=False)):
+                with user_code(f"metric '{name}' of '{self._contract.source.model_def}'"):
+                    metric.update_state(labels, outputs)
+                state = _variables(metric)
+            else:
+                self._updated_by_user.add(name)
+        metric.reset_state()
+        return MetricState("keras", state)
+
+
+def _is_keras(value: Any) -> bool:
+    return isinstance(value, keras.metrics.Metric)
+
+
+def _variables(metric: keras.metrics.Metric) -> tuple[np.ndarray, ...]:
+    return tuple(variable.numpy().astype(np.float64) for variable in metric.variables)
+
+
+def _records(nest: Any, part: slice) -> Any:
+    return tf.nest.map_structure(lambda each: each[part], nest)
+
+
+def _flat(name: str, result: Any) -> dict[str, float]:
+    """Return a metric's result as named numbers: a vector's are name_0, name_1, …"""
+    if isinstance(result, dict):
+        return {
+            key: value
+            for inner, each in result.items()
+            for key, value in _flat(f"{name}_{inner}", each).items()
+        }
+    values = np.asarray(result, np.float64)
+    if values.ndim == 0:
+        return {name: float(values)}
+    return {f"{name}_{index}": float(value) for index, value in enumerate(values.ravel())}

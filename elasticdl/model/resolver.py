@@ -1,0 +1,114 @@
+"""From ``module.Name`` to the object the user means."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elasticdl.errors import UsageError
+from elasticdl.model.zoo import ModelZoo
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An object of the model zoo and the file it was found in."""
+
+    value: Any
+    path: Path
+
+
+def resolve(zoo: ModelZoo, dotted_name: str, option: str = "model_def") -> Resolved:
+    """Find the object that ``a.b.Name`` means.
+
+    ``a/b.py`` of the zoo if there is one; else the directory ``a/b/``: its ``__init__.py`` if that
+    has the name, else the one file in it that defines the name.
+
+    Args:
+      zoo: where to look.
+      dotted_name: as the user wrote it.
+      option: the option it was given to, for messages.
+
+    Raises:
+      UsageError: nothing, or more than one file, defines the name.
+      UserCodeError: the module raises on import.
+    """
+    *parts, name = dotted_name.split(".")
+    label = f"{option} '{dotted_name}'"
+    if not parts or not all(part.isidentifier() for part in (*parts, name)):
+        raise UsageError(f"{label}: not of the form module.Name, for example mnist.MnistSpec")
+    relative = Path(*parts)
+    module_name = ".".join(parts)
+    if (zoo.directory / relative).with_suffix(".py").is_file():
+        return _attribute(zoo, relative.with_suffix(".py"), module_name, name, label)
+    if (zoo.directory / relative).is_dir():
+        return _in_directory(zoo, relative, module_name, name, label)
+    raise UsageError(
+        f"{label}: model zoo '{zoo.directory}' has neither {relative}.py nor {relative}/; "
+        + _offer("it has", _modules(zoo.directory))
+    )
+
+
+def _in_directory(
+    zoo: ModelZoo, relative: Path, module_name: str, name: str, label: str
+) -> Resolved:
+    directory = zoo.directory / relative
+    initial = relative / "__init__.py"
+    if (zoo.directory / initial).is_file():
+        module = zoo.load(relative)
+        if hasattr(module, name):
+            return Resolved(getattr(module, name), zoo.directory / initial)
+    files = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
+    defining = [path for path in files if name in _defined_names(path)]
+    if len(defining) > 1:
+        raise UsageError(
+            f"{label}: both {defining[0].name} and {defining[1].name} of '{directory}' define "
+            f"'{name}'; say which: {module_name}.{defining[0].stem}.{name}"
+        )
+    if not defining:
+        offered = sorted({each for path in files for each in _defined_names(path)})
+        raise UsageError(
+            f"{label}: no file of '{directory}' defines '{name}'; " + _offer("they define", offered)
+        )
+    found = relative / defining[0].name
+    return _attribute(zoo, found, f"{module_name}.{defining[0].stem}", name, label)
+
+
+def _attribute(zoo: ModelZoo, relative: Path, module_name: str, name: str, label: str) -> Resolved:
+    module = zoo.load(relative)
+    path = zoo.directory / relative
+    if not hasattr(module, name):
+        raise UsageError(
+            f"{label}: module '{module_name}' ({path}) has no '{name}'; "
+            + _offer("it defines", sorted(_defined_names(path)))
+        )
+    return Resolved(getattr(module, name), path)
+
+
+def _defined_names(path: Path) -> set[str]:
+    """Return the public names a file defines at its top level, without running it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return {name for name in names if not name.startswith("_")}
+
+
+def _modules(directory: Path) -> list[str]:
+    files = {path.stem for path in directory.glob("*.py") if path.stem != "__init__"}
+    folders = {path.parent.name for path in directory.glob("*/*.py")}
+    return sorted(name for name in files | folders if name.isidentifier())
+
+
+def _offer(lead: str, names: list[str], most: int = 8) -> str:
+    if not names:
+        return f"{lead} nothing"
+    more = ", …" if len(names) > most else ""
+    return f"{lead} {', '.join(map(repr, names[:most]))}{more}"

@@ -1,0 +1,94 @@
+"""Where a model's definition comes from: the options of a job, or a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from elasticdl.errors import UsageError
+from elasticdl.proto.trained_model_pb2 import TrainedModel
+
+if TYPE_CHECKING:
+    from elasticdl.job_spec import JobSpec
+
+DEFINITION_FILE = "trained_model.pb"
+ZOO_COPY = "model_zoo"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What names a model's code and its parameters, as the user wrote them.
+
+    Attributes:
+      seed: of the initial values; a trained table's unseen ids need it too.
+    """
+
+    model_zoo: str
+    model_def: str
+    params: str = ""
+    input_fn: str | None = None
+    loss: str | None = None
+    optimizer: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of_job(cls, job_spec: JobSpec) -> ModelSource:
+        """Return the source a job names: its trained model where it has one, else its zoo."""
+        if job_spec.trained_model is not None:
+            return cls.of_trained_model(job_spec.trained_model)
+        if job_spec.model_zoo is None or job_spec.model_def is None:
+            raise UsageError(
+                "model_def: not given; give --model_zoo and --model_def, or --trained_model"
+            )
+        return cls(
+            model_zoo=job_spec.model_zoo,
+            model_def=job_spec.model_def,
+            params=job_spec.params,
+            input_fn=job_spec.input_fn,
+            loss=job_spec.loss,
+            optimizer=job_spec.optimizer,
+            seed=job_spec.seed,
+        )
+
+    @classmethod
+    def of_trained_model(cls, path: str) -> ModelSource:
+        """Return the source that a trained model carries: its own copy of the zoo."""
+        definition = read_definition(path)
+        return cls(
+            model_zoo=str(Path(path) / ZOO_COPY),
+            model_def=definition.model_def,
+            params=definition.model_def_params,
+            input_fn=definition.input_function or None,
+            loss=definition.loss or None,
+            optimizer=definition.optimizer or None,
+            seed=definition.seed,
+        )
+
+
+def read_definition(path: str) -> TrainedModel:
+    """Read the `TrainedModel` message of a trained model's directory.
+
+    Raises:
+      UsageError: there is no such directory, or it holds no trained model.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        kind = "is a file" if directory.exists() else "does not exist"
+        raise UsageError(
+            f"trained_model '{path}': {kind}; give the directory that `elasticdl train` wrote"
+        )
+    file = directory / DEFINITION_FILE
+    try:
+        return TrainedModel.FromString(file.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"trained_model '{path}': has no {DEFINITION_FILE}; "
+            "give the directory that `elasticdl train` wrote"
+        ) from None
+    except DecodeError as error:
+        raise UsageError(
+            f"trained_model '{path}': {DEFINITION_FILE} is damaged ({error}); train again"
+        ) from None

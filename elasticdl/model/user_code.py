@@ -1,0 +1,77 @@
+"""Running the user's functions so that their errors read as theirs."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
+
+_OUR_FILES = str(Path(__file__).resolve().parents[1]) + "/"
+_LIBRARIES = re.compile(
+    r"/(tensorflow|keras|optree)/|/contextlib\.py$|/importlib/|<frozen |/tmp/__autograph_generated"
+)
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class ModelCodeError(UserCodeError, UsageError):
+    """The user's model code raised before anything was launched."""
+
+    exit_code = 2
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises inside the block into `UserCodeError`.
+
+    Args:
+      what: the function that runs, for the message: "create_model of 'mnist.Mnist'".
+    """
+    try:
+        yield
+    except ElasticDLError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(f"{what}: {one_line(error)}", user_traceback(error)) from error
+
+
+@contextmanager
+def before_launch() -> Iterator[None]:
+    """Turn `UserCodeError` inside the block into the kind that ends a command with 2."""
+    try:
+        yield
+    except ModelCodeError:
+        raise
+    except UserCodeError as error:
+        raise ModelCodeError(str(error), error.traceback_text) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and the line of its message that says what happened."""
+    lines = [line.strip() for line in _COLORS.sub("", str(error)).splitlines() if line.strip()]
+    if lines and lines[0].startswith("in user code"):
+        lines = lines[-1:]
+        name = type(error).__name__
+        return lines[0] if lines[0].startswith(name) else f"{name}: {lines[0]}"
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        lines = lines[1:]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def user_traceback(error: BaseException) -> str:
+    """Format a traceback without the frames of this package, TensorFlow and Keras."""
+    summary = traceback.TracebackException.from_exception(error, compact=True)
+    frames = [frame for frame in summary.stack if _is_users(frame.filename)]
+    if frames:
+        summary.stack = traceback.StackSummary.from_list(frames)
+    # What an exception was made from is the libraries' story, told in frames of theirs.
+    summary.__cause__ = None
+    summary.__context__ = None
+    return _COLORS.sub("", "".join(summary.format()))
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith(_OUR_FILES) and not _LIBRARIES.search(filename)

@@ -1,0 +1,90 @@
+"""A model zoo: a directory of the user's Python files, imported under a name of its own.
+
+Two zoos in one process never meet, whatever their files are called. Inside a zoo both
+``from . import layers`` and ``import layers`` work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from elasticdl.errors import UsageError
+from elasticdl.model.user_code import user_code
+
+# A file of the zoo never stands in for these, as the process already lives on them.
+_NEVER_REPLACED = {*sys.stdlib_module_names, "elasticdl", "keras", "numpy", "tensorflow"}
+_lock = threading.RLock()
+
+
+class ModelZoo:
+    """Imports modules of one directory.
+
+    Args:
+      directory: the zoo.
+
+    Raises:
+      UsageError: there is no such directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = Path(directory).resolve()
+        if not self.directory.is_dir():
+            kind = "is a file" if self.directory.exists() else "does not exist"
+            raise UsageError(
+                f"model_zoo '{directory}': {kind}; give the directory of the model's Python files"
+            )
+        digest = hashlib.sha256(str(self.directory).encode()).hexdigest()[:12]
+        self._package = f"_elasticdl_zoo_{digest}"
+        self._siblings: dict[str, ModuleType] = {}
+
+    @contextmanager
+    def importable(self) -> Iterator[None]:
+        """Let ``import name`` find the zoo's files inside the block, and only there."""
+        with _lock:
+            names = self._top_level_names()
+            others = {
+                name: sys.modules.pop(name) for name in list(sys.modules) if _top(name) in names
+            }
+            sys.modules.update(self._siblings)
+            sys.path.insert(0, str(self.directory))
+            try:
+                yield
+            finally:
+                sys.path.remove(str(self.directory))
+                loaded = [name for name in sys.modules if _top(name) in names]
+                self._siblings.update({name: sys.modules.pop(name) for name in loaded})
+                sys.modules.update(others)
+
+    def load(self, relative: Path) -> ModuleType:
+        """Import one file of the zoo.
+
+        Args:
+          relative: path of a ``.py`` file, or of a directory, below the zoo.
+
+        Raises:
+          UserCodeError: the module raises; with its traceback.
+        """
+        parts = relative.with_suffix("").parts
+        with self.importable(), user_code(f"importing '{self.directory / relative}'"):
+            if self._package not in sys.modules:
+                package = ModuleType(self._package, "A model zoo.")
+                package.__path__ = [str(self.directory)]
+                sys.modules[self._package] = package
+            importlib.invalidate_caches()
+            return importlib.import_module(".".join([self._package, *parts]))
+
+    def _top_level_names(self) -> set[str]:
+        names = {path.stem for path in self.directory.glob("*.py")}
+        names |= {path.name for path in self.directory.iterdir() if path.is_dir()}
+        return names - _NEVER_REPLACED
+
+
+def _top(module_name: str) -> str:
+    return module_name.partition(".")[0]

@@ -1,0 +1,1 @@
+"""The role that computes: input pipeline, two-phase step, evaluation and prediction."""

@@ -1,0 +1,249 @@
+"""The input pipeline of a worker: tasks go in as records, minibatches come out."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from elasticdl.errors import UserCodeError
+from elasticdl.model.contract import Contract
+from elasticdl.model.element_spec import split_element
+from elasticdl.model.mode import Mode
+
+_END_OF_TASK = -1
+_NO_LIMIT = -1
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """One minibatch of a task.
+
+    Attributes:
+      task_id: the task.
+      k: which minibatch of it, from 0.
+      features: as the user's function made them, batched.
+      labels: likewise; None where the dataset has none.
+      ids: what each embedding table is asked for, int64 ``[n]`` by table.
+      num_records: how many records it is of.
+    """
+
+    task_id: int
+    k: int
+    features: Any
+    labels: Any
+    ids: tuple[np.ndarray, ...]
+    num_records: int
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """Follows the last minibatch of a task.
+
+    Attributes:
+      task_id: the task.
+      num_minibatches: how many it has, those before the first asked for included.
+    """
+
+    task_id: int
+    num_minibatches: int
+
+
+@dataclass(frozen=True)
+class _Descriptor:
+    task_id: int
+    first_minibatch: int
+    minibatch_limit: int
+    records: Sequence[bytes]
+
+
+class TaskPipeline:
+    """Turns tasks into minibatches through the user's input function, which is traced once.
+
+    Tasks come out in the order they were put in. The next minibatches are made while the caller works
+    on one. `put` and `close` may be called from any thread; iterate in one.
+
+    Args:
+      contract: its `dataset` maps records to elements of one record each.
+      mode: given to the user's function.
+      minibatch_size: records in a minibatch; the last of a task may have fewer.
+      collect: given the features of a minibatch, returns the ids of each table; traced.
+      prefetch: minibatches made ahead.
+
+    Raises:
+      UserCodeError: the user's function raises while it is traced.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        mode: Mode,
+        minibatch_size: int,
+        collect: Callable[[Any], tuple[Any, ...]] | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self._name = contract.source.model_def
+        self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
+        self._tasks: deque[_Descriptor] = deque()
+        self._next_k: int | None = None
+        self._failed = False
+        options = tf.data.Options()
+        options.deterministic = True
+        dataset = tf.data.Dataset.from_generator(
+            self._descriptors,
+            output_signature=(
+                tf.TensorSpec([], tf.int64),
+                tf.TensorSpec([], tf.int64),
+                tf.TensorSpec([], tf.int64),
+                tf.TensorSpec([None], tf.string),
+            ),
+        ).flat_map(_minibatches(contract, mode, minibatch_size, collect))
+        self._elements = iter(dataset.with_options(options).prefetch(prefetch))
+
+    def put(
+        self,
+        task_id: int,
+        records: Sequence[bytes],
+        first_minibatch: int = 0,
+        max_minibatches: int | None = None,
+    ) -> None:
+        """Add a task.
+
+        Args:
+          task_id: names it in what comes out.
+          records: its serialized records, in the order they are to be used.
+          first_minibatch: start at this one; those before it are made of the records and dropped.
+          max_minibatches: how many the task may have, those before the first included.
+        """
+        limit = _NO_LIMIT if max_minibatches is None else max_minibatches
+        task = _Descriptor(task_id, first_minibatch, limit, records)
+        self._tasks.append(task)
+        self._waiting.put(task)
+
+    def close(self) -> None:
+        """Say that no task will follow; iteration ends after those that were put."""
+        self._waiting.put(None)
+
+    def __iter__(self) -> Iterator[Minibatch | TaskEnd]:
+        return self
+
+    def __next__(self) -> Minibatch | TaskEnd:
+        """Return the next minibatch, or the end of its task; waits while no task is there.
+
+        Raises:
+          UserCodeError: the user's function raised on the task's records. The rest of the task is
+            dropped; the next call goes on with the next task.
+          StopIteration: closed, and all tasks are through.
+        """
+        while True:
+            try:
+                task_id, k, num_records, optional = next(self._elements)
+            except tf.errors.OpError as error:
+                if not self._tasks:
+                    raise
+                if self._failed:
+                    continue  # another record of the task that is being dropped
+                self._failed = True
+                raise self._error(error) from error
+            task = self._tasks[0]
+            if int(k) == _END_OF_TASK:
+                self._tasks.popleft()
+                next_k, self._next_k = self._next_k, None
+                failed, self._failed = self._failed, False
+                if failed:
+                    continue
+                return TaskEnd(int(task_id), task.first_minibatch if next_k is None else next_k)
+            if self._failed:
+                continue
+            self._next_k = int(k) + 1
+            features, labels, ids = optional.get_value()
+            return Minibatch(
+                int(task_id),
+                int(k),
+                features,
+                labels[0] if labels else None,
+                tuple(each._numpy() for each in ids),
+                int(num_records),
+            )
+
+    def _descriptors(self) -> Iterator[tuple[int, int, int, Sequence[bytes]]]:
+        while (task := self._waiting.get()) is not None:
+            yield task.task_id, task.first_minibatch, task.minibatch_limit, list(task.records)
+
+    def _error(self, error: tf.errors.OpError) -> UserCodeError:
+        task = self._tasks[0]
+        text = _cause(error)
+        after = "its first minibatch" if self._next_k is None else f"minibatch {self._next_k}"
+        return UserCodeError(
+            f"create_dataset of '{self._name}' in {after} of task {task.task_id}: "
+            f"{text.partition(chr(10))[0]}",
+            text,
+        )
+
+
+def _minibatches(
+    contract: Contract,
+    mode: Mode,
+    minibatch_size: int,
+    collect: Callable[[Any], tuple[Any, ...]] | None,
+) -> Callable[..., tf.data.Dataset]:
+    """Return the function from a task's descriptor to the dataset of its minibatches.
+
+    Elements are (task id, k, number of records, optional of (features, labels, ids)). The last has k
+    −1 and no value: an end that comes through the pipeline itself cannot overtake a minibatch.
+    Labels are a tuple of one, or of none.
+    """
+
+    def finish(*element: Any) -> tuple[tf.Tensor, tuple[Any, ...]]:
+        features, labels = split_element(element if len(element) > 1 else element[0])
+        ids = collect(features) if collect is not None else ()
+        some_labels = () if labels is None or mode is Mode.PREDICTION else (labels,)
+        return _num_records(features), (features, some_labels, ids)
+
+    def of_task(
+        task_id: tf.Tensor, first: tf.Tensor, limit: tf.Tensor, records: tf.Tensor
+    ) -> tf.data.Dataset:
+        elements = contract.dataset(tf.data.Dataset.from_tensor_slices(records), mode)
+        batches = elements.batch(minibatch_size).take(limit).enumerate().skip(first)
+        finished = batches.map(lambda k, element: (k, *finish(*_as_arguments(element))))
+        spec = finished.element_spec[2]
+        minibatches = finished.map(
+            lambda k, num_records, value: (
+                task_id,
+                k,
+                num_records,
+                tf.experimental.Optional.from_value(value),
+            )
+        )
+        end = tf.data.Dataset.from_tensors(tf.constant(_END_OF_TASK, tf.int64)).map(
+            lambda k: (task_id, k, tf.constant(0, tf.int64), tf.experimental.Optional.empty(spec))
+        )
+        return minibatches.concatenate(end)
+
+    return of_task
+
+
+def _as_arguments(element: Any) -> tuple[Any, ...]:
+    return element if isinstance(element, tuple) else (element,)
+
+
+def _num_records(features: Any) -> tf.Tensor:
+    first = tf.nest.flatten(features)[0]
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), tf.int64)
+    if isinstance(first, tf.SparseTensor):
+        return first.dense_shape[0]
+    return tf.shape(first, tf.int64)[0]
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """Return what an operation reports, without what the pipeline adds to it."""
+    text = error.message.partition("\n\t [[")[0].partition(" [Op:")[0]
+    if text.startswith("{{function_node"):
+        text = text.partition("}}")[2]
+    return text.strip()

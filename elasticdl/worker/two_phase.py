@@ -1,0 +1,430 @@
+"""The two passes of a minibatch through a model: collect its ids, then compute with their rows.
+
+A model here is a pure function of what the parameter servers hold: the dense variables come in as one
+flat vector and their gradients leave as one, the embedding rows likewise. Nothing of it is kept
+between steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from elasticdl.errors import UsageError, UserCodeError
+from elasticdl.layers.embedding import Embedding
+from elasticdl.layers.lookup_context import CollectIds, FeedRows
+from elasticdl.model.building import (
+    TableDefinition,
+    VariableDefinition,
+    build_model,
+    define_tables,
+    define_variables,
+    local_variables,
+    pull_variables,
+)
+from elasticdl.model.contract import Contract
+from elasticdl.model.tracing import tracing
+from elasticdl.model.user_code import one_line, user_code, user_traceback
+from elasticdl.ps.optimizers import OptimizerConfig
+
+_SEED_STATE = "seed_generator_state"
+_SEED_MODULUS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training step computed.
+
+    Attributes:
+      loss: of the minibatch, regularization included.
+      finite: whether the loss and every gradient is.
+      dense_gradients: float32 ``[D]``, in the order of the variables; for state that is not
+        trained (batch-normalization statistics) the change, new − old.
+      row_gradients: one summed gradient per distinct row, float32 ``[u, dim]``, by table.
+    """
+
+    loss: float
+    finite: bool
+    dense_gradients: np.ndarray
+    row_gradients: tuple[np.ndarray, ...]
+
+
+class TwoPhaseModel:
+    """A model split into what needs no parameters and what is a function of them.
+
+    The functions are traced when they are first used, under a lock of the process; calls of traced
+    functions are thread-safe.
+
+    Args:
+      contract: defines the model.
+      features: nest of type specs of a minibatch's features.
+      labels: nest of type specs of its labels, or None without labels.
+      seed: of the initial values; equal in all processes of a job.
+
+    Attributes:
+      model: the Keras model; its variables keep their initial values.
+      table_definitions: the embedding tables, in the order of `collect`'s results.
+      variables: the float32 variables, trainable ones first, in the order of the flat vector.
+
+    Raises:
+      UsageError: the model cannot be split so; says why.
+      UserCodeError: the user's code raises.
+    """
+
+    def __init__(self, contract: Contract, features: Any, labels: Any, seed: int) -> None:
+        self._contract = contract
+        self._features = features
+        self._labels = labels
+        self.model = build_model(contract, features, seed)
+        self._variables = pull_variables(self.model)
+        self.variables: list[VariableDefinition] = define_variables(self._variables)
+        self._num_trainable = sum(each.trainable for each in self.variables)
+        self._seed_states: list[tuple[keras.Variable, np.ndarray]] = []
+        self._local: list[keras.Variable] = []
+        for variable in local_variables(self.model):
+            if variable.name == _SEED_STATE:
+                self._seed_states.append((variable, variable.numpy().astype(np.int64)))
+            else:
+                self._local.append(variable)
+        self._collect, layers, self._num_calls = self._trace_collect()
+        self.table_definitions: list[TableDefinition] = define_tables(layers, seed)
+        self._train: Callable[..., Any] | None = None
+        self._forward: Callable[..., Any] | None = None
+
+    @property
+    def num_dense(self) -> int:
+        """Length of the flat vector of all variables."""
+        return sum(variable.num_elements for variable in self.variables)
+
+    @property
+    def local_variables(self) -> list[str]:
+        """Paths of the variables that stay in each worker, random seeds left out."""
+        return [variable.path for variable in self._local]
+
+    def initial_dense(self) -> np.ndarray:
+        """Return the initial values of all variables, float32 ``[D]``."""
+        values = [np.ravel(variable.numpy()) for variable in self._variables]
+        return np.concatenate([*values, np.zeros(0, np.float32)]).astype(np.float32, copy=False)
+
+    def optimizer_config(self) -> OptimizerConfig:
+        """Return the user's optimizer as the parameter servers apply it.
+
+        Raises:
+          UsageError: names what of it is not supported.
+        """
+        optimizer = self._contract.create_optimizer()
+        return OptimizerConfig.from_keras_config(optimizer.get_config(), type(optimizer).__name__)
+
+    def collect(self, features: Any) -> tuple[tf.Tensor, ...]:
+        """Return the ids each table is asked for, int64 ``[n]``; fit for `tf.data.Dataset.map`.
+
+        Of the model only what the ids are made of runs.
+        """
+        if self._collect is None:
+            return ()
+        return tuple(self._collect(*_flatten(features)))
+
+    def train_step(
+        self,
+        features: Any,
+        labels: Any,
+        dense: np.ndarray,
+        rows: Sequence[np.ndarray],
+        inverses: Sequence[np.ndarray],
+        step_seed: int = 0,
+    ) -> TrainResult:
+        """Compute the loss and the gradients of one minibatch.
+
+        Args:
+          features: as the pipeline yields them.
+          labels: likewise.
+          dense: the variables' values, float32 ``[D]``.
+          rows: distinct rows by table, float32 ``[u, dim]``.
+          inverses: by table, which row each collected id has, int32 ``[n]``.
+          step_seed: of the model's own randomness (dropout); the same gives the same.
+
+        Raises:
+          UserCodeError: the model or the loss raises, at tracing or on this data.
+        """
+        if self._train is None:
+            self._train = self._trace_train()
+        with self._step_errors("the training step"):
+            loss, finite, dense_gradients, *row_gradients = self._train(
+                *_flatten(features),
+                *_flatten(labels),
+                *_to_tensors(dense, rows, inverses),
+                tf.constant(step_seed & (2**63 - 1), tf.int64),
+            )
+        return TrainResult(
+            float(loss),
+            bool(finite),
+            as_array(dense_gradients),
+            tuple(as_array(each) for each in row_gradients),
+        )
+
+    def forward(
+        self,
+        features: Any,
+        dense: np.ndarray,
+        rows: Sequence[np.ndarray],
+        inverses: Sequence[np.ndarray],
+    ) -> Any:
+        """Return the model's outputs for one minibatch, in inference mode.
+
+        Raises:
+          UserCodeError: the model raises.
+        """
+        if self._forward is None:
+            self._forward = self._trace_forward()
+        with self._step_errors("the model"):
+            return self._forward(*_flatten(features), *_to_tensors(dense, rows, inverses))
+
+    def _trace_collect(
+        self,
+    ) -> tuple[Callable[..., Any] | None, list[Embedding], dict[str, int]]:
+        """Trace the model noting ids, and keep of it only what the ids are made of."""
+        context = CollectIds()
+        specs = _flatten(self._features)
+
+        def collect(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            context.enter_graph()
+            self.model(self._pack(self._features, parts), training=False)
+            by_layer: dict[int, list[tf.Tensor]] = {}
+            for call in context.calls:
+                by_layer.setdefault(id(call.layer), []).append(call.ids)
+            return tuple(
+                tf.identity(ids[0]) if len(ids) == 1 else tf.concat(ids, axis=0)
+                for ids in by_layer.values()
+            )
+
+        with self._user_code("the model"), tracing(context):
+            traced = tf.compat.v1.wrap_function(collect, specs)
+        layers = list({id(call.layer): call.layer for call in context.calls}.values())
+        num_calls = Counter(call.layer.name for call in context.calls)
+        if not layers:
+            return None, [], {}
+        self._check_ids(context, traced.graph)
+        # TensorFlow would leave out most of the rest by itself, but not assertions, prints and what
+        # they look at.
+        return (
+            traced.prune(traced.inputs[: len(specs)], traced.structured_outputs),
+            layers,
+            num_calls,
+        )
+
+    def _check_ids(self, context: CollectIds, graph: Any) -> None:
+        """Raise UsageError where ids depend on something that is trained."""
+        handles = {id(inner): outer for outer, inner in graph.captures}
+        trained = {id(each.value.handle): each for each in self._variables}
+        answers = {id(call.answer.op): call.layer.name for call in context.calls}
+        for call in context.calls:
+            for operation in _ancestors(call.ids):
+                if id(operation) in answers:
+                    raise UsageError(
+                        f"layer '{call.layer.name}': its ids depend on the result of embedding "
+                        f"layer '{answers[id(operation)]}'; ids must depend on the inputs only"
+                    )
+                for tensor in operation.outputs:
+                    variable = trained.get(id(handles.get(id(tensor))))
+                    if variable is not None:
+                        raise UsageError(
+                            f"layer '{call.layer.name}': its ids depend on variable "
+                            f"'{variable.path}', which is trained; ids must depend on the inputs only"
+                        )
+
+    def _trace_train(self) -> Callable[..., Any]:
+        if self._labels is None:
+            raise UsageError(
+                f"create_dataset of '{self._contract.source.model_def}': yields no labels to train on"
+            )
+        what = f"the training step of '{self._contract.source.model_def}'"
+
+        def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            *inputs, step_seed = parts
+            features, labels, dense, rows, inverses = self._split(inputs, with_labels=True)
+            values = self._unpack(dense)
+            trainable = values[: self._num_trainable]
+            context = self._feed(rows, inverses)
+            mapping = [*zip(self._variables, values, strict=True), *self._seeds(step_seed)]
+            with tf.GradientTape(watch_accessed_variables=False) as tape, tracing(context):
+                tape.watch(trainable)
+                tape.watch(rows)
+                with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                    outputs = self.model(features, training=True)
+                    loss = self._scalar(self._contract.loss(outputs, labels))
+                    loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in self.model.losses)])
+                context.check_all_called()
+            of_trainable, of_rows = tape.gradient(
+                loss, (trainable, rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            changes = [
+                scope.get_current_value(variable) - old
+                for variable, old in zip(self._variables, values, strict=True)
+                if not variable.trainable
+            ]
+            for variable in self._local:
+                new = scope.get_current_value(variable)
+                if new is not None:
+                    variable.assign(new)
+            flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
+            dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
+            row_gradients = [
+                _sum_by_row(each, tf.shape(table)[0])
+                for each, table in zip(of_rows, rows, strict=True)
+            ]
+            finite = tf.math.is_finite(loss)
+            for each in (dense_gradients, *row_gradients):
+                finite &= tf.reduce_all(tf.math.is_finite(each))
+            return (loss, finite, dense_gradients, *row_gradients)
+
+        specs = [*self._input_specs(with_labels=True), tf.TensorSpec([], tf.int64)]
+        traced = self._trace(step, specs, what)
+        unknown = traced.graph.trainable_variables
+        if unknown:
+            raise UsageError(
+                f"variable '{unknown[0].name}': the model uses it but does not own it, so it would "
+                "not be trained; create it with self.add_weight(…) in a layer of the model"
+            )
+        return traced
+
+    def _trace_forward(self) -> Callable[..., Any]:
+        def forward(*parts: tf.Tensor) -> Any:
+            features, _, dense, rows, inverses = self._split(parts, with_labels=False)
+            context = self._feed(rows, inverses)
+            mapping = list(zip(self._variables, self._unpack(dense), strict=True))
+            with tracing(context), keras.StatelessScope(mapping):
+                outputs = self.model(features, training=False)
+                context.check_all_called()
+            return outputs
+
+        what = f"the model of '{self._contract.source.model_def}'"
+        return self._trace(forward, self._input_specs(with_labels=False), what)
+
+    def _trace(self, function: Callable[..., Any], specs: list[Any], what: str) -> Any:
+        with user_code(what):
+            return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+    def _input_specs(self, with_labels: bool) -> list[Any]:
+        labels = _flatten(self._labels) if with_labels else []
+        tables = self.table_definitions
+        return [
+            *_flatten(self._features),
+            *labels,
+            tf.TensorSpec([self.num_dense], tf.float32),
+            *(tf.TensorSpec([None, table.dim], tf.float32) for table in tables),
+            *(tf.TensorSpec([None], tf.int32) for _ in tables),
+        ]
+
+    def _split(self, parts: Sequence[tf.Tensor], with_labels: bool) -> tuple[Any, ...]:
+        """Take apart what `_input_specs` put in a row: features, labels, dense, rows, inverses."""
+        remaining = list(parts)
+
+        def take(count: int) -> list[tf.Tensor]:
+            taken = remaining[:count]
+            del remaining[:count]
+            return taken
+
+        features = self._pack(self._features, take(len(_flatten(self._features))))
+        labels = None
+        if with_labels:
+            labels = self._pack(self._labels, take(len(_flatten(self._labels))))
+        (dense,) = take(1)
+        rows = take(len(self.table_definitions))
+        return features, labels, dense, rows, remaining
+
+    def _feed(self, rows: list[tf.Tensor], inverses: list[tf.Tensor]) -> FeedRows:
+        names = [table.name for table in self.table_definitions]
+        context = FeedRows(
+            dict(zip(names, rows, strict=True)),
+            dict(zip(names, inverses, strict=True)),
+            self._num_calls,
+        )
+        context.enter_graph()
+        return context
+
+    def _unpack(self, dense: tf.Tensor) -> list[tf.Tensor]:
+        """Cut the flat vector into the variables' values."""
+        if not self.variables:
+            return []
+        parts = tf.split(dense, [variable.num_elements for variable in self.variables])
+        return [
+            tf.reshape(part, variable.shape)
+            for part, variable in zip(parts, self.variables, strict=True)
+        ]
+
+    def _seeds(self, step_seed: tf.Tensor) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Return the state of every seed generator for this step."""
+        of_step = tf.stack([step_seed % _SEED_MODULUS, step_seed // _SEED_MODULUS])
+        return [
+            (variable, tf.cast((of_step + initial) % _SEED_MODULUS, variable.dtype))
+            for variable, initial in self._seed_states
+        ]
+
+    def _scalar(self, loss: Any) -> tf.Tensor:
+        where = f"create_loss of '{self._contract.source.model_def}'"
+        if not tf.is_tensor(loss) or not loss.dtype.is_floating:
+            kind = loss.dtype.name + " tensor" if tf.is_tensor(loss) else type(loss).__name__
+            raise UsageError(f"{where}: returns a {kind}; return a scalar float tensor")
+        if loss.shape.rank != 0:
+            raise UsageError(
+                f"{where}: returns a tensor of shape {loss.shape}, not a scalar; "
+                "reduce it, for example by tf.reduce_mean"
+            )
+        return tf.cast(loss, tf.float32)
+
+    def _user_code(self, function: str) -> Any:
+        return user_code(f"{function} of '{self._contract.source.model_def}'")
+
+    @contextmanager
+    def _step_errors(self, function: str) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise UserCodeError(
+                f"{function} of '{self._contract.source.model_def}': {one_line(error)}",
+                user_traceback(error),
+            ) from error
+
+    @staticmethod
+    def _pack(specs: Any, parts: Sequence[tf.Tensor]) -> Any:
+        return tf.nest.pack_sequence_as(specs, list(parts), expand_composites=True)
+
+
+def as_array(tensor: tf.Tensor) -> np.ndarray:
+    """Return a tensor's values, without copying where the tensor is in this machine's memory."""
+    return tensor._numpy()
+
+
+def _flatten(nest: Any) -> list[Any]:
+    return [] if nest is None else tf.nest.flatten(nest, expand_composites=True)
+
+
+def _to_tensors(
+    dense: np.ndarray, rows: Sequence[np.ndarray], inverses: Sequence[np.ndarray]
+) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(each) for each in (dense, *rows, *inverses)]
+
+
+def _sum_by_row(gradient: tf.Tensor | tf.IndexedSlices, num_rows: tf.Tensor) -> tf.Tensor:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
+    return gradient
+
+
+def _ancestors(tensor: tf.Tensor) -> Iterator[Any]:
+    """Yield the operations a tensor is computed from."""
+    waiting, seen = [tensor.op], {id(tensor.op)}
+    while waiting:
+        operation = waiting.pop()
+        yield operation
+        for each in operation.inputs:
+            if id(each.op) not in seen:
+                seen.add(id(each.op))
+                waiting.append(each.op)
