@@ -108,7 +108,8 @@ class Index:
 def broken(path: str, chunk: int, offset: int, why: object) -> DataError:
     """Return the error that names file, chunk and offset."""
     return DataError(
-        f"RecordIO file '{path}': chunk {chunk} at offset {offset} {why}; name a RecordIO file, or write it again"
+        f"RecordIO file '{path}': chunk {chunk} at offset {offset} {why}; "
+        "name a RecordIO file, or write it again"
     )
 
 
