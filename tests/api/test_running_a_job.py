@@ -1,0 +1,218 @@
+"""From the options to the result: validate, try the model, launch, show how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import elasticdl
+from elasticdl.api import functions
+from elasticdl.api.command_line import main
+from elasticdl.api.preflight import preflight
+from elasticdl.api.progress import OnStatus
+from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.data.recordio import Writer
+from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.job_spec import JobSpec
+
+AUDIT = {
+    "records_expected": 1,
+    "applied_once": {0: 1},
+    "repeats_dropped": 0,
+    "filtered": 0,
+    "skipped": 0,
+    "lost": 0,
+}
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of a train command that passes validation."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
+    (tmp_path / "zoo").mkdir()
+    with Writer(tmp_path / "data.recordio") as writer:
+        writer.write(b"record")
+    options = {"model_zoo": "zoo", "model_def": "a.B", "data": "data.recordio", "output": "out"}
+    return ["train", *(f"--{name}={value}" for name, value in options.items())]
+
+
+@pytest.fixture
+def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a launcher and a check that tell what was called in place of the real ones."""
+    told: list[str] = []
+
+    def check(job_spec: JobSpec) -> dict[str, object]:
+        told.append("preflight")
+        return {}
+
+    def launch(job_spec: JobSpec, on_status: OnStatus) -> JobResult:
+        told.append("launch")
+        on_status(JobStatus(state="training", message="worker 1 was lost"))
+        return JobResult(
+            job_name=job_spec.job_name,
+            job_dir=job_spec.job_dir,
+            metrics={"accuracy": 0.97},
+            audit=AUDIT,
+            output=job_spec.output,
+        )
+
+    monkeypatch.setattr(functions, "preflight", check)
+    monkeypatch.setattr(functions, "launch", launch)
+    return told
+
+
+def test_a_model_is_tried_before_the_job_is_launched(
+    words: list[str], story: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert story == ["preflight", "launch"]
+    printed = capsys.readouterr().out.splitlines()
+    assert "worker 1 was lost" in printed
+    assert printed[-4] == "accuracy 0.9700"
+    assert printed[-3].startswith("audit: 1 records expected")
+    assert printed[-2] == "trained model: out"
+    assert printed[-1].startswith("next: elasticdl predict --trained_model=out")
+
+
+def test_json_is_all_that_stdout_gets(
+    words: list[str], story: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["metrics"] == {"accuracy": 0.97}
+    assert "worker 1 was lost" in printed.err
+
+
+def test_nothing_is_launched_where_something_is_wrong(
+    words: list[str], story: list[str], tmp_path: Path
+) -> None:
+    assert main([*words, "--validation_data=none"]) == 2
+    assert story == []
+    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_functions_take_what_flags_take(words: list[str], story: list[str], tmp_path: Path) -> None:
+    result = elasticdl.train(
+        model_zoo=tmp_path / "zoo",
+        model_def="a.B",
+        data=["data.recordio"],
+        output="out",
+        params={"units": [1, 2]},
+        num_epochs=2,
+        quiet=True,
+    )
+    assert isinstance(result, JobResult)
+    assert result.metrics == {"accuracy": 0.97}
+    assert result.output == f"{tmp_path}/out"
+    with pytest.raises(UsageError, match=r"num_epohcs: no such option .* did you mean num_epochs"):
+        elasticdl.train(num_epohcs=3)
+
+
+def test_functions_show_their_options() -> None:
+    assert "num_epochs: times to go over the data." in (elasticdl.train.__doc__ or "")
+    assert "num_epochs" not in (elasticdl.predict.__doc__ or "")
+
+
+@pytest.fixture
+def check_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give the checking process another `elasticdl.worker.check`: this body of its `check`."""
+
+    def install(body: str) -> None:
+        code = f"""
+import dataclasses, os, sys, types
+from elasticdl.errors import JobError, UsageError, UserCodeError
+
+@dataclasses.dataclass
+class CheckReport:
+    loss: float
+
+def check(job_spec):
+{textwrap.indent(body, "    ")}
+
+module = types.ModuleType("elasticdl.worker.check")
+module.check = check
+sys.modules[module.__name__] = module
+"""
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return install
+
+
+def job_spec(words: list[str]) -> JobSpec:
+    given = (word.removeprefix("--").split("=", 1) for word in words[1:])
+    return JobSpec.resolve("train", dict(given))
+
+
+def test_preflight_returns_the_report_and_keeps_stdout_clean(
+    words: list[str],
+    check_is: Callable[[str], None],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    check_is("print('noise'); return CheckReport(loss=float(job_spec.num_epochs))")
+    assert preflight(job_spec([*words, "--num_epochs=3"])) == {"loss": 3.0}
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        ("raise UsageError('labels of a wrong shape')", UsageError, "labels of a wrong shape"),
+        ("raise JobError('out of memory')", JobError, "out of memory"),
+        ("raise UserCodeError('loss raised', 'Traceback')", UserCodeError, "loss raised"),
+        ("raise ZeroDivisionError('a bug')", JobError, "(?s)exit 1.*ZeroDivisionError: a bug"),
+        ("os.kill(os.getpid(), 9)", JobError, "signal 9"),
+    ],
+)
+def test_what_the_check_finds_is_raised_here(
+    words: list[str], check_is: Callable[[str], None], body: str, kind: type, said: str
+) -> None:
+    check_is(body)
+    with pytest.raises(kind, match=said) as caught:
+        preflight(job_spec(words))
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "traceback_text", "Traceback") == "Traceback"
+
+
+def test_a_modules_name_beside_the_script_hides_nothing(
+    words: list[str],
+    check_is: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_is("import random; return CheckReport(loss=random.random())")
+    (tmp_path / "random.py").write_text("raise RuntimeError('not the random you meant')")
+    os.rename(tmp_path / "sitecustomize.py", tmp_path / "zoo" / "sitecustomize.py")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "zoo"))
+    assert 0 <= preflight(job_spec(words))["loss"] < 1
+
+
+def test_a_script_without_a_main_guard_runs_once(
+    words: list[str], check_is: Callable[[str], None], tmp_path: Path
+) -> None:
+    check_is("raise UsageError('checked')")
+    (tmp_path / "script.py").write_text(
+        "import elasticdl\nprint('begins')\n"
+        "try:\n"
+        "    elasticdl.train(model_zoo='zoo', model_def='a.B', data='data.recordio', output='o')\n"
+        "except elasticdl.errors.UsageError as error:\n"
+        "    print(error)\n"
+    )
+    home = str(Path(elasticdl.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{home}"}
+    ended = subprocess.run(
+        [sys.executable, "script.py"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.count("begins") == 1
+    assert ended.stdout.endswith("checked\n")
