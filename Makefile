@@ -66,7 +66,7 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 	@$(BIN)/python -m elasticdl.api train \
 	  --model_zoo=model_zoo --model_def=mnist.MnistElasticDLSpec \
 	  --data='$(DATA)/train/*.recordio' --validation_data='$(DATA)/test/*.recordio' \
-	  --output=output/mnist --overwrite --num_ps=2 --num_workers=2 --num_epochs=8
+	  --output=output/mnist --overwrite --num_ps=2 --num_workers=2 --num_epochs=12
 	@$(BIN)/python -m elasticdl.api predict \
 	  --trained_model=output/mnist --data='$(DATA)/test/*.recordio' \
 	  --output=output/mnist_predictions.csv --overwrite --keep_columns=label

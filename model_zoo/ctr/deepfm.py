@@ -46,7 +46,7 @@ class DeepFM(ElasticDLSpec):
         context: Mapping[str, Any] | None = None,
         embedding_dim: int = 8,
         hidden_units: Sequence[int] = (128, 64),
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.1,
     ) -> None:
         super().__init__(context)
         self._embedding_dim = embedding_dim

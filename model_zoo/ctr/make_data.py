@@ -59,9 +59,9 @@ class HiddenModel:
             frequency = rank**-zipf
             self._cumulative.append(np.cumsum(frequency) / frequency.sum())
             # Rare ids say less, as otherwise no model could learn what they say.
-            strength = 1 / np.sqrt(1 + rank / 50)
-            self._weights.append(rng.normal(0, 0.35, size) * strength)
-            self._vectors.append(rng.normal(0, 0.17, (size, 4)) * strength[:, None])
+            strength = 1 / (1 + rank / 50)
+            self._weights.append(rng.normal(0, 0.4, size) * strength)
+            self._vectors.append(rng.normal(0, 0.12, (size, 4)) * strength[:, None])
         self._numeric_weights = rng.normal(0, 0.25, NUM_NUMERIC)
         self._seed = np.uint64(seed)
 
@@ -141,36 +141,53 @@ def generate(
     return best_auc(np.concatenate(probabilities))
 
 
+def make(
+    output: Path,
+    num_records: int = 200_000,
+    num_test_records: int = 20_000,
+    num_shards: int = 8,
+    seed: int = 0,
+    model: HiddenModel | None = None,
+) -> float:
+    """Write ``train``, in ``num_shards`` files, and ``test`` under a directory.
+
+    Returns:
+      the best AUC that a model can reach on the test records, in expectation.
+    """
+    hidden = model or HiddenModel(seed)
+    train, test = output / "train", output / "test"
+    train.mkdir(parents=True, exist_ok=True)
+    test.mkdir(parents=True, exist_ok=True)
+    first_seed = seed * 1_000_003  # far from those of the next seed
+    for shard, rows in enumerate(np.array_split(np.arange(num_records), num_shards)):
+        path = train / f"{shard:05d}-of-{num_shards:05d}.recordio"
+        generate(path, len(rows), first_seed + shard, hidden)
+    path = test / "00000-of-00001.recordio"
+    return generate(path, num_test_records, first_seed + num_shards, hidden)
+
+
 def main() -> None:
-    """Write ``train`` and ``test`` under the output directory."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("data/ctr"), metavar="DIR")
     parser.add_argument("--num_records", type=int, default=200_000, help="to train on")
     parser.add_argument("--num_test_records", type=int, default=20_000)
     parser.add_argument("--num_shards", type=int, default=8, help="files to train on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--zipf", type=float, default=1.2)
-    parser.add_argument("--largest_field", type=int, default=100_000)
-    arguments = parser.parse_args()
-    model = HiddenModel(arguments.seed, arguments.zipf, arguments.largest_field)
-    train, test = arguments.output / "train", arguments.output / "test"
-    train.mkdir(parents=True, exist_ok=True)
-    test.mkdir(parents=True, exist_ok=True)
-    sizes = [
-        len(part) for part in np.array_split(np.arange(arguments.num_records), arguments.num_shards)
-    ]
-    for shard, size in enumerate(sizes):
-        name = f"{shard:05d}-of-{arguments.num_shards:05d}.recordio"
-        generate(train / name, size, arguments.seed * 1_000_003 + shard, model)
-    auc = generate(
-        test / "00000-of-00001.recordio",
-        arguments.num_test_records,
-        arguments.seed * 1_000_003 + arguments.num_shards,
-        model,
+    parser.add_argument("--zipf", type=float, default=1.2, help="exponent of the ids' frequencies")
+    parser.add_argument("--largest_field", type=int, default=100_000, help="distinct ids of it")
+    given = parser.parse_args()
+    auc = make(
+        given.output,
+        given.num_records,
+        given.num_test_records,
+        given.num_shards,
+        given.seed,
+        HiddenModel(given.seed, given.zipf, given.largest_field),
     )
     print(
-        f"{arguments.output}: {arguments.num_records:,} records to train on, "
-        f"{arguments.num_test_records:,} held out; best possible AUC {auc:.4f}"
+        f"{given.output}: {given.num_records:,} records to train on, "
+        f"{given.num_test_records:,} held out; best possible AUC {auc:.4f}"
     )
 
 

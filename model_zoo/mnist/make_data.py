@@ -39,17 +39,27 @@ def write(directory: Path, images: np.ndarray, labels: np.ndarray, num_shards: i
                 writer.write(example.encode(features))
 
 
-def main() -> None:
-    """Write ``train`` and ``test`` under the output directory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("data/mnist"), metavar="DIR")
-    output: Path = parser.parse_args().output
+def make(output: Path) -> tuple[int, int]:
+    """Write ``train`` and ``test`` under a directory.
+
+    Returns:
+      how many images there are to train on, and how many are held out.
+    """
     images, labels = mnist_data()
     images = images.astype(np.float32)
     train, test = split(labels)
     write(output / "train", images[train], labels[train], num_shards=4)
     write(output / "test", images[test], labels[test], num_shards=2)
-    print(f"{output}: {len(train):,} images to train on, {len(test):,} held out")
+    return len(train), len(test)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("data/mnist"), metavar="DIR")
+    output: Path = parser.parse_args().output
+    num_train, num_test = make(output)
+    print(f"{output}: {num_train:,} images to train on, {num_test:,} held out")
 
 
 if __name__ == "__main__":
