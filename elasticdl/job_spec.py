@@ -133,7 +133,7 @@ class JobSpec(BaseModel):
     )
     validation_data: str | None = option(
         None,
-        "RecordIO files to evaluate on after each epoch",
+        "RecordIO files, held out, to evaluate the trained model on",
         group="Data",
         commands=("train",),
         metavar="PATTERN",

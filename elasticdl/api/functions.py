@@ -43,7 +43,8 @@ def run_job(job_spec: JobSpec) -> JobResult:
     validate(job_spec)
     with open_progress(job_spec) as show:
         show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
-        preflight(job_spec)
+        for warning in preflight(job_spec)["warnings"]:
+            show(JobStatus(state="checking the model", message=f"warning: {warning}"))
         return launch(job_spec, show)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import elasticdl
 from elasticdl.errors import ElasticDLError, JobError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.user_code import ModelCodeError
 
 _LINES_OF_A_CRASH = 20
 
@@ -27,7 +28,7 @@ def preflight(job_spec: JobSpec) -> dict[str, Any]:
     """Run the check of a job in another process (in this one when ``num_workers`` is 0).
 
     Returns:
-      the fields of `elasticdl.worker.check.CheckReport`.
+      the fields of `elasticdl.worker.check.CheckReport`, and ``text``, the report for people.
 
     Raises:
       UsageError: the job cannot work, and why.
@@ -73,17 +74,18 @@ def _report(result: dict[str, Any]) -> dict[str, Any]:
     error = result.get("error")
     if error is None:
         return result["report"]
-    if error["kind"] == "UserCodeError":
-        raise UserCodeError(error["message"], error["traceback_text"])
-    if error["exit_code"] == UsageError.exit_code:
-        raise UsageError(error["message"])
-    raise JobError(error["message"])
+    is_usage = error["exit_code"] == UsageError.exit_code
+    if error["is_users_code"]:
+        kind = ModelCodeError if is_usage else UserCodeError
+        raise kind(error["message"], error["traceback_text"])
+    raise (UsageError if is_usage else JobError)(error["message"])
 
 
 def _check(job_spec: JobSpec) -> dict[str, Any]:
     from elasticdl.worker.check import check
 
-    return dataclasses.asdict(check(job_spec))
+    report = check(job_spec)
+    return {**dataclasses.asdict(report), "text": report.text()}
 
 
 def _main(job_file: str, result_file: str) -> None:
@@ -92,7 +94,7 @@ def _main(job_file: str, result_file: str) -> None:
         result = {"report": _check(JobSpec.load(job_file))}
     except ElasticDLError as error:
         described = {
-            "kind": type(error).__name__,
+            "is_users_code": isinstance(error, UserCodeError),
             "exit_code": error.exit_code,
             "message": str(error),
             "traceback_text": getattr(error, "traceback_text", ""),

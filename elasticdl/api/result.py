@@ -70,14 +70,15 @@ class JobResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values, ready for ``json.dumps``; what is not finite is None."""
-        return _finite(dataclasses.asdict(self))
+        return finite(dataclasses.asdict(self))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values in which numbers that are not finite, which JSON has none of, are None."""
     if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

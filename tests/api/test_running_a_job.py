@@ -21,6 +21,7 @@ from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.data.recordio import Writer
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.user_code import ModelCodeError
 
 AUDIT = {
     "records_expected": 1,
@@ -51,7 +52,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def check(job_spec: JobSpec) -> dict[str, object]:
         told.append("preflight")
-        return {}
+        return {"warnings": ["outputs are of shape (64, 1)"]}
 
     def launch(job_spec: JobSpec, on_status: OnStatus) -> JobResult:
         told.append("launch")
@@ -75,6 +76,7 @@ def test_a_model_is_tried_before_the_job_is_launched(
     assert main(words) == 0
     assert story == ["preflight", "launch"]
     printed = capsys.readouterr().out.splitlines()
+    assert "warning: outputs are of shape (64, 1)" in printed
     assert "worker 1 was lost" in printed
     assert printed[-4] == "accuracy 0.9700"
     assert printed[-3].startswith("audit: 1 records expected")
@@ -130,10 +132,14 @@ def check_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         code = f"""
 import dataclasses, os, sys, types
 from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.model.user_code import ModelCodeError
 
 @dataclasses.dataclass
 class CheckReport:
     loss: float
+
+    def text(self):
+        return "a report"
 
 def check(job_spec):
 {textwrap.indent(body, "    ")}
@@ -160,7 +166,7 @@ def test_preflight_returns_the_report_and_keeps_stdout_clean(
     tmp_path: Path,
 ) -> None:
     check_is("print('noise'); return CheckReport(loss=float(job_spec.num_epochs))")
-    assert preflight(job_spec([*words, "--num_epochs=3"])) == {"loss": 3.0}
+    assert preflight(job_spec([*words, "--num_epochs=3"])) == {"loss": 3.0, "text": "a report"}
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "home").exists()
 
@@ -171,6 +177,7 @@ def test_preflight_returns_the_report_and_keeps_stdout_clean(
         ("raise UsageError('labels of a wrong shape')", UsageError, "labels of a wrong shape"),
         ("raise JobError('out of memory')", JobError, "out of memory"),
         ("raise UserCodeError('loss raised', 'Traceback')", UserCodeError, "loss raised"),
+        ("raise ModelCodeError('loss raised', 'Traceback')", ModelCodeError, "loss raised"),
         ("raise ZeroDivisionError('a bug')", JobError, "(?s)exit 1.*ZeroDivisionError: a bug"),
         ("os.kill(os.getpid(), 9)", JobError, "signal 9"),
     ],

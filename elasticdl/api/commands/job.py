@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
-from elasticdl.api.result import JobResult, audit_line, metrics_line
+from elasticdl.api.result import JobResult, audit_line, finite, metrics_line
 from elasticdl.job_spec import JobSpec
 
 SUMMARIES = {
@@ -99,16 +99,15 @@ def _check(words: Sequence[str]) -> None:
     job_spec = resolve("check", words)
 
     from elasticdl.api.preflight import preflight
-    from elasticdl.api.report import report_lines
     from elasticdl.api.validation import validate
 
     validate(job_spec)
     report = preflight(job_spec)
+    text = report.pop("text")
     if job_spec.print_json:
-        print(json.dumps(report))
+        print(json.dumps(finite(report)))
     elif not job_spec.quiet:
-        for line in report_lines(report):
-            print(line)
+        print(text)
 
 
 def _command(name: str) -> Command:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import Parser, add_switch
-from elasticdl.api.report import table_lines
 from elasticdl.api.result import audit_line
+from elasticdl.api.table import table_lines
 from elasticdl.job_spec import option_value
 
 _AUDIT = "say what became of every record of a job"
