@@ -36,10 +36,12 @@ announce:
 	fi
 
 python-check:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
-	  echo "make: needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is" \
-	    "$$($(PYTHON) --version 2>&1 | tail -1): sudo apt-get install python3 python3-venv" \
-	    "(or name one: make PYTHON=/path/to/python3)" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no $(PYTHON) here: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); needs 3.11, 3.12 or 3.13:" \
+	    "sudo apt-get install python3.11 python3.11-venv, then make PYTHON=python3.11" >&2; \
+	  exit 1; }
 	@[ -e $(BIN)/python ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make: $(PYTHON) cannot make virtual environments:" \
 	    "sudo apt-get install python3-venv" >&2; exit 1; }
@@ -50,12 +52,12 @@ $(BIN)/python: | python-check
 # A virtual environment that can test can train as well.
 $(TRAIN_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv ..."
-	@$(PIP) install --quiet --editable '.[zoo]'
+	@$(PIP) --quiet install --quiet --editable '.[zoo]'
 	@touch $@
 
 $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv ..."
-	@$(PIP) install --quiet --editable '.[zoo,dev]'
+	@$(PIP) --quiet install --quiet --editable '.[zoo,dev]'
 	@touch $@ $(TRAIN_STAMP)
 
 $(DATA)/.complete: model_zoo/mnist/make_data.py | $(TRAIN_STAMP)
@@ -66,7 +68,7 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 	@$(BIN)/python -m elasticdl.api train \
 	  --model_zoo=model_zoo --model_def=mnist.MnistElasticDLSpec \
 	  --data='$(DATA)/train/*.recordio' --validation_data='$(DATA)/test/*.recordio' \
-	  --output=output/mnist --overwrite --num_ps=2 --num_workers=2 --num_epochs=12
+	  --output=output/mnist --overwrite --num_ps=2 --num_workers=2 --num_epochs=12 --minibatch_size=32
 	@$(BIN)/python -m elasticdl.api predict \
 	  --trained_model=output/mnist --data='$(DATA)/test/*.recordio' \
 	  --output=output/mnist_predictions.csv --overwrite --keep_columns=label

@@ -43,7 +43,7 @@ def _make_ctr(output: Path) -> None:
 
 
 WORKLOADS = {
-    "mnist": Workload("mnist.MnistElasticDLSpec", _make_mnist, minibatch_size=64, num_epochs=10),
+    "mnist": Workload("mnist.MnistElasticDLSpec", _make_mnist, minibatch_size=32, num_epochs=10),
     "deepfm": Workload(
         "ctr.DeepFM", _make_ctr, minibatch_size=1024, num_epochs=3, params={"embedding_dim": 16}
     ),

@@ -16,14 +16,14 @@ class MnistElasticDLSpec(ElasticDLSpec):
     Args:
       context: about this process; see `ElasticDLSpec`.
       hidden_units: widths of the dense layers between the convolutions and the ten outputs.
-      learning_rate: of gradient descent with momentum.
+      learning_rate: of Adam.
     """
 
     def __init__(
         self,
         context: Mapping[str, Any] | None = None,
         hidden_units: Sequence[int] = (128,),
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.0005,
     ) -> None:
         super().__init__(context)
         self._hidden_units = hidden_units
@@ -41,7 +41,7 @@ class MnistElasticDLSpec(ElasticDLSpec):
         return tf.keras.Model({"image": image}, tf.keras.layers.Dense(10)(x))
 
     def create_optimizer(self) -> tf.keras.optimizers.Optimizer:
-        return tf.keras.optimizers.SGD(self._learning_rate, momentum=0.9)
+        return tf.keras.optimizers.Adam(self._learning_rate)
 
     def create_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(
