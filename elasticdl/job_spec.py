@@ -490,7 +490,8 @@ class JobSpec(BaseModel):
         command = str(content.pop("command", None))
         if command not in COMMANDS:
             raise UsageError(f"{path}: command {command!r}; it should be one of {one_of(COMMANDS)}")
-        return cls.resolve(command, {**content, "job_dir": str(path.parent)}, f"{path}: ")
+        spec = cls.resolve(command, content, f"{path}: ")
+        return spec.model_copy(update={"job_dir": absolute_path(str(path.parent))})
 
 
 def _declared() -> dict[str, Option]:

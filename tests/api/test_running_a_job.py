@@ -171,6 +171,17 @@ def test_preflight_returns_the_report_and_keeps_stdout_clean(
     assert not (tmp_path / "home").exists()
 
 
+def test_check_prints_the_report(
+    words: list[str], check_is: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_is("return CheckReport(loss=float('nan'))")
+    words = ["check", *(word for word in words[1:] if not word.startswith("--output"))]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "a report\n"
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss": None}
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [
