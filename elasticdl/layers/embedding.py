@@ -98,6 +98,15 @@ class Embedding(keras.layers.Layer):
         """Answer from this table wherever no training or prediction step feeds the rows."""
         self._table = table
 
+    def held_rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return float32 ``[n, output_dim]`` for int64 ids ``[n]`` from the attached table.
+
+        Without a table every row is the initial one, of seed 0.
+        """
+        if self._table is not None:
+            return self._table.lookup(ids)
+        return initial_rows(self.row_initializer(seed=0), ids, self.output_dim)
+
     def build(self, input_shape: Any) -> None:
         """Create nothing: the rows are not variables of this process."""
         self.built = True
@@ -146,12 +155,7 @@ class Embedding(keras.layers.Layer):
         """Return the rows of flat ids."""
         ids = tf.cast(ids, tf.int64)
         context = current_context()
-        if context is not None:
-            rows = context.rows(self, ids)
-        elif self._table is not None:
-            rows = self._table.lookup(ids)
-        else:
-            rows = initial_rows(self.row_initializer(seed=0), ids, self.output_dim)
+        rows = self.held_rows(ids) if context is None else context.rows(self, ids)
         rows.set_shape([None, self.output_dim])
         return tf.cast(rows, self.compute_dtype)
 

@@ -63,6 +63,16 @@ def current_context() -> LookupContext | None:
     return getattr(_active, "context", None)
 
 
+class HeldTables(LookupContext):
+    """Answers from the table each layer holds, as outside of any context.
+
+    It makes a difference to nested functions only: while it is active they are traced anew.
+    """
+
+    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+        return layer.held_rows(ids)
+
+
 class BuildOnly(LookupContext):
     """Gives zeros: the model runs only to create its variables."""
 
@@ -95,8 +105,8 @@ class _Traced(LookupContext):
             raise self.fail(
                 UsageError(
                     f"layer '{layer.name}': called under tf.cond, tf.while_loop, tf.map_fn or a "
-                    "Python `if`/`for` over tensors; its ids must be known before the step, so look "
-                    "them up outside and use the result inside"
+                    "Python `if`/`for` over tensors; its ids must be known before the step: "
+                    "look them up outside and use the result inside"
                 )
             )
 

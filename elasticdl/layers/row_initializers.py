@@ -1,8 +1,8 @@
 """Initial embedding rows: which Keras initializers have a form by id, and that form in TensorFlow.
 
-A table has no fixed number of rows, so the initial value of a row is a pure function of (seed,
-id, column). `elasticdl.ps.initializers` computes it on the parameter servers; `initial_rows` is the
-same arithmetic in TensorFlow operations, so that an exported model answers for unseen ids as they do.
+A table has no fixed number of rows, so the initial value of a row is a pure function of (seed, id,
+column). `elasticdl.ps.initializers` computes it on the parameter servers; `initial_rows` is the
+same arithmetic in TensorFlow operations, so that an exported model answers for unseen ids alike.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def row_initializer(
     if type(initializer) is kinds.TruncatedNormal:
         return RowInitializer("truncated_normal", table_seed, config["mean"], config["stddev"])
     raise UsageError(
-        f"layer '{table}': embeddings_initializer '{type(initializer).__name__}' has no form by id, "
-        "as a table has no fixed number of rows; use RandomUniform, RandomNormal, TruncatedNormal, "
-        "Zeros, Ones or Constant"
+        f"layer '{table}': embeddings_initializer '{type(initializer).__name__}' has no form by "
+        "id, as a table has no fixed number of rows; use RandomUniform, RandomNormal, "
+        "TruncatedNormal, Zeros, Ones or Constant"
     )
 
 

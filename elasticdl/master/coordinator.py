@@ -33,7 +33,7 @@ LOG_TAIL_BYTES = 2000
 
 @dataclass
 class Outcome:
-    """How a job ended: `succeeded`, `failed` (with `error`, and `traceback` of user code), `stopped`."""
+    """How a job ended: `succeeded`, `failed` (`traceback` is of user code) or `stopped`."""
 
     state: str
     error: str = ""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
@@ -17,34 +15,11 @@ from elasticdl.errors import UsageError
 from elasticdl.layers.embedding import Embedding
 from elasticdl.layers.lookup_context import BuildOnly
 from elasticdl.model.contract import Contract
+from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import user_code
-from elasticdl.ps.initializers import RowInitializer
 
 _NAME_COUNTERS = "object_name_uids"
-
-
-@dataclass(frozen=True)
-class TableDefinition:
-    """An embedding table of the parameter servers."""
-
-    name: str
-    dim: int
-    initializer: RowInitializer
-
-
-@dataclass(frozen=True)
-class VariableDefinition:
-    """A float32 variable of the parameter servers; not trainable ones are state of the model."""
-
-    path: str
-    shape: tuple[int, ...]
-    trainable: bool
-
-    @property
-    def num_elements(self) -> int:
-        """Number of its elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
 
 
 def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:

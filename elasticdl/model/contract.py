@@ -239,8 +239,8 @@ def _old_optimizer(error: AttributeError, model_def: str) -> Exception:
     old = match.group(1)
     new = _NEW_NAMES.get(old, old.removesuffix("Optimizer"))
     return UsageError(
-        f"model_def '{model_def}': create_optimizer uses tf.train.{old}, which TensorFlow 2 does not "
-        f"have; use tf.keras.optimizers.{new}"
+        f"model_def '{model_def}': create_optimizer uses tf.train.{old}, which TensorFlow 2 does "
+        f"not have; use tf.keras.optimizers.{new}"
     )
 
 

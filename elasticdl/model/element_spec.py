@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -52,3 +53,25 @@ def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
             f"{mode.value}; yield (features, labels)"
         )
     return ElementSpec(features, labels)
+
+
+def tensor_names(nest: Any, alone: str) -> list[str]:
+    """Return a name for every tensor of a nest, in the order of its flattening.
+
+    A dict gives its keys; a sequence numbers; a tensor by itself is called `alone`. The names are
+    those of a SavedModel's inputs and outputs and of the columns of predictions.
+    """
+    names: list[str] = []
+
+    def walk(part: Any, path: tuple[str, ...]) -> None:
+        if isinstance(part, dict):
+            for key in sorted(part):
+                walk(part[key], (*path, str(key)))
+        elif isinstance(part, list | tuple):
+            for index, each in enumerate(part):
+                walk(each, (*(path or (alone,)), str(index)))
+        else:
+            names.append(re.sub(r"\W", "_", "_".join(path)) or alone)
+
+    walk(nest, ())
+    return names

@@ -14,7 +14,7 @@ class MetricState:
     """The state of one metric.
 
     Attributes:
-      kind: ``mean``: (sum of values × records, records); ``keras``: the variables of a Keras metric.
+      kind: ``mean``: (sum of values × records, records); ``keras``: a Keras metric's variables.
       arrays: float64.
     """
 

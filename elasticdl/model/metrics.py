@@ -127,8 +127,8 @@ class Metrics:
             )
         except (TypeError, ValueError):
             raise UsageError(
-                f"{self._name}: metric '{name}' is a {type(value).__name__}; return a scalar tensor "
-                "or a Keras metric"
+                f"{self._name}: metric '{name}' is a {type(value).__name__}; return a scalar "
+                "tensor or a Keras metric"
             ) from None
 
     def _keras_state(

@@ -46,7 +46,7 @@ def split_params(
     """Share parameters out between a model's constructor and its optimizer.
 
     What the constructor takes by name goes there. ``learning_rate`` (or ``lr``) otherwise goes to
-    the optimizer, under the name it has there. What a constructor takes by ``**params`` is the rest.
+    the optimizer, under the name it has there. A constructor's ``**params`` takes the rest.
 
     Returns:
       Arguments of the constructor, and of create_optimizer.

@@ -12,7 +12,7 @@ from elasticdl.model.mode import Mode
 class ElasticDLSpec:
     """Defines a model and everything around it; derive from it and override its methods.
 
-    The constructor may take parameters of its own beside ``context``: ``--params`` fills them by name.
+    The constructor may take parameters of its own beside ``context``; ``--params`` fills them.
 
     Attributes:
       context: about this process: ``job_name``, ``role``, ``index``, ``incarnation``,
@@ -29,7 +29,7 @@ class ElasticDLSpec:
         raise NotImplementedError
 
     def create_optimizer(self) -> Any:
-        """Return a Keras optimizer. May take ``lr`` or ``learning_rate``, filled by ``--params``."""
+        """Return a Keras optimizer. May take ``lr`` or ``learning_rate`` from ``--params``."""
         raise NotImplementedError
 
     def create_loss(self, outputs: Any, labels: Any) -> Any:

@@ -63,7 +63,7 @@ def plan_slices(
         if num_elements < 0:
             raise ValueError(f"variable '{name}' has {num_elements} elements")
         num_pieces = -(-num_elements // max_length)
-        bounds = [num_elements * i // num_pieces for i in range(num_pieces + 1)]
+        bounds = [num_elements * i // max(1, num_pieces) for i in range(num_pieces + 1)]
         pieces += [(end - start, position, start) for start, end in itertools.pairwise(bounds)]
     loads = [(0, group) for group in range(num_groups)]
     placed: list[tuple[int, int, int, int]] = []

@@ -29,6 +29,9 @@ CONSTANT, UNIFORM, NORMAL, TRUNCATED_NORMAL = range(4)
 TRUNCATION_PROBABILITY = 0.022750131948179207
 """Phi(-2): what a normal distribution cut at two standard deviations lacks at each end."""
 
+LINE_FLOATS = 16
+"""Floats of a cache line."""
+
 _SEGMENT_BITS = 12
 _PREFETCH_DISTANCE = 16
 
@@ -39,14 +42,16 @@ def read_only(dtype: types.Type, ndim: int = 1) -> types.Array:
 
 
 @intrinsic
-def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
-    """Ask for the cache line at the start of a row, and do not wait for it."""
+def prefetch(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
+    """Ask for the cache line of an element, and do not wait for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type = signature.args[0]
         fields = context.make_array(array_type)(context, builder, arguments[0])
         strides = cgutils.unpack_tuple(builder, fields.strides, array_type.ndim)
-        offset = builder.mul(arguments[1], strides[0])
+        offset = builder.add(
+            builder.mul(arguments[1], strides[0]), builder.mul(arguments[2], strides[1])
+        )
         pointer = cgutils.pointer_add(builder, fields.data, offset, return_type=cgutils.voidptr_t)
         bit32 = ir.IntType(32)
         function = builder.module.declare_intrinsic(
@@ -57,7 +62,7 @@ def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
         builder.call(function, [pointer, bit32(0), bit32(3), bit32(1)])
         return context.get_dummy_value()
 
-    return types.void(array, types.int64), generate
+    return types.void(array, types.int64, types.int64), generate
 
 
 # Hashing ------------------------------------------------------------------------------------------
@@ -189,6 +194,7 @@ def find_rows(slots, num_segments, seed, ids, rows):
                     _segment_start(ahead, num_segments, mask)
                     + (ahead >> np.uint64(64 - _SEGMENT_BITS))
                 ),
+                0,
             )
         hashed = _splitmix64(np.uint64(ids[i]) ^ seed)
         slot = _probe(slots, _segment_start(hashed, num_segments, mask), hashed, ids[i])
@@ -265,7 +271,8 @@ def gather_rows(storage, rows, values):
     num_rows, num_columns = values.shape
     for i in range(num_rows):
         if i + _PREFETCH_DISTANCE < num_rows:
-            prefetch(storage, rows[i + _PREFETCH_DISTANCE])
+            for column in range(0, num_columns, LINE_FLOATS):
+                prefetch(storage, rows[i + _PREFETCH_DISTANCE], column)
         row = rows[i]
         if row >= 0:
             for j in range(num_columns):

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import float32, int64, njit, types, void
 
-from elasticdl.ps.kernels import prefetch, read_only
+from elasticdl.ps.kernels import LINE_FLOATS, prefetch, read_only
 
 _PREFETCH_DISTANCE = 8
 _VECTOR = float32[::1]
@@ -58,7 +58,8 @@ def _adam_step_size(learning_rate, beta_1, beta_2, iteration):
 @njit(inline="always")
 def _prefetch_row(storage, rows, i):
     if i + _PREFETCH_DISTANCE < len(rows):
-        prefetch(storage, rows[i + _PREFETCH_DISTANCE])
+        for column in range(0, storage.shape[1], LINE_FLOATS):
+            prefetch(storage, rows[i + _PREFETCH_DISTANCE], column)
 
 
 # Dense vectors ------------------------------------------------------------------------------------

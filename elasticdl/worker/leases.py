@@ -157,9 +157,7 @@ class Leases:
     def _lease_one(self, number: int) -> int:
         """Ask once; return the number of the next request."""
         request = master_pb2.LeaseRequest(instance=self._instance, request=number)
-        reply = self._master.call_until(
-            "Lease", request, DEADLINE_S, give_up=self._stopped.is_set
-        )
+        reply = self._master.call_until("Lease", request, DEADLINE_S, give_up=self._stopped.is_set)
         if reply.outcome == master_pb2.LeaseReply.WAIT:
             self._stopped.wait(reply.retry_after_s)
             return number

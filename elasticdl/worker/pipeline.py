@@ -65,8 +65,8 @@ class _Descriptor:
 class TaskPipeline:
     """Turns tasks into minibatches through the user's input function, which is traced once.
 
-    Tasks come out in the order they were put in. The next minibatches are made while the caller works
-    on one. `put` and `close` may be called from any thread; iterate in one.
+    Tasks come out in the order they were put in. The next minibatches are made while the caller
+    works on one. `put` and `close` may be called from any thread; iterate in one.
 
     Args:
       contract: its `dataset` maps records to elements of one record each.
@@ -194,8 +194,8 @@ def _minibatches(
 ) -> Callable[..., tf.data.Dataset]:
     """Return the function from a task's descriptor to the dataset of its minibatches.
 
-    Elements are (task id, k, number of records, optional of (features, labels, ids)). The last has k
-    −1 and no value: an end that comes through the pipeline itself cannot overtake a minibatch.
+    Elements are (task id, k, number of records, optional of (features, labels, ids)). The last
+    has k −1 and no value: an end that comes through the pipeline cannot overtake a minibatch.
     Labels are a tuple of one, or of none.
     """
 

@@ -1,7 +1,7 @@
 """The two passes of a minibatch through a model: collect its ids, then compute with their rows.
 
-A model here is a pure function of what the parameter servers hold: the dense variables come in as one
-flat vector and their gradients leave as one, the embedding rows likewise. Nothing of it is kept
+A model here is a pure function of what the parameter servers hold: the dense variables come in as
+one flat vector and their gradients leave as one, the embedding rows likewise. Nothing of it is kept
 between steps.
 """
 
@@ -21,8 +21,6 @@ from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.layers.embedding import Embedding
 from elasticdl.layers.lookup_context import CollectIds, FeedRows
 from elasticdl.model.building import (
-    TableDefinition,
-    VariableDefinition,
     build_model,
     define_tables,
     define_variables,
@@ -30,6 +28,7 @@ from elasticdl.model.building import (
     pull_variables,
 )
 from elasticdl.model.contract import Contract
+from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.ps.optimizers import OptimizerConfig
@@ -236,13 +235,15 @@ class TwoPhaseModel:
                     if variable is not None:
                         raise UsageError(
                             f"layer '{call.layer.name}': its ids depend on variable "
-                            f"'{variable.path}', which is trained; ids must depend on the inputs only"
+                            f"'{variable.path}', which is trained; ids must depend on the "
+                            "inputs only"
                         )
 
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
             raise UsageError(
-                f"create_dataset of '{self._contract.source.model_def}': yields no labels to train on"
+                f"create_dataset of '{self._contract.source.model_def}': yields no labels to "
+                "train on"
             )
         what = f"the training step of '{self._contract.source.model_def}'"
 

@@ -1,0 +1,68 @@
+"""A whole job in this process and thread, for a debugger: `--num_workers=0`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.backend import BackendEvent
+from elasticdl.master.master import Master
+from elasticdl.master.membership import Instance, InstanceSpec, Role
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.partition import Partition
+from elasticdl.rpc import Client, DirectTransport, Service
+
+
+class _ThisProcess:
+    """Holds the partitions as objects; there is nothing to launch, stop or watch."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[int, Service] = {}
+
+    def launch(self, spec: InstanceSpec) -> None:
+        if spec.role is Role.PS:
+            service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
+            self.partitions[spec.index] = Service(service, Partition(spec.index, spec.incarnation))
+
+    def stop(self, spec: InstanceSpec, grace_s: float) -> None:
+        pass
+
+    def watch(self, on_event: Callable[[BackendEvent], None]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def run_in_process(spec: JobSpec) -> None:
+    """Run a job to its end; its result is in the job's directory, as always.
+
+    Breakpoints in model code stop here; training steps are the same as in a worker process.
+    """
+    from elasticdl.worker.worker import Worker
+
+    here = _ThisProcess()
+
+    def connect(instance: Instance) -> DirectTransport:
+        return DirectTransport(here.partitions[instance.spec.index])
+
+    # Nothing is lost while a debugger holds this process.
+    master = Master(spec.model_copy(update={"lease_s": math.inf}), here, connect)
+    client = Client(
+        master_pb2.DESCRIPTOR.services_by_name["Master"],
+        DirectTransport(master.service),
+        "the master",
+    )
+    try:
+        master.start()
+        for index in here.partitions:
+            master.coordinator.register(InstanceSpec(Role.PS, index, 1), "in process", 0)
+        instance = master_pb2.InstanceId(role="worker", index=0, incarnation=1)
+        worker = Worker(
+            spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
+        )
+        worker.run()
+        master.finish()
+    finally:
+        master.close()

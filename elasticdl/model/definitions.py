@@ -1,0 +1,31 @@
+"""What of a model lives on the parameter servers, by name; known without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from elasticdl.ps.initializers import RowInitializer
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """An embedding table: its layer's name, the length of a row, what a new row is."""
+
+    name: str
+    dim: int
+    initializer: RowInitializer
+
+
+@dataclass(frozen=True)
+class VariableDefinition:
+    """A float32 variable; those that are not trainable are state of the model."""
+
+    path: str
+    shape: tuple[int, ...]
+    trainable: bool
+
+    @property
+    def num_elements(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)

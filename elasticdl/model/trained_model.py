@@ -1,0 +1,212 @@
+"""The trained model: a directory that is enough by itself to predict, serve or go on training.
+
+trained_model.pb  what it is: `TrainedModel`
+params.npz        dense variables and embedding rows
+saved_model/      for serving by TensorFlow without this package
+schema.json       names, types and shapes of inputs and outputs
+model_zoo/        a copy of the zoo's Python files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import elasticdl
+from elasticdl.errors import UsageError
+from elasticdl.model.parameters import Parameters
+from elasticdl.model.source import DEFINITION_FILE, ZOO_COPY, ModelSource, read_definition
+from elasticdl.proto.trained_model_pb2 import TrainedModel
+
+if TYPE_CHECKING:
+    import keras
+
+    from elasticdl.layers.embedding import FixedTable
+
+PARAMETERS_FILE = "params.npz"
+SAVED_MODEL = "saved_model"
+SCHEMA_FILE = "schema.json"
+_NOT_CODE = {"__pycache__", "node_modules", "site-packages"}
+
+
+def check_output(path: str, overwrite: bool) -> None:
+    """Say whether a trained model can be written there.
+
+    Raises:
+      UsageError: something is there that must not be replaced, or the place is not writable.
+    """
+    output = Path(path)
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"output '{path}': is a file; give a directory")
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / DEFINITION_FILE).exists():
+            raise UsageError(
+                f"output '{path}': holds files that are not a trained model; give an empty "
+                "directory"
+            )
+        if not overwrite:
+            raise UsageError(
+                f"output '{path}': holds a trained model already; "
+                "give another directory, or --overwrite"
+            )
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"output '{path}': '{parent}' is not writable; give another directory")
+
+
+def write_trained_model(
+    path: str, source: ModelSource, parameters: Parameters, overwrite: bool = False
+) -> None:
+    """Write a trained model; at no moment is there half of one.
+
+    Args:
+      path: the directory to make.
+      source: the definition it was trained with; its zoo is copied.
+      parameters: the trained values.
+      overwrite: replace a trained model that is there.
+
+    Raises:
+      UsageError: see `check_output`.
+      JobError: the parameters are not those of the model.
+    """
+    from elasticdl.model.serving import export_saved_model
+
+    check_output(path, overwrite)
+    output = Path(path).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir()
+        _copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
+        parameters.save(partial / PARAMETERS_FILE)
+        model, features, tables = _restore(source, parameters)
+        schema = export_saved_model(
+            str(partial / SAVED_MODEL), model, features, list(tables.values())
+        )
+        (partial / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n")
+        (partial / DEFINITION_FILE).write_bytes(_definition(source, parameters).SerializeToString())
+        _replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_parameters(path: str) -> Parameters:
+    """Read the values of the trained model in a directory.
+
+    Raises:
+      UsageError: there is no trained model, or it is damaged.
+    """
+    definition = read_definition(path)
+    file = Path(path) / Path(definition.params_filename).name
+    return Parameters.load(file, [table.name for table in definition.tables])
+
+
+def load_model(path: str) -> keras.Model:
+    """Load a trained model as a Keras model that answers by itself.
+
+    Its embedding layers hold their trained rows; an id that was never trained has its initial row.
+    The code is the trained model's own copy, wherever it was trained.
+
+    Args:
+      path: the directory that training wrote.
+
+    Raises:
+      UsageError: there is no trained model, or it is damaged.
+    """
+    model, _, _ = _restore(ModelSource.of_trained_model(path), load_parameters(path))
+    return model
+
+
+def _restore(
+    source: ModelSource, parameters: Parameters
+) -> tuple[keras.Model, Any, dict[str, FixedTable]]:
+    """Build a model of trained values; return it, the specs of its features, and its tables."""
+    import numpy as np
+
+    from elasticdl.layers.embedding import FixedTable
+    from elasticdl.model.building import (
+        build_model,
+        define_tables,
+        define_variables,
+        embedding_layers,
+        pull_variables,
+    )
+    from elasticdl.model.contract import load_contract
+    from elasticdl.model.element_spec import element_spec
+    from elasticdl.model.mode import Mode
+
+    contract = load_contract(source, Mode.PREDICTION)
+    features = element_spec(contract, Mode.PREDICTION).features
+    model = build_model(contract, features, source.seed)
+    variables = pull_variables(model)
+    definitions = define_variables(variables)
+    parameters.flat(definitions)  # every one is there, in its shape
+    for variable, definition in zip(variables, definitions, strict=True):
+        variable.assign(parameters.dense[definition.path])
+    layers = embedding_layers(model)
+    tables = {}
+    for layer, table in zip(layers, define_tables(layers, source.seed), strict=True):
+        trained = parameters.tables.get(table.name)
+        ids = np.zeros(0, np.int64) if trained is None else trained.ids
+        rows = np.zeros((0, table.dim), np.float32) if trained is None else trained.rows
+        tables[table.name] = FixedTable(ids, rows, table.initializer)
+        layer.attach(tables[table.name])
+    return model, features, tables
+
+
+def _definition(source: ModelSource, parameters: Parameters) -> TrainedModel:
+    return TrainedModel(
+        model_def=source.model_def,
+        model_def_params=source.params,
+        params_filename=PARAMETERS_FILE,
+        input_function=source.input_fn or "",
+        loss=source.loss or "",
+        optimizer=source.optimizer or "",
+        seed=source.seed,
+        elasticdl_version=elasticdl.__version__,
+        tables=[
+            TrainedModel.Table(name=name, dim=table.rows.shape[1], num_rows=len(table.ids))
+            for name, table in parameters.tables.items()
+        ],
+    )
+
+
+def _copy_zoo(zoo: Path, target: Path) -> None:
+    """Copy the zoo's Python files, leaving out environments, caches and trained models in it."""
+    target.mkdir()
+    for folder, folders, files in os.walk(zoo):
+        here = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in _NOT_CODE
+            and not (here / name / "pyvenv.cfg").exists()
+            and not (here / name / DEFINITION_FILE).exists()
+        )
+        for name in files:
+            if name.endswith(".py"):
+                copy = target / here.relative_to(zoo) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(here / name, copy)
+
+
+def _replace(new: Path, output: Path) -> None:
+    """Put a directory in the place of another, which is there until then."""
+    if not output.exists():
+        new.rename(output)
+        return
+    old = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.replaced"
+    output.rename(old)
+    try:
+        new.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""`python -m elasticdl.worker`: one worker, as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from elasticdl.heartbeat import Heartbeat, NotAMember, register
+from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.job_spec import JobSpec
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import Client, GrpcTransport
+
+logger = logging.getLogger(__name__)
+
+
+def share_of_threads(spec: JobSpec) -> int:
+    """Threads TensorFlow may use in one worker, when a machine's workers share its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return spec.worker_threads or max(1, (cores or 1) // max(1, spec.num_workers))
+
+
+def run(arguments: InstanceArguments) -> int:
+    """Register, import TensorFlow, and work until the job is over."""
+    instance = master_pb2.InstanceId(
+        role="worker", index=arguments.index, incarnation=arguments.incarnation
+    )
+    transport = GrpcTransport(arguments.master, arguments.token)
+    master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
+    leaving = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: leaving.set())
+    try:
+        register(master, instance, "", os.getpid())
+        heartbeat = Heartbeat(master, instance, on_end=lambda why: leaving.set())
+        heartbeat.start()
+
+        import tensorflow as tf
+
+        from elasticdl.worker.worker import Worker
+
+        threads = share_of_threads(arguments.spec)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+        worker = Worker(
+            arguments.spec,
+            instance,
+            master,
+            lambda partition: GrpcTransport(partition.address, arguments.token),
+        )
+        heartbeat.stop()
+        heartbeat = Heartbeat(
+            master,
+            instance,
+            on_end=lambda why: worker.leave(),
+            grants=lambda: worker.grants,
+            loss=lambda: worker.loss,
+        )
+        heartbeat.start()
+        signal.signal(signal.SIGTERM, lambda *_: worker.leave())
+        if leaving.is_set():
+            worker.leave()
+        worker.run()
+        heartbeat.stop()
+    except NotAMember:
+        logger.warning("this incarnation is not wanted any more")
+    return 0
+
+
+def main() -> int:
+    """Entry point. Threads of TensorFlow are not waited for: everything is told by then."""
+    die_with_parent()
+    arguments = parse_arguments("worker")
+    start_logging("worker", arguments)
+    code = run(arguments)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Predicts leased tasks into parts, and joins the parts in input order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from elasticdl.data.example import decode
+from elasticdl.data.predictions import PredictionWriter, merge_parts
+from elasticdl.errors import UsageError
+from elasticdl.job_spec import JobSpec
+from elasticdl.proto import master_pb2
+from elasticdl.worker.leases import HeldTask
+from elasticdl.worker.pipeline import TaskEnd
+from elasticdl.worker.stream import MinibatchStream
+from elasticdl.worker.two_phase import TwoPhaseModel
+
+PARTS = "parts"
+PREDICTION = "prediction"
+
+
+class Predictor:
+    """Predicts tasks on one worker. Used by one thread.
+
+    Args:
+      spec: the job.
+      model: the model, split in two phases.
+      stream: minibatches with their parameters; owned by the predictor.
+    """
+
+    def __init__(self, spec: JobSpec, model: TwoPhaseModel, stream: MinibatchStream) -> None:
+        self._spec = spec
+        self._model = model
+        self._stream = stream
+
+    def predict(self, held: HeldTask) -> dict[str, Any]:
+        """Write a task's predictions to a part; a task predicted twice has one part.
+
+        Raises:
+          UserCodeError: the model's code raised.
+          UsageError: a column to keep is not there.
+        """
+        self._stream.put(held.task.id, held.records, 0, None)
+        parts: list[dict[str, Any]] = []
+        while not isinstance(item := self._stream.next(), TaskEnd):
+            pulled = item.pull.result()
+            assert pulled.dense is not None
+            outputs = self._model.forward(
+                item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
+            )
+            kept = _feature_columns(item.minibatch.features, self._spec.keep_columns)
+            parts.append({**kept, **output_columns(outputs)})
+        columns = {name: _join([part[name] for part in parts]) for name in (parts or [{}])[0]}
+        self._add_record_columns(columns, held)
+        directory = Path(self._spec.job_dir) / PARTS
+        directory.mkdir(exist_ok=True)
+        path = directory / f"part-{held.task.id:08d}.arrow"
+        with PredictionWriter(path) as writer:
+            if columns:
+                writer.write(columns)
+        return {"part": str(path), "task": held.task.id}
+
+    def _add_record_columns(self, columns: dict[str, Any], held: HeldTask) -> None:
+        """Keep columns that the input function dropped, from the records themselves."""
+        missing = [name for name in self._spec.keep_columns if name not in columns]
+        if not missing or not columns:
+            return
+        num_rows = len(next(iter(columns.values())))
+        if num_rows != len(held.records):
+            raise UsageError(
+                f"keep_columns '{missing[0]}': not a feature, and the input function does not keep "
+                "every record, so it cannot be taken from the records; make it a feature"
+            )
+        examples = [decode(record) for record in held.records]
+        for name in missing:
+            if any(name not in example for example in examples):
+                known = ", ".join(sorted(examples[0]))
+                raise UsageError(
+                    f"keep_columns '{name}': records have no such column; they have {known}"
+                )
+            columns[name] = [example[name] for example in examples]
+        ordered = {name: columns.pop(name) for name in self._spec.keep_columns if name in columns}
+        outputs = dict(columns)
+        columns.clear()
+        columns.update(ordered, **outputs)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._stream.close()
+
+
+def merge(spec: JobSpec, task: master_pb2.Task) -> dict[str, Any]:
+    """Join the parts, whose places are the task's payload, to the job's output."""
+    assert spec.output is not None
+    results = sorted((json.loads(one) for one in json.loads(task.payload)), key=lambda r: r["task"])
+    num_rows = merge_parts([result["part"] for result in results], spec.output)
+    for result in results:
+        Path(result["part"]).unlink(missing_ok=True)
+    return {"output": spec.output, "rows": num_rows}
+
+
+def output_columns(outputs: Any) -> dict[str, np.ndarray]:
+    """Name a model's outputs: a dict's by its keys, one alone `prediction`, others numbered."""
+    if isinstance(outputs, Mapping):
+        return {str(name): np.asarray(value) for name, value in outputs.items()}
+    if isinstance(outputs, list | tuple):
+        return {f"{PREDICTION}_{i}": np.asarray(value) for i, value in enumerate(outputs)}
+    return {PREDICTION: np.asarray(outputs)}
+
+
+def _feature_columns(features: Any, names: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(features, Mapping):
+        return {}
+    return {name: _values(features[name]) for name in names if name in features}
+
+
+def _values(feature: Any) -> Any:
+    if isinstance(feature, tf.RaggedTensor):
+        return [np.asarray(row) for row in feature]
+    if isinstance(feature, tf.SparseTensor):
+        return _values(tf.RaggedTensor.from_sparse(feature))
+    values = feature.numpy()
+    return values.tolist() if values.dtype == object and values.ndim == 1 else values
+
+
+def _join(parts: list[Any]) -> Any:
+    if isinstance(parts[0], list):
+        return [value for part in parts for value in part]
+    return np.concatenate(parts)

@@ -1,0 +1,103 @@
+"""Minibatches with their parameters on the way: reads, deduplicates and pulls ahead of the step."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from elasticdl.ps.client import Lookup, ParameterClient, PendingPull
+from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
+
+_CHECK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A minibatch, its deduplicated ids, and the pull of its parameters under way."""
+
+    minibatch: Minibatch
+    lookup: Lookup
+    pull: PendingPull
+
+
+Item = Prepared | TaskEnd
+
+
+class MinibatchStream:
+    """What a task pipeline yields, with pulls started; items are numbered by position from 0.
+
+    Args:
+      pipeline: yields minibatches of the tasks put in; owned by the stream from now on.
+      client: where to pull from.
+      before_pull: called with an item's position before its pull leaves; may wait.
+      most_ahead: items that may be ready before they are asked for.
+    """
+
+    def __init__(
+        self,
+        pipeline: TaskPipeline,
+        client: ParameterClient,
+        before_pull: Callable[[int], None] = lambda position: None,
+        most_ahead: int = 2,
+    ) -> None:
+        self._pipeline = pipeline
+        self._client = client
+        self._before_pull = before_pull
+        self._items: queue.Queue[Item | BaseException] = queue.Queue(max(1, most_ahead))
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._prepare_all, name="stream", daemon=True)
+        self._thread.start()
+
+    def put(
+        self, task: int, records: list[bytes], first_minibatch: int, max_minibatches: int | None
+    ) -> None:
+        """Add a task; its items come after those of the tasks before."""
+        self._pipeline.put(task, records, first_minibatch, max_minibatches)
+
+    def next(self) -> Item:
+        """Wait for the next item.
+
+        Raises:
+          UserCodeError: the input function raised.
+          Exception: what `before_pull` or a pull raised.
+        """
+        item = self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """End pipeline and thread; items not taken are dropped."""
+        self._closed.set()
+        self._pipeline.close()
+        self._thread.join(30.0)
+
+    def _prepare_all(self) -> None:
+        try:
+            for position, element in enumerate(self._pipeline):
+                if isinstance(element, TaskEnd):
+                    self._hand_over(element)
+                    continue
+                lookup = self._client.prepare(element.ids)
+                self._before_pull(position)
+                self._hand_over(Prepared(element, lookup, self._client.start_pull(lookup)))
+        except _Closed:
+            pass
+        except BaseException as error:
+            if not self._closed.is_set():
+                self._items.put(error)
+
+    def _hand_over(self, item: Item) -> None:
+        while not self._closed.is_set():
+            try:
+                self._items.put(item, timeout=_CHECK_S)
+                return
+            except queue.Full:
+                continue
+        raise _Closed
+
+
+class _Closed(Exception):
+    """The stream was closed while an item waited to be taken."""

@@ -1,0 +1,202 @@
+"""Trains leased tasks: step by step, pushes in order, and the closing frame that ends each task."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from elasticdl.errors import JobError
+from elasticdl.job_spec import JobSpec
+from elasticdl.proto import ps_pb2
+from elasticdl.ps.client import ParameterClient
+from elasticdl.ps.progress import CLOSED
+from elasticdl.ps.push_queue import PushQueue, Send
+from elasticdl.worker.leases import HeldTask, Leases
+from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
+from elasticdl.worker.stream import MinibatchStream, Prepared
+from elasticdl.worker.two_phase import TwoPhaseModel
+
+logger = logging.getLogger(__name__)
+
+LOSS_MEMORY = 0.9
+
+
+class TaskRewound(Exception):
+    """A partition wants an earlier minibatch of the task than was pushed: it must start again."""
+
+
+class NotFiniteError(JobError):
+    """The loss or a gradient is not finite, and the job is to stop then."""
+
+
+class Trainer:
+    """Trains tasks on one worker. Used by one thread.
+
+    Args:
+      spec: the job.
+      model: the model, split in two phases.
+      client: the parameter servers.
+      make_pipeline: makes a training pipeline, anew after an error.
+      leases: where tasks come from and completions go.
+      leaving: set when the worker is to leave after the minibatch under way.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        model: TwoPhaseModel,
+        client: ParameterClient,
+        make_pipeline: Callable[[], TaskPipeline],
+        leases: Leases,
+        leaving: threading.Event,
+    ) -> None:
+        self.loss: float | None = None
+        self.taken: set[int] = set()
+        self._spec = spec
+        self._model = model
+        self._client = client
+        self._leases = leases
+        self._leaving = leaving
+        self._pushes = PushQueue(client)
+        self._num_pushed = 0
+        # Lowest minibatch each partition still wants of the open tasks, as push replies tell.
+        self._wanted: dict[int, list[int]] = {}
+        staleness = spec.staleness
+        pushes = self._pushes
+        self._stream = MinibatchStream(
+            make_pipeline(),
+            client,
+            before_pull=lambda position: pushes.wait(position - staleness),
+            most_ahead=staleness + 1,
+        )
+
+    def take(self, held: HeldTask) -> None:
+        """Begin to read a task: at the lowest minibatch any group wants (R2)."""
+        task = held.task
+        self.taken.add(task.id)
+        first = self._client.next_minibatch(task.id)
+        self._wanted[task.id] = [first] * self._client.num_partitions
+        # A task that is closed everywhere is read once more, for its number of minibatches.
+        start = first if first < CLOSED else 0
+        self._stream.put(task.id, held.records, start, task.max_minibatches or None)
+
+    def train(self, held: HeldTask, look_ahead: Callable[[], None]) -> bool:
+        """Train a task that was taken, to its closing frame.
+
+        Args:
+          look_ahead: called before each minibatch; may take another task.
+
+        Returns:
+          False if the worker is to leave, and the task was not finished.
+
+        Raises:
+          UserCodeError: the model's code raised.
+          NotFiniteError: with on_nan=stop.
+          TaskRewound: the task must be leased and read again.
+          StaleCluster: a partition moved.
+        """
+        while True:
+            look_ahead()
+            item = self._stream.next()
+            if isinstance(item, TaskEnd):
+                self.taken.discard(item.task_id)
+                self._close(held, item.num_minibatches)
+                return True
+            if self._leaving.is_set():
+                return False
+            self._step(held, item)
+
+    def _step(self, held: HeldTask, item: Prepared) -> None:
+        minibatch, task = item.minibatch, held.task.id
+        if min(self._wanted[task]) > minibatch.k:  # Somebody else has pushed it everywhere.
+            self._put(lambda index: None)
+            return
+        pulled = item.pull.result()
+        assert pulled.dense is not None
+        result = self._model.train_step(
+            minibatch.features,
+            minibatch.labels,
+            pulled.dense,
+            pulled.rows,
+            item.lookup.inverses,
+            step_seed=_step_seed(self._spec.seed, task, minibatch.k),
+        )
+        if not result.finite and self._spec.on_nan == "stop":
+            raise NotFiniteError(
+                f"minibatch {minibatch.k}: the loss ({result.loss}) or a gradient is not finite; "
+                "lower the learning rate, check the records, or count such minibatches as skipped "
+                "with --on_nan=skip"
+            )
+        if result.finite:
+            before = self.loss if self.loss is not None else result.loss
+            self.loss = LOSS_MEMORY * before + (1 - LOSS_MEMORY) * result.loss
+
+        def send(index: int) -> None:
+            header = ps_pb2.PushHeader(
+                task=task,
+                k=minibatch.k,
+                epoch=held.task.epoch,
+                num_records=minibatch.num_records,
+                loss=result.loss,
+                version=pulled.versions[index],
+                skip=not result.finite,
+            )
+            if header.skip:
+                answer = self._client.push(index, header)
+            else:
+                answer = self._client.push(
+                    index, header, item.lookup, result.row_gradients, result.dense_gradients
+                )
+            self._note_answer(task, index, *answer)
+
+        self._put(send)
+
+    def _note_answer(self, task: int, index: int, wanted: int, in_order: bool) -> None:
+        if not in_order:
+            raise TaskRewound(f"task {task}: partition {index} wants minibatch {wanted} first")
+        if task in self._wanted:
+            self._wanted[task][index] = wanted
+
+    def _close(self, held: HeldTask, num_minibatches: int) -> None:
+        """Send the closing frame; acknowledged by every partition, it completes the task."""
+        task = held.task
+        acknowledged: list[int] = []
+        lock = threading.Lock()
+
+        def send(index: int) -> None:
+            header = ps_pb2.PushHeader(
+                task=task.id,
+                k=num_minibatches,
+                epoch=task.epoch,
+                close=True,
+                task_records=task.end - task.start,
+                limited=bool(task.max_minibatches) and num_minibatches == task.max_minibatches,
+            )
+            self._note_answer(task.id, index, *self._client.push(index, header))
+            with lock:
+                acknowledged.append(index)
+                is_last = len(acknowledged) == self._client.num_partitions
+            if is_last:
+                self._wanted.pop(task.id, None)
+                self._leases.complete(held, num_minibatches, self._client.incarnations)
+
+        self._put(send)
+
+    def _put(self, send: Send) -> None:
+        self._pushes.put(send)
+        self._num_pushed += 1
+
+    def finish(self) -> None:
+        """Wait until everything pushed is acknowledged and completed."""
+        self._pushes.wait(self._num_pushed)
+
+    def close(self) -> None:
+        """End the threads; what was not read or pushed is somebody else's to do."""
+        self._stream.close()
+        self._pushes.close()
+
+
+def _step_seed(seed: int, task: int, k: int) -> int:
+    """A seed that depends on what is computed, not on who computes it (R7)."""
+    return (seed * 1_000_003 + task) * 1_000_003 + k

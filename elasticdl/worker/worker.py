@@ -1,0 +1,337 @@
+"""One worker: leases tasks of all kinds and does them until the job is over."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from elasticdl.errors import ElasticDLError, UserCodeError
+from elasticdl.heartbeat import wait_for_cluster
+from elasticdl.job_spec import JobSpec
+from elasticdl.model.contract import load_contract
+from elasticdl.model.element_spec import element_spec
+from elasticdl.model.metrics import Metrics
+from elasticdl.model.mode import Mode
+from elasticdl.model.parameters import Parameters, TableRows
+from elasticdl.model.source import ModelSource
+from elasticdl.model.trained_model import load_parameters, write_trained_model
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
+from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.rpc import Client, Transport
+from elasticdl.worker.evaluation import Evaluator
+from elasticdl.worker.leases import HeldTask, Leases
+from elasticdl.worker.pipeline import TaskPipeline
+from elasticdl.worker.prediction import Predictor, merge
+from elasticdl.worker.records import read_task_records
+from elasticdl.worker.stream import MinibatchStream
+from elasticdl.worker.training import NotFiniteError, TaskRewound, Trainer
+from elasticdl.worker.two_phase import TwoPhaseModel
+
+logger = logging.getLogger(__name__)
+
+MODES = {"train": Mode.TRAINING, "evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
+
+
+class Worker:
+    """The work of one worker. `run` is called once, by the thread that does it.
+
+    Args:
+      spec: the job.
+      instance: who this worker is.
+      master: the master's client.
+      connect: makes a transport to a parameter server.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        instance: master_pb2.InstanceId,
+        master: Client,
+        connect: Callable[[master_pb2.Partition], Transport],
+    ) -> None:
+        self._spec = spec
+        self._instance = instance
+        self._master = master
+        self._connect = connect
+        self._leaving = threading.Event()
+        self._source = ModelSource.of_job(spec)
+        self._mode = MODES[spec.command]
+        self._leases = Leases(master, instance, self._read)
+        self._client: ParameterClient | None = None
+        self._model: TwoPhaseModel | None = None
+        self._contract: Any = None
+        self._doers: dict[Mode, Trainer | Evaluator | Predictor] = {}
+        self._ahead: HeldTask | None = None
+        kinds = master_pb2.TaskKind
+        self._handlers: dict[int, Callable[[HeldTask], None]] = {
+            kinds.INITIALIZE: self._initialize,
+            kinds.TRAINING: self._train,
+            kinds.EVALUATION: self._evaluate,
+            kinds.SUMMARIZE: self._summarize,
+            kinds.PREDICTION: self._predict,
+            kinds.EXPORT: self._export,
+            kinds.MERGE: self._merge,
+        }
+
+    # ----------------------------------------------------------- asked by others
+
+    @property
+    def grants(self) -> list[int]:
+        """The grants this worker works on."""
+        return self._leases.grants
+
+    @property
+    def loss(self) -> float | None:
+        """The recent loss of training here."""
+        trainer = self._doers.get(Mode.TRAINING)
+        return trainer.loss if isinstance(trainer, Trainer) else None
+
+    def leave(self) -> None:
+        """Finish the minibatch under way, return the rest and end; safe in a signal handler."""
+        self._leaving.set()
+        self._leases.stop()
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> None:
+        """Work until the job is over or this worker is to leave.
+
+        Raises:
+          NotAMember: this incarnation was replaced.
+          DeadlinePassed: somebody did not answer for long.
+        """
+        build_error = self._build()
+        self._leases.start()
+        try:
+            while (held := self._next()) is not None:
+                self._do(held, build_error)
+        except GaveUp:
+            logger.info("the job is over")
+        finally:
+            self._end()
+
+    def _build(self) -> ElasticDLError | None:
+        """Build the model; its error is told with the first task, as every other of user code."""
+        try:
+            context = {
+                "job_name": self._spec.job_name,
+                "role": "worker",
+                "index": self._instance.index,
+                "incarnation": self._instance.incarnation,
+                "mode": self._mode,
+            }
+            self._contract = load_contract(self._source, self._mode, context)
+            structure = element_spec(self._contract, self._mode)
+            self._model = TwoPhaseModel(
+                self._contract, structure.features, structure.labels, self._source.seed
+            )
+            self._layout = ModelLayout(self._define(self._model))
+        except ElasticDLError as error:
+            return error
+        return None
+
+    def _define(self, model: TwoPhaseModel) -> ps_pb2.ModelDefinition:
+        trains = self._mode is Mode.TRAINING
+        optimizer = model.optimizer_config() if trains else OptimizerConfig(name="sgd")
+        return ps_pb2.ModelDefinition(
+            tables=[
+                ps_pb2.TableDefinition(
+                    name=table.name,
+                    dim=table.dim,
+                    initializer=ps_pb2.RowInitializer(
+                        kind=table.initializer.kind,
+                        seed=table.initializer.seed,
+                        a=table.initializer.a,
+                        b=table.initializer.b,
+                    ),
+                )
+                for table in model.table_definitions
+            ],
+            variables=[
+                ps_pb2.VariableDefinition(
+                    name=variable.path, shape=variable.shape, trainable=variable.trainable
+                )
+                for variable in model.variables
+            ],
+            optimizer=optimizer.to_json(),
+        )
+
+    def _next(self) -> HeldTask | None:
+        if self._leaving.is_set():
+            return None
+        held, self._ahead = self._ahead, None
+        return held if held is not None else self._leases.next()
+
+    def _do(self, held: HeldTask, build_error: ElasticDLError | None) -> None:
+        try:
+            if build_error is not None:
+                raise build_error
+            if held.error is not None:
+                raise held.error
+            self._handlers[held.task.kind](held)
+            return
+        except UserCodeError as error:
+            self._leases.fail(held, str(error), error.traceback_text)
+        except (NotFiniteError, ElasticDLError) as error:
+            self._leases.fail(held, str(error), fatal=True)
+        except (TaskRewound, StaleCluster) as error:
+            logger.info("starts again: %s", error)
+            self._close_client()
+        self._start_again()
+
+    def _start_again(self) -> None:
+        """Drop what is half done; other tasks held are given back, for anybody."""
+        self._close_doers()
+        self._ahead = None
+        self._leases.give_back_all()
+
+    def _end(self) -> None:
+        trainer = self._doers.get(Mode.TRAINING)
+        try:
+            if isinstance(trainer, Trainer):
+                trainer.finish()
+        except (GaveUp, ElasticDLError, StaleCluster, TaskRewound) as error:
+            logger.info("pushes were not finished: %s", error)
+        self._close_doers()
+        if self._leaving.is_set():
+            self._leases.give_back_all()
+        self._leases.stop()
+        self._close_client()
+
+    def _close_doers(self) -> None:
+        for doer in self._doers.values():
+            doer.close()
+        self._doers.clear()
+
+    def _close_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    # -------------------------------------------------------------- what it needs
+
+    def _read(self, task: master_pb2.Task) -> list[bytes]:
+        if task.kind not in (
+            master_pb2.TaskKind.TRAINING,
+            master_pb2.TaskKind.EVALUATION,
+            master_pb2.TaskKind.PREDICTION,
+        ):
+            return []
+        shuffled = task.kind == master_pb2.TaskKind.TRAINING and self._spec.shuffle
+        seed = f"{self._spec.seed}/{task.id}" if shuffled else None
+        return read_task_records(task.shard, task.start, task.end, seed, self._spec.max_chunk_bytes)
+
+    @property
+    def model(self) -> TwoPhaseModel:
+        """The model, once it is built."""
+        assert self._model is not None
+        return self._model
+
+    def _parameters(self) -> ParameterClient:
+        if self._client is None:
+            cluster = wait_for_cluster(
+                self._master, self._instance, os.getpid(), give_up=self._leaving
+            )
+            self._client = ParameterClient(
+                cluster, self._connect, self._layout, give_up=self._leaving.is_set
+            )
+        return self._client
+
+    def _pipeline(self, mode: Mode) -> TaskPipeline:
+        collect = self.model.collect if self.model.table_definitions else None
+        return TaskPipeline(self._contract, mode, self._spec.minibatch_size, collect)
+
+    def _stream(self, mode: Mode) -> MinibatchStream:
+        return MinibatchStream(self._pipeline(mode), self._parameters())
+
+    # ------------------------------------------------------------- kinds of tasks
+
+    def _initialize(self, held: HeldTask) -> None:
+        client, model = self._parameters(), self.model
+        if self._spec.trained_model is None:
+            client.initialize(model.initial_dense())
+        else:
+            parameters = load_parameters(self._spec.trained_model)
+            client.initialize(parameters.flat(model.variables))
+            for name, table in parameters.tables.items():
+                client.load_rows(name, table.ids, table.rows)
+        self._leases.complete(held)
+
+    def _train(self, held: HeldTask) -> None:
+        trainer = self._doers.get(Mode.TRAINING)
+        if not isinstance(trainer, Trainer):
+            trainer = self._doers[Mode.TRAINING] = Trainer(
+                self._spec,
+                self.model,
+                self._parameters(),
+                lambda: self._pipeline(Mode.TRAINING),
+                self._leases,
+                self._leaving,
+            )
+        if held.task.id not in trainer.taken:
+            trainer.take(held)
+        trainer.train(held, lambda: self._look_ahead(trainer))
+
+    def _look_ahead(self, trainer: Trainer) -> None:
+        """Begin to read the next task while this one is trained."""
+        if self._ahead is not None:
+            return
+        self._ahead = self._leases.next_if_ready()
+        ahead = self._ahead
+        trains = ahead is not None and ahead.task.kind == master_pb2.TaskKind.TRAINING
+        if ahead is not None and trains and ahead.error is None:
+            trainer.take(ahead)
+
+    def _evaluator(self) -> Evaluator:
+        evaluator = self._doers.get(Mode.EVALUATION)
+        if not isinstance(evaluator, Evaluator):
+            evaluator = self._doers[Mode.EVALUATION] = Evaluator(
+                self.model,
+                Metrics(self._contract, Mode.EVALUATION),
+                self._stream(Mode.EVALUATION),
+                self._spec.max_chunk_bytes,
+            )
+        return evaluator
+
+    def _evaluate(self, held: HeldTask) -> None:
+        self._leases.complete(held, result=self._evaluator().evaluate(held))
+
+    def _summarize(self, held: HeldTask) -> None:
+        self._leases.complete(held, result=self._evaluator().summarize(held.task))
+
+    def _predict(self, held: HeldTask) -> None:
+        predictor = self._doers.get(Mode.PREDICTION)
+        if not isinstance(predictor, Predictor):
+            predictor = self._doers[Mode.PREDICTION] = Predictor(
+                self._spec, self.model, self._stream(Mode.PREDICTION)
+            )
+        self._leases.complete(held, result=predictor.predict(held))
+
+    def _export(self, held: HeldTask) -> None:
+        client, model = self._parameters(), self.model
+        pull = client.start_pull(client.prepare([_no_ids() for _ in model.table_definitions]))
+        dense = pull.result().dense
+        assert dense is not None
+        assert self._spec.output is not None
+        tables = {
+            table.name: TableRows(*client.export_rows(position))
+            for position, table in enumerate(model.table_definitions)
+        }
+        parameters = Parameters.of_flat(model.variables, dense, tables)
+        write_trained_model(
+            self._spec.output, self._source, parameters, overwrite=self._spec.overwrite
+        )
+        self._leases.complete(held, result={"output": self._spec.output})
+
+    def _merge(self, held: HeldTask) -> None:
+        self._leases.complete(held, result=merge(self._spec, held.task))
+
+
+def _no_ids() -> Any:
+    import numpy as np
+
+    return np.zeros(0, np.int64)

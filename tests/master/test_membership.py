@@ -1,0 +1,167 @@
+"""Who is launched, replaced, told to leave; and when the job is given up."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+from elasticdl.master.membership import (
+    Exited,
+    GiveUp,
+    Heard,
+    InstanceSpec,
+    JobOver,
+    Launch,
+    Membership,
+    PartitionUp,
+    Progressed,
+    Registered,
+    Role,
+    Scaled,
+    State,
+    Stop,
+    Tick,
+    WorkerGone,
+)
+
+
+def started(num_workers: int = 2, num_ps: int = 1, **options) -> Membership:
+    membership = Membership(num_workers, num_ps, **options)
+    launches = membership.start(0.0)
+    assert len(launches) == num_workers + num_ps
+    for launch in launches:
+        membership.handle(Registered(launch.spec, address="here:1", pid=1), 1.0)
+    return membership
+
+
+def worker(index: int, incarnation: int = 1) -> InstanceSpec:
+    return InstanceSpec(Role.WORKER, index, incarnation)
+
+
+PS = InstanceSpec(Role.PS, 0, 1)
+
+
+def test_a_preempted_worker_is_replaced_at_once_however_often():
+    membership = started()
+    for incarnation in range(1, 40):
+        actions = membership.handle(Exited(worker(1, incarnation), -signal.SIGKILL), 5.0)
+        reason = "killed by SIGKILL"
+        assert actions == [
+            WorkerGone(worker(1, incarnation), reason),
+            Launch(worker(1, incarnation + 1)),
+        ]
+        membership.handle(Registered(worker(1, incarnation + 1)), 5.0)
+    assert membership.relaunches == 39
+
+
+def test_crashes_in_a_row_are_retried_ever_more_slowly_and_then_given_up():
+    membership = started(most_crashes=3)
+    now, waits = 10.0, []
+    for incarnation in (1, 2):
+        actions = membership.handle(Exited(worker(0, incarnation), 1), now)
+        assert [type(a) for a in actions] == [WorkerGone]
+        began = now
+        while not (actions := membership.handle(Tick(), now)):
+            now += 0.1
+        assert actions == [Launch(worker(0, incarnation + 1))]
+        waits.append(now - began)
+    assert waits[1] > waits[0]
+    *_, last = membership.handle(Exited(worker(0, 3), -signal.SIGSEGV, "log"), now)
+    assert isinstance(last, GiveUp)
+    assert "killed by SIGSEGV" in last.message
+    assert last.log_path == "log"
+
+
+def test_a_task_done_between_crashes_forgives_them():
+    membership = started(most_crashes=2)
+    for incarnation in range(1, 10):
+        actions = membership.handle(Exited(worker(0, incarnation), 1), 10.0)
+        assert not any(isinstance(a, GiveUp) for a in actions)
+        membership.handle(Progressed(), 10.0)
+        assert Launch(worker(0, incarnation + 1)) in membership.handle(Tick(), 20.0)
+
+
+def test_the_exit_of_an_old_incarnation_changes_nothing():
+    membership = started()
+    membership.handle(Exited(worker(0), -signal.SIGKILL), 1.0)
+    assert membership.handle(Exited(worker(0), -signal.SIGKILL), 1.0) == []
+    assert membership.handle(Registered(worker(0)), 1.0) == []
+    assert not membership.is_current(worker(0))
+
+
+def test_a_silent_worker_is_killed_and_replaced():
+    membership = started(silence_s=30.0)
+    membership.handle(Heard(worker(0)), 40.0)
+    membership.handle(Heard(PS), 40.0)
+    actions = membership.handle(Tick(), 45.0)
+    assert [type(a) for a in actions] == [Stop, WorkerGone, Launch]
+    assert actions[2].spec == worker(1, 2)
+
+
+def test_a_lost_partition_ends_the_job_and_says_why():
+    (give_up,) = started().handle(Exited(PS, -signal.SIGKILL), 2.0)
+    assert isinstance(give_up, GiveUp)
+    assert "parameter server 0 was lost (killed by SIGKILL)" in give_up.message
+
+
+def test_all_partitions_must_register_before_the_cluster_is_known():
+    membership = Membership(1, 2)
+    membership.start(0.0)
+    first, second = InstanceSpec(Role.PS, 0, 1), InstanceSpec(Role.PS, 1, 1)
+    assert membership.handle(Registered(first, "a:1"), 0.0) == [PartitionUp(first, "a:1")]
+    assert membership.handle(Registered(first, "a:1"), 0.0) == []
+    assert membership.partitions() is None
+    membership.handle(Registered(second, "b:1"), 0.0)
+    assert [one.address for one in membership.partitions()] == ["a:1", "b:1"]
+
+
+def test_scaling_up_launches_and_scaling_down_asks_the_highest_to_leave():
+    membership = started(num_workers=2)
+    assert membership.handle(Scaled(4), 1.0) == [Launch(worker(2)), Launch(worker(3))]
+    stops = membership.handle(Scaled(1), 2.0)
+    assert [a.spec.index for a in stops] == [1, 2, 3]
+    assert all(isinstance(a, Stop) and a.grace_s > 0 for a in stops)
+    actions = membership.handle(Exited(worker(1), 0), 3.0)
+    assert [type(a) for a in actions] == [WorkerGone], "it is not replaced"
+    assert membership.handle(Scaled(2), 4.0) == [Launch(worker(1, 2))]
+
+
+def test_nobody_is_replaced_once_the_job_is_over():
+    membership = started()
+    membership.handle(JobOver(), 1.0)
+    assert membership.handle(Exited(worker(0), 0), 2.0) == []
+    assert membership.handle(Tick(), 10_000.0) == []
+
+
+def test_under_random_events_exactly_the_wanted_workers_run_in_the_end():
+    for seed in range(300):
+        chance = random.Random(seed)
+        membership, now = started(num_workers=3, most_crashes=10**9), 1.0
+        for _ in range(60):
+            now += chance.random()
+            kind, instances = chance.randrange(4), membership.instances()
+            spec = chance.choice(instances).spec
+            if kind == 0 and spec.role is Role.WORKER:
+                code = chance.choice([0, 1, -signal.SIGKILL, -signal.SIGSEGV])
+                membership.handle(Exited(spec, code), now)
+            elif kind == 1:
+                membership.handle(Registered(spec), now)
+            elif kind == 2 and chance.random() < 0.3:
+                membership.handle(Scaled(chance.randint(1, 5)), now)
+            else:
+                membership.handle(Tick(), now)
+            for one in membership.instances():
+                membership.handle(Heard(one.spec), now)
+        for one in membership.instances():  # Whoever was told to leave leaves.
+            if one.state is State.STOPPING:
+                membership.handle(Exited(one.spec, 0), now)
+        now += 1e9
+        for one in membership.instances():
+            membership.handle(Heard(one.spec), now)
+        membership.handle(Tick(), now)
+        alive = [
+            one.spec.index
+            for one in membership.instances()
+            if one.spec.role is Role.WORKER and one.state is not State.GONE
+        ]
+        assert alive == list(range(membership.num_workers)), f"seed {seed}"
