@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 SEGMENT_SLOTS = 4096
-"""Slots of one segment of the id index: 64 KiB, split in about 20 µs."""
+"""Slots of one segment of the id index: 64 KiB, split in about 50 µs."""
 
 CONSTANT, UNIFORM, NORMAL, TRUNCATED_NORMAL = range(4)
 """Distributions that `fill_initial_rows` knows."""
