@@ -52,12 +52,12 @@ $(BIN)/python: | python-check
 # A virtual environment that can test can train as well.
 $(TRAIN_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv ..."
-	@$(PIP) --quiet install --quiet --editable '.[zoo]'
+	@$(PIP) install -qq --editable '.[zoo]'
 	@touch $@
 
 $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv ..."
-	@$(PIP) --quiet install --quiet --editable '.[zoo,dev]'
+	@$(PIP) install -qq --editable '.[zoo,dev]'
 	@touch $@ $(TRAIN_STAMP)
 
 $(DATA)/.complete: model_zoo/mnist/make_data.py | $(TRAIN_STAMP)
@@ -83,7 +83,7 @@ lint: python-check $(TEST_STAMP)
 	@$(BIN)/lint-imports
 
 proto: python-check $(TEST_STAMP)
-	@$(PIP) install --quiet --no-deps --editable .
+	@$(PIP) install -qq --no-deps --editable .
 
 bench: python-check $(TEST_STAMP)
 	@$(BIN)/python -m benchmarks.throughput --json=output/throughput.json
