@@ -10,8 +10,7 @@ from elasticdl.data.shards import find_shards
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.params import parse_params
-
-TRAINED_MODEL_FILE = "trained_model.pb"
+from elasticdl.model.source import DEFINITION_FILE
 
 
 def validate(job_spec: JobSpec) -> None:
@@ -54,9 +53,9 @@ def check_trained_model(path: str) -> None:
       UsageError: it does not.
     """
     _check_directory("trained_model", path, "give the directory that `train` wrote as --output")
-    if not (Path(path) / TRAINED_MODEL_FILE).is_file():
+    if not (Path(path) / DEFINITION_FILE).is_file():
         raise UsageError(
-            f"trained_model '{path}': holds no {TRAINED_MODEL_FILE}; "
+            f"trained_model '{path}': holds no {DEFINITION_FILE}; "
             "give the directory that `train` wrote as --output"
         )
 
@@ -87,7 +86,7 @@ def _check_model_output(output: Path, overwrite: bool) -> None:
     if os.path.exists(output) and not output.is_dir():
         raise UsageError(f"output '{output}': is a file; give a new or empty directory")
     if output.is_dir() and any(output.iterdir()):
-        if not (output / TRAINED_MODEL_FILE).exists():
+        if not (output / DEFINITION_FILE).exists():
             raise UsageError(f"output '{output}': holds other files; give a new or empty directory")
         if not overwrite:
             raise UsageError(
