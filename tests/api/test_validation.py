@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elasticdl.api.validation import validate
@@ -141,6 +141,7 @@ _LITERALS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"\A[a-z_][a-z0-9_]{0,8}\Z"), _LITERALS, max_size=4))
 def test_params_given_as_a_dict_arrive_as_they_were(params: dict[str, Any]) -> None:
     assert parse_params(params_text(params)) == params
