@@ -29,9 +29,9 @@ help:
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
-	  echo "make train: about 1 minute; everything it needs is here already."; \
+	  echo "make train: about 2 minutes; everything it needs is here already."; \
 	else \
-	  echo "make train: about 3 minutes on 2 cores, plus the time to download 550 MB;" \
+	  echo "make train: about 4 minutes on 2 cores, plus the time to download 550 MB;" \
 	    "takes 2.4 GB of disk, all of it in this directory."; \
 	fi
 
