@@ -23,7 +23,8 @@ from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.id_index import IdIndex
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
-from elasticdl.ps.routing import RoutingTable, deduplicate
+from elasticdl.ps.routing import deduplicate
+from elasticdl.ps.routing_table import RoutingTable
 
 _OPTIMIZERS = {
     "sgd": OptimizerConfig("sgd"),

@@ -20,7 +20,7 @@ from elasticdl.master.plan import make_plan
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.routing import RoutingTable
+from elasticdl.ps.routing_table import RoutingTable
 from elasticdl.rpc import Client, Service, Transport
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator, Outcome
 from elasticdl.master.tasks import Task
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.routing import RoutingTable
+from elasticdl.ps.routing_table import RoutingTable
 
 STALE = "not a current incarnation; leave"
 

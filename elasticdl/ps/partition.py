@@ -71,7 +71,7 @@ class Partition:
             return frames.pack(ps_pb2.PsReply())
         except _Refused as refused:
             return frames.pack(refused.reply)
-        except frames.FrameError as error:
+        except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _define(self, header: ps_pb2.InitializeHeader, buffers: list[memoryview]) -> None:
@@ -134,7 +134,7 @@ class Partition:
             return frames.pack(ps_pb2.PsReply())
         except _Refused as refused:
             return frames.pack(refused.reply)
-        except frames.FrameError as error:
+        except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def export_rows(self, data: bytes) -> bytes:
@@ -151,7 +151,7 @@ class Partition:
                 return frames.pack(ps_pb2.PsReply(cursor=cursor), [ids, rows])
         except _Refused as refused:
             return frames.pack(refused.reply)
-        except (frames.FrameError, ValueError) as error:
+        except (frames.FrameError, ValueError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     # ------------------------------------------------------------------ a minibatch
@@ -174,7 +174,7 @@ class Partition:
                 return frames.pack(ps_pb2.PsReply(version=self._version()), values)
         except _Refused as refused:
             return frames.pack(refused.reply)
-        except frames.FrameError as error:
+        except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def push(self, data: bytes) -> bytes:
@@ -198,7 +198,7 @@ class Partition:
                 )
         except _Refused as refused:
             return frames.pack(refused.reply)
-        except frames.FrameError as error:
+        except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _take_minibatch(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elasticdl.ps.routing import RoutingTable, deduplicate, group_of
+from elasticdl.ps.routing import deduplicate, group_of
+from elasticdl.ps.routing_table import RoutingTable
 
 id_lists = st.lists(
     st.one_of(st.integers(-5, 20), st.integers(-(1 << 63), (1 << 63) - 1)), max_size=200
