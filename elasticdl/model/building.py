@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,10 @@ from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import user_code
 
 _NAME_COUNTERS = "object_name_uids"
+
+# Keras says so for the usual case, a model of one named input over a dataset of dicts, and is right
+# about what it does then.
+warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match", module="keras")
 
 
 def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:

@@ -39,10 +39,11 @@ def export_saved_model(
         part for name, spec in zip(names, specs, strict=True) for part in _parts(name, spec)
     )
     module = tf.Module()
-    module.model = model
+    # The model itself is not tracked: Keras would trace it once more, over dense float inputs.
     module.variables_of_model = [
         variable.value for variable in pull_variables(model) + local_variables(model)
     ]
+    module.resources = _resources(model)
     module.tables = tables
     output_names: list[str] = []
 
@@ -80,6 +81,13 @@ def export_saved_model(
         ],
         "outputs": output_names,
     }
+
+
+def _resources(model: keras.Model) -> list[Any]:
+    """Return what else layers hold in TensorFlow's memory: lookup tables, plain variables."""
+    kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
+    layers = model._flatten_layers(include_self=True, recursive=True)
+    return [each for layer in layers for each in vars(layer).values() if isinstance(each, kinds)]
 
 
 def _parts(name: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:

@@ -65,7 +65,8 @@ def user_traceback(error: BaseException) -> str:
     """Format a traceback without the frames of this package, TensorFlow and Keras."""
     summary = traceback.TracebackException.from_exception(error, compact=True)
     frames = [frame for frame in summary.stack if _is_users(frame.filename)]
-    if frames:
+    # A syntax error is at no frame; it names its file and line itself.
+    if frames or isinstance(error, SyntaxError):
         summary.stack = traceback.StackSummary.from_list(frames)
     # What an exception was made from is the libraries' story, told in frames of theirs.
     summary.__cause__ = None

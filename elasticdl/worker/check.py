@@ -177,7 +177,8 @@ class _Check:
         if evaluation != training:
             raise UsageError(
                 f"create_dataset of '{self._contract.source.model_def}': yields {evaluation} in "
-                f"mode evaluation but {training} in training; the model needs the same structure in both"
+                f"mode evaluation but {training} in training; the model "
+                "needs the same structure in both"
             )
 
     def _warn_of_broadcasting(self, outputs: Any, labels: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from elasticdl.model.mode import Mode
 
 _END_OF_TASK = -1
 _NO_LIMIT = -1
+_WRAPPING = re.compile(
+    r"\{\{function_node [^}]*\}\}|Error in user-defined function passed to .*? iterator: \S*: "
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class TaskPipeline:
         while True:
             try:
                 task_id, k, num_records, optional = next(self._elements)
-            except tf.errors.OpError as error:
+            except (tf.errors.OpError, UnicodeDecodeError) as error:
                 if not self._tasks:
                     raise
                 if self._failed:
@@ -175,7 +179,7 @@ class TaskPipeline:
         while (task := self._waiting.get()) is not None:
             yield task.task_id, task.first_minibatch, task.minibatch_limit, list(task.records)
 
-    def _error(self, error: tf.errors.OpError) -> UserCodeError:
+    def _error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserCodeError:
         task = self._tasks[0]
         text = _cause(error)
         after = "its first minibatch" if self._next_k is None else f"minibatch {self._next_k}"
@@ -241,9 +245,12 @@ def _num_records(features: Any) -> tf.Tensor:
     return tf.shape(first, tf.int64)[0]
 
 
-def _cause(error: tf.errors.OpError) -> str:
+def _cause(error: tf.errors.OpError | UnicodeDecodeError) -> str:
     """Return what an operation reports, without what the pipeline adds to it."""
-    text = error.message.partition("\n\t [[")[0].partition(" [Op:")[0]
-    if text.startswith("{{function_node"):
-        text = text.partition("}}")[2]
-    return text.strip()
+    if isinstance(error, UnicodeDecodeError):
+        # The report quotes a record that is not text, and TensorFlow fails to make a string of it.
+        message = error.object.decode(errors="replace")
+    else:
+        message = error.message
+    text = message.partition("\n\t [[")[0].partition(" [Op:")[0]
+    return _WRAPPING.sub("", text).strip()

@@ -1,0 +1,115 @@
+"""Metrics as states that add up to the metric over all records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from elasticdl.errors import UsageError
+from elasticdl.model.metric_states import from_json, means, merge, to_json
+from elasticdl.model.metrics import Metrics
+from elasticdl.model.mode import Mode
+from tests.model_zoos import contract_of
+
+RNG = np.random.default_rng(0)
+OUTPUTS = RNG.uniform(size=(50, 1)).astype(np.float32)
+LABELS = (RNG.uniform(size=(50, 1)) < OUTPUTS).astype(np.float32)
+
+FRESH = '{"auc": keras.metrics.AUC(), "accuracy": keras.metrics.BinaryAccuracy()}'
+UPDATED = """self.updated({
+    "auc": keras.metrics.AUC(), "accuracy": keras.metrics.BinaryAccuracy()}, labels, outputs)"""
+CACHED = "self.cached"
+CACHED_UPDATED = "self.updated(self.cached, labels, outputs)"
+TENSOR = '{"accuracy": tf.reduce_mean(tf.cast(tf.equal(outputs > 0.5, labels > 0.5), tf.float32))}'
+
+
+def metrics_of(directory: Path, returned: str) -> Metrics:
+    code = f"""
+import tensorflow as tf
+from tensorflow import keras
+from elasticdl import ElasticDLSpec
+
+
+class Spec(ElasticDLSpec):
+    def __init__(self):
+        self.cached = {FRESH}
+
+    def updated(self, metrics, labels, outputs):
+        for metric in metrics.values():
+            metric.update_state(labels, outputs)
+        return metrics
+
+    def create_model(self): pass
+    def create_optimizer(self): pass
+    def create_dataset(self, dataset, mode): pass
+
+    def create_loss(self, outputs, labels):
+        return tf.reduce_mean(tf.square(outputs - labels))
+
+    def create_metrics(self, mode, outputs, labels, predictions):
+        return {returned}
+"""
+    return Metrics(contract_of(directory, code), Mode.EVALUATION)
+
+
+def measured(metrics: Metrics, sizes: list[int]) -> dict[str, float]:
+    states: dict = {}
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        outputs, labels = tf.constant(OUTPUTS[part]), tf.constant(LABELS[part])
+        of_part = metrics.measure(outputs, labels, size)
+        states = merge(states, from_json(json.loads(json.dumps(to_json(of_part)))))
+        start += size
+    return metrics.result(states)
+
+
+@pytest.mark.parametrize("returned", [FRESH, UPDATED, CACHED, CACHED_UPDATED])
+def test_keras_metrics_merge_however_they_are_kept(tmp_path: Path, returned: str) -> None:
+    results = measured(metrics_of(tmp_path, returned), [20, 7, 1, 22])
+    auc, accuracy = keras.metrics.AUC(), keras.metrics.BinaryAccuracy()
+    auc.update_state(LABELS, OUTPUTS)
+    accuracy.update_state(LABELS, OUTPUTS)
+    assert results["auc"] == pytest.approx(float(auc.result()), rel=1e-6)
+    assert results["accuracy"] == pytest.approx(float(accuracy.result()), rel=1e-6)
+    assert results["loss"] == pytest.approx(float(np.mean((OUTPUTS - LABELS) ** 2)), rel=1e-6)
+
+
+def test_tensors_are_weighted_by_records(tmp_path: Path) -> None:
+    results = measured(metrics_of(tmp_path, TENSOR), [20, 7, 1, 22])
+    assert results["accuracy"] == pytest.approx(np.mean((OUTPUTS > 0.5) == (LABELS > 0.5)))
+
+
+def test_means_need_no_tensorflow_to_finish(tmp_path: Path) -> None:
+    states = metrics_of(tmp_path, TENSOR).measure(tf.constant(OUTPUTS), tf.constant(LABELS), 50)
+    assert set(means(states)) == {"accuracy", "loss"}
+
+
+@pytest.mark.parametrize("returned", [FRESH, UPDATED, CACHED, TENSOR, "{}"])
+def test_what_adds_up_passes_the_check(tmp_path: Path, returned: str) -> None:
+    metrics_of(tmp_path, returned).check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ('{"largest": tf.reduce_max(outputs)}', "metric 'largest': the tensor is not a mean"),
+        (
+            '{"rms": tf.sqrt(tf.reduce_mean(tf.square(outputs - labels)))}',
+            "metric 'rms': the tensor is not a mean over records",
+        ),
+        ('{"each": outputs}', "metric 'each' is of shape (25, 1); return a scalar tensor"),
+        ('{"text": "high"}', "metric 'text' is a str; return a scalar tensor or a Keras metric"),
+        ('["accuracy"]', "create_metrics returns a builtins.list; return a dict"),
+    ],
+)
+def test_what_does_not_add_up_is_an_error(tmp_path: Path, returned: str, message: str) -> None:
+    metrics = metrics_of(tmp_path, returned)
+    with pytest.raises(UsageError) as raised:
+        metrics.check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)
+    assert message in str(raised.value)

@@ -1,0 +1,111 @@
+"""From a dotted name to the user's object, and two zoos in one process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from elasticdl.errors import UsageError, UserCodeError
+from elasticdl.model.resolver import resolve
+from elasticdl.model.zoo import ModelZoo
+from tests.model_zoos import write_zoo
+
+FILES = {
+    "regressor.py": "class DNN: pass\nSIZE = 3\n",
+    "deep/wide_and_deep.py": "class MagicalWAD: pass\n",
+    "fintech/one.py": "class MyKerasModel: pass\nclass Both: pass\n",
+    "fintech/two.py": "class Both: pass\n",
+    "packed/__init__.py": "from .inner import Model\n",
+    "packed/inner.py": "class Model: pass\n",
+    "packed/other.py": "class Other: pass\n",
+    "broken.py": "import nothing_like_this\n",
+    "wrong.py": "def f(:\n",
+}
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> ModelZoo:
+    return ModelZoo(str(write_zoo(tmp_path, FILES)))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("regressor.DNN", "regressor.py"),
+        ("deep.wide_and_deep.MagicalWAD", "deep/wide_and_deep.py"),
+        ("fintech.MyKerasModel", "fintech/one.py"),
+        ("packed.Model", "packed/__init__.py"),
+        ("packed.Other", "packed/other.py"),
+    ],
+)
+def test_a_name_is_found_where_it_is_defined(zoo: ModelZoo, name: str, path: str) -> None:
+    found = resolve(zoo, name)
+    assert found.value.__name__ == name.rpartition(".")[2]
+    assert found.path == zoo.directory / path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "regressor.Foo",
+            "model_def 'regressor.Foo': module 'regressor' ({zoo}/regressor.py) has no 'Foo'; "
+            "it defines 'DNN', 'SIZE'",
+        ),
+        ("nowhere.Foo", "has neither nowhere.py nor nowhere/; it has 'broken', 'deep', 'fintech'"),
+        ("fintech.Both", "both one.py and two.py of '{zoo}/fintech' define 'Both'; say which:"),
+        ("fintech.None_", "no file of '{zoo}/fintech' defines 'None_'; they define 'Both', 'MyK"),
+        ("Foo", "not of the form module.Name"),
+        ("a..Foo", "not of the form module.Name"),
+    ],
+)
+def test_what_is_not_found_is_said_with_what_there_is(
+    zoo: ModelZoo, name: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        resolve(zoo, name)
+    assert message.format(zoo=zoo.directory) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "line"),
+    [
+        ("broken.X", "No module named 'nothing_like_this'", "import nothing_like_this"),
+        ("wrong.X", "SyntaxError", "def f(:"),
+    ],
+)
+def test_a_module_that_raises_shows_its_own_traceback(
+    zoo: ModelZoo, name: str, message: str, line: str
+) -> None:
+    with pytest.raises(UserCodeError) as raised:
+        resolve(zoo, name)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert line in raised.value.traceback_text
+    assert "zoo.py" not in raised.value.traceback_text
+
+
+def test_two_zoos_with_the_same_names_never_meet(tmp_path: Path) -> None:
+    modules = set(sys.modules)
+    values = []
+    for name in ("one", "two"):
+        files = {
+            "model.py": "import helper\nfrom . import helper as relative\n"
+            "VALUE = (helper.NAME, relative.NAME)\n",
+            "helper.py": f"NAME = {name!r}\n",
+        }
+        values.append(
+            resolve(ModelZoo(str(write_zoo(tmp_path / name, files))), "model.VALUE").value
+        )
+    assert values == [("one", "one"), ("two", "two")]
+    assert not {"model", "helper"} & (set(sys.modules) - modules)
+    assert str(tmp_path / "one") not in sys.path
+
+
+@pytest.mark.parametrize("where", ["nowhere", "file.py"])
+def test_a_zoo_that_is_no_directory_is_named(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file.py").write_text("")
+    with pytest.raises(UsageError, match=f"model_zoo '.*{where}': "):
+        ModelZoo(str(tmp_path / where))
