@@ -32,7 +32,7 @@ def _padding(position: int) -> int:
 def pack(header: Message, buffers: Sequence[np.ndarray] = ()) -> bytes:
     """Return one frame of a header and C-contiguous arrays (copied once)."""
     head = header.SerializeToString()
-    views = [np.ascontiguousarray(array).data.cast("B") for array in buffers]
+    views = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in buffers]
     parts: list[bytes | memoryview] = [_PREFIX.pack(MAGIC, len(head), len(views), 0)]
     parts.append(struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views)))
     parts.append(head)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from elasticdl.ps.client import ParameterClient
+from elasticdl.ps.client import GaveUp, ParameterClient
 from elasticdl.rpc import DeadlinePassed
 
 # Sends one push to a partition and says whether it was in order.
@@ -67,6 +67,7 @@ class PushQueue:
 
         Raises:
           DeadlinePassed: they were not in time.
+          GaveUp: the queue was closed.
           Exception: what a send raised.
         """
         deadline = time.monotonic() + self._deadline_s
@@ -83,6 +84,8 @@ class PushQueue:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+        if self._closed:
+            raise GaveUp
 
     def _send_all(self, index: int) -> None:
         while True:
@@ -101,7 +104,10 @@ class PushQueue:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Send what is queued, unless an error came before, and end the threads."""
+        """Send what is queued, unless an error came before, and end threads and waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         for one, thread in zip(self._queues, self._threads, strict=True):
             while thread.is_alive():
                 try:

@@ -193,8 +193,8 @@ class Trainer:
 
     def close(self) -> None:
         """End the threads; what was not read or pushed is somebody else's to do."""
-        self._stream.close()
         self._pushes.close()
+        self._stream.close()
 
 
 def _step_seed(seed: int, task: int, k: int) -> int:

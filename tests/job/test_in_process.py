@@ -1,0 +1,204 @@
+"""Whole jobs in this process: the same master, partitions and worker code, no sockets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import elasticdl
+from elasticdl.api import jobs
+from elasticdl.data import example
+from elasticdl.data.recordio import Scanner
+from elasticdl.errors import JobError, UsageError, UserCodeError
+from tests.job.clicks_data import ZOO, write_clicks
+
+RECORDS = 600
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory) -> str:
+    return write_clicks(tmp_path_factory.mktemp("clicks"), RECORDS)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def train(clicks: str, output, **options) -> elasticdl.api.result.JobResult:
+    given = dict(
+        model_zoo=ZOO,
+        model_def="clicks.Clicks",
+        data=clicks,
+        output=str(output),
+        num_workers=0,
+        num_ps=3,
+        minibatch_size=32,
+        quiet=True,
+    )
+    return elasticdl.train(**{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def trained(clicks, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("trained") / "model"
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELASTICDL_HOME", str(home))
+        result = train(clicks, path, num_epochs=8, validation_data=clicks)
+    assert result.metrics["auc"] > 0.8
+    return str(path)
+
+
+def test_every_record_is_counted_once_and_the_model_learns(clicks, tmp_path):
+    result = train(clicks, tmp_path / "out", num_epochs=3, validation_data=clicks)
+    assert result.audit["records_expected"] == 3 * RECORDS
+    assert result.audit["applied_once"] == {str(index): 3 * RECORDS for index in range(3)}
+    assert (result.audit["lost"], result.audit["filtered"], result.audit["skipped"]) == (0, 0, 0)
+    assert result.audit == jobs.audit(result.job_name)
+    assert [epoch["records"] for epoch in result.history] == [RECORDS] * 3
+    losses = [epoch["loss"] for epoch in result.history]
+    assert losses[-1] < losses[0]
+    assert set(result.metrics) == {"loss", "auc", "accuracy"}
+
+
+def test_filtered_records_are_told_from_lost_ones(clicks, tmp_path):
+    result = train(clicks, tmp_path / "out", params="drop_above=449")
+    assert result.audit["filtered"] == 150
+    assert set(result.audit["applied_once"].values()) == {450}
+    assert result.audit["lost"] == 0
+
+
+@pytest.mark.parametrize("max_steps", [2, 13, 1000])
+def test_max_steps_are_exact(clicks, tmp_path, max_steps):
+    result = train(clicks, tmp_path / "out", num_epochs=2, max_steps=max_steps, minibatch_size=50)
+    assert result.audit["minibatches"] == min(max_steps, 2 * RECORDS // 50)
+    assert set(result.audit["applied_once"].values()) == {result.audit["minibatches"] * 50}
+    assert result.audit["lost"] == 0
+
+
+def test_a_minibatch_that_is_not_finite_stops_the_job(clicks, tmp_path):
+    with pytest.raises(JobError, match=r"not finite.*--on_nan=skip"):
+        train(clicks, tmp_path / "out", params="nan_at=333")
+    assert not (tmp_path / "out").exists()
+
+
+def test_or_is_skipped_and_counted(clicks, tmp_path):
+    result = train(clicks, tmp_path / "out", params="nan_at=333", on_nan="skip")
+    assert result.audit["skipped"] == 32
+    assert set(result.audit["applied_once"].values()) == {RECORDS - 32}
+    assert result.audit["lost"] == 0
+
+
+def test_a_record_that_makes_the_input_function_raise_fails_the_job_by_name(clicks, tmp_path):
+    with pytest.raises(UserCodeError, match=r"clicks-1.recordio, records \d+ to \d+.*3 times") as e:
+        train(clicks, tmp_path / "out", params="fail_at=580")
+    assert "a bad record" in e.value.traceback_text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_holds_a_model_already_and_is_kept(clicks, trained, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(trained, copy)
+    with pytest.raises(UsageError, match="--overwrite"):
+        train(clicks, copy)
+    assert (copy / "trained_model.pb").read_bytes()
+    train(clicks, copy, overwrite=True)
+    assert not [one for one in tmp_path.iterdir() if one.name != "model"], "nothing is left beside"
+
+
+def predict(trained: str, clicks: str, output, **options):
+    return elasticdl.predict(
+        trained_model=trained, data=clicks, output=str(output), num_workers=0, quiet=True, **options
+    )
+
+
+def test_predictions_are_in_input_order_in_every_format(clicks, trained, tmp_path):
+    columns = {}
+    for suffix in ("csv", "parquet", "recordio"):
+        output = tmp_path / f"predictions.{suffix}"
+        predict(trained, clicks, output, keep_columns="row,label", minibatch_size=50)
+        if suffix == "csv":
+            with output.open() as file:
+                rows = list(csv.DictReader(file))
+            assert [int(one["row"]) for one in rows] == list(range(RECORDS))
+            columns[suffix] = [float(one["prediction"]) for one in rows]
+        elif suffix == "parquet":
+            table = pq.read_table(output)
+            assert table.column("row").to_pylist() == list(range(RECORDS))
+            columns[suffix] = table.column("prediction").to_pylist()
+        else:
+            examples = [example.decode(record) for record in Scanner(output)]
+            assert [int(one["row"][0]) for one in examples] == list(range(RECORDS))
+            columns[suffix] = [float(one["prediction"][0]) for one in examples]
+    np.testing.assert_allclose(columns["csv"], columns["parquet"], rtol=1e-5)
+    np.testing.assert_array_equal(columns["recordio"], columns["parquet"])
+
+
+def test_evaluation_of_the_trained_model_agrees_with_training(clicks, trained, tmp_path):
+    result = elasticdl.evaluate(
+        trained_model=trained, data=clicks, num_workers=0, num_ps=2, quiet=True, minibatch_size=37
+    )
+    again = elasticdl.evaluate(trained_model=trained, data=clicks, num_workers=0, quiet=True)
+    assert result.metrics == pytest.approx(again.metrics, abs=1e-6)
+    assert result.metrics["auc"] > 0.8
+    assert result.audit["records_expected"] == RECORDS
+    assert result.audit["lost"] == 0
+
+
+SERVE = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+features = json.load(open(sys.argv[2]))
+outputs = model.signatures["serving_default"](
+    ids=tf.constant(features["ids"], tf.int64), number=tf.constant(features["number"], tf.float32)
+)
+assert not [name for name in sys.modules if name.startswith("elasticdl")]
+json.dump(next(iter(outputs.values())).numpy().ravel().tolist(), open(sys.argv[3], "w"))
+"""
+
+
+def test_the_trained_model_is_enough_by_itself(clicks, tmp_path):
+    zoo = tmp_path / "zoo"
+    shutil.copytree(ZOO, zoo)
+    result = train(clicks, tmp_path / "model", model_zoo=str(zoo), num_epochs=2)
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    shutil.move(tmp_path / "model", moved)
+    shutil.rmtree(zoo)
+    shutil.rmtree(result.job_dir)
+
+    data = write_clicks(tmp_path / "other", 50, num_files=1)
+    predict(str(moved), data, tmp_path / "p.parquet")
+    predicted = pq.read_table(tmp_path / "p.parquet").column("prediction").to_pylist()
+
+    examples = [example.decode(record) for record in Scanner(data.replace("*", "clicks-0"))]
+    features = {
+        "ids": np.array([one["ids"] for one in examples]),
+        "number": np.array([one["number"] for one in examples], np.float32),
+    }
+    model = elasticdl.load_model(str(moved))
+    np.testing.assert_allclose(np.ravel(model(features)), predicted, atol=1e-6)
+
+    (tmp_path / "features.json").write_text(
+        json.dumps({name: value.tolist() for name, value in features.items()})
+    )
+    served = tmp_path / "served.json"
+    arguments = [moved / "saved_model", tmp_path / "features.json", served]
+    subprocess.run(
+        [sys.executable, "-c", SERVE, *map(str, arguments)],
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    np.testing.assert_allclose(json.loads(served.read_text()), predicted, atol=1e-6)
