@@ -98,7 +98,7 @@ class _SpecContract:
         needed = ["create_model"]
         if source.input_fn is None:
             needed.append("create_dataset")
-        if source.loss is None and mode is Mode.TRAINING:
+        if source.loss is None and mode is not Mode.PREDICTION:
             needed.append("create_loss")
         if source.optimizer is None and mode is Mode.TRAINING:
             needed.append("create_optimizer")

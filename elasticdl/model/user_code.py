@@ -14,6 +14,7 @@ _OUR_FILES = str(Path(__file__).resolve().parents[1]) + "/"
 _LIBRARIES = re.compile(
     r"/(tensorflow|keras|optree)/|/contextlib\.py$|/importlib/|<frozen |/tmp/__autograph_generated"
 )
+_FRAME = re.compile(r'^  File "([^"]*)", line .*\n(?:    .*\n|\n)*', re.MULTILINE)
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -72,6 +73,15 @@ def user_traceback(error: BaseException) -> str:
     summary.__cause__ = None
     summary.__context__ = None
     return _COLORS.sub("", "".join(summary.format()))
+
+
+def without_library_frames(text: str) -> str:
+    """Return a formatted traceback without the frames of TensorFlow and Keras.
+
+    For tracebacks that come as text, from Python functions that TensorFlow runs in its pipelines.
+    """
+    kept = _FRAME.sub(lambda frame: "" if _LIBRARIES.search(frame[1]) else frame[0], text)
+    return kept if _FRAME.search(kept) else text
 
 
 def _is_users(filename: str) -> bool:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -48,18 +49,14 @@ class ModelZoo:
     def importable(self) -> Iterator[None]:
         """Let ``import name`` find the zoo's files inside the block, and only there."""
         with _lock:
-            names = self._top_level_names()
-            others = {
-                name: sys.modules.pop(name) for name in list(sys.modules) if _top(name) in names
-            }
+            others = self._take_modules()
             sys.modules.update(self._siblings)
             sys.path.insert(0, str(self.directory))
             try:
                 yield
             finally:
                 sys.path.remove(str(self.directory))
-                loaded = [name for name in sys.modules if _top(name) in names]
-                self._siblings.update({name: sys.modules.pop(name) for name in loaded})
+                self._siblings.update(self._take_modules())
                 sys.modules.update(others)
 
     def load(self, relative: Path) -> ModuleType:
@@ -80,6 +77,14 @@ class ModelZoo:
             importlib.invalidate_caches()
             return importlib.import_module(".".join([self._package, *parts]))
 
+    def _take_modules(self) -> dict[str, ModuleType]:
+        """Remove the modules that have names of the zoo's files, and return them."""
+        if not any(name in sys.modules for name in self._top_level_names):
+            return {}
+        names = [name for name in sys.modules if _top(name) in self._top_level_names]
+        return {name: sys.modules.pop(name) for name in names}
+
+    @cached_property
     def _top_level_names(self) -> set[str]:
         names = {path.stem for path in self.directory.glob("*.py")}
         names |= {path.name for path in self.directory.iterdir() if path.is_dir()}

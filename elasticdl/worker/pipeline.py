@@ -16,6 +16,7 @@ from elasticdl.errors import UserCodeError
 from elasticdl.model.contract import Contract
 from elasticdl.model.element_spec import split_element
 from elasticdl.model.mode import Mode
+from elasticdl.model.user_code import without_library_frames
 
 _END_OF_TASK = -1
 _NO_LIMIT = -1
@@ -96,6 +97,8 @@ class TaskPipeline:
         self._tasks: deque[_Descriptor] = deque()
         self._next_k: int | None = None
         self._failed = False
+        # A shuffle of the user's repeats one permutation, in every process and after every restart.
+        tf.random.set_seed(contract.source.seed)
         options = tf.data.Options()
         options.deterministic = True
         dataset = tf.data.Dataset.from_generator(
@@ -186,7 +189,7 @@ class TaskPipeline:
         return UserCodeError(
             f"create_dataset of '{self._name}' in {after} of task {task.task_id}: "
             f"{text.partition(chr(10))[0]}",
-            text,
+            without_library_frames(text),
         )
 
 
