@@ -101,6 +101,8 @@ class TaskPipeline:
         tf.random.set_seed(contract.source.seed)
         options = tf.data.Options()
         options.deterministic = True
+        # Its thread holds up the end of the iterator, by minutes; AUTOTUNE then means all threads.
+        options.autotune.enabled = False
         dataset = tf.data.Dataset.from_generator(
             self._descriptors,
             output_signature=(
