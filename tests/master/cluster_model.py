@@ -67,7 +67,7 @@ class ClusterModel:
         return sizes if task.max_minibatches is None else sizes[: task.max_minibatches]
 
     def run(self, disturbances: int) -> None:
-        for step in range(200_000):
+        for _step in range(200_000):
             if self.ended is not None:
                 return
             self.now += self.random.random()

@@ -80,13 +80,13 @@ def test_max_steps_are_exact_under_replay(plan, seed, disturbances):
 
 
 def ledger_in_training(**changes) -> Ledger:
-    options = dict(
-        phases=(TaskKind.TRAINING,),
-        shards=(Shard("a", 20),),
-        minibatch_size=5,
-        records_per_task=5,
-        shuffle=False,
-    )
+    options = {
+        "phases": (TaskKind.TRAINING,),
+        "shards": (Shard("a", 20),),
+        "minibatch_size": 5,
+        "records_per_task": 5,
+        "shuffle": False,
+    }
     ledger = Ledger(JobPlan(**{**options, **changes}))
     ledger.handle(PartitionStarted(0, 1), 0)
     return ledger
