@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import elasticdl
 from elasticdl.job_spec import JobSpec
 
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
@@ -54,6 +55,19 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         supervisor=given.supervisor,
         token=read_token(given.job_dir),
     )
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a process of ours: it finds this package, and dies with this process."""
+    home = str(Path(elasticdl.__file__).parents[1])
+    paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONUNBUFFERED": "1",
+        PARENT_VARIABLE: str(os.getpid()),
+    }
 
 
 def die_with_parent() -> None:

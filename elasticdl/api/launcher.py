@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import elasticdl
 from elasticdl.api import supervisor
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.errors import JobError, UsageError, UserCodeError
-from elasticdl.instance import PARENT_VARIABLE, TOKEN_FILE
+from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.proto import master_pb2
@@ -90,19 +89,13 @@ def create_job_dir(spec: JobSpec) -> None:
 def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> None:
     directory = Path(spec.job_dir)
     (directory / supervisor.LOGS).mkdir(exist_ok=True)
-    home = str(Path(elasticdl.__file__).parents[1])
-    paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != PARENT_VARIABLE},
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-    }
     with (directory / supervisor.LOGS / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "elasticdl.api.supervisor", f"--job_dir={directory}"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=child_environment(),
             start_new_session=True,
         )
     try:

@@ -1,8 +1,8 @@
 """Try a job's model on one minibatch, in a process of its own, before anything is launched.
 
 A process of its own, so that TensorFlow and the model's module are never loaded into the caller's.
-`preflight` is the caller's side; ``python -m elasticdl.api.preflight JOB_FILE RESULT_FILE`` is the
-other one. The result is a JSON file: ``{"report": …}`` or ``{"error": …}``.
+`preflight` is the caller's side; ``python -m elasticdl.api.preflight`` is the other one: it reads the
+options from standard input and writes ``{"report": …}`` or ``{"error": …}`` to standard output.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import elasticdl
 from elasticdl.errors import ElasticDLError, JobError, UsageError, UserCodeError
+from elasticdl.instance import child_environment, die_with_parent
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.user_code import ModelCodeError
 
 _LINES_OF_A_CRASH = 20
+_DEADLINE_S = 900.0
 
 
 def preflight(job_spec: JobSpec) -> dict[str, Any]:
@@ -37,37 +36,26 @@ def preflight(job_spec: JobSpec) -> dict[str, Any]:
     """
     if job_spec.num_workers == 0:
         return _check(job_spec)
-    with tempfile.TemporaryDirectory(prefix="elasticdl-check-") as name:
-        directory = Path(name)
-        job_file = job_spec.save(directory)
-        result_file = directory / "result.json"
-        command = [sys.executable, "-P", "-m", __name__, str(job_file), str(result_file)]
-        with (directory / "log").open("w+b") as log:
-            ended = subprocess.run(
-                command,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-            if result_file.exists():
-                return _report(json.loads(result_file.read_text(encoding="utf-8")))
-            log.seek(0)
-            lines = log.read().decode(errors="replace").splitlines()[-_LINES_OF_A_CRASH:]
+    request = {"command": job_spec.command, **job_spec.to_options()}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", __name__],
+            env=child_environment(),
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=_DEADLINE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise JobError(
+            f"the check of the model did not end within {_DEADLINE_S:.0f} s; "
+            "try elasticdl check with --debug, or --num_workers=0 in a debugger"
+        ) from None
+    if ended.returncode == 0:
+        return _report(json.loads(ended.stdout))
+    lines = ended.stderr.decode(errors="replace").splitlines()[-_LINES_OF_A_CRASH:]
     how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit {ended.returncode}"
     raise JobError("\n".join([f"the check of the model died ({how}); its last lines:", *lines]))
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, in which the package is found where it was found here."""
-    home = str(Path(elasticdl.__file__).parents[1])
-    paths = [home, os.environ.get("PYTHONPATH", "")]
-    return {
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
 
 
 def _report(result: dict[str, Any]) -> dict[str, Any]:
@@ -88,20 +76,25 @@ def _check(job_spec: JobSpec) -> dict[str, Any]:
     return {**dataclasses.asdict(report), "text": report.text()}
 
 
-def _main(job_file: str, result_file: str) -> None:
-    result: dict[str, Any]
-    try:
-        result = {"report": _check(JobSpec.load(job_file))}
-    except ElasticDLError as error:
-        described = {
-            "is_users_code": isinstance(error, UserCodeError),
-            "exit_code": error.exit_code,
-            "message": str(error),
-            "traceback_text": getattr(error, "traceback_text", ""),
-        }
-        result = {"error": described}
-    Path(result_file).write_text(json.dumps(result, default=str), encoding="utf-8")
+def _main() -> None:
+    # What the user's code prints goes the way of errors; only the result goes to the caller.
+    with os.fdopen(os.dup(1), "wb") as caller:
+        os.dup2(2, 1)
+        result: dict[str, Any]
+        try:
+            request = json.load(sys.stdin)
+            result = {"report": _check(JobSpec.resolve(request.pop("command"), request))}
+        except ElasticDLError as error:
+            described = {
+                "is_users_code": isinstance(error, UserCodeError),
+                "exit_code": error.exit_code,
+                "message": str(error),
+                "traceback_text": getattr(error, "traceback_text", ""),
+            }
+            result = {"error": described}
+        caller.write(json.dumps(result, default=str).encode())
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    die_with_parent()
+    _main()

@@ -24,8 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import elasticdl
-from elasticdl.instance import PARENT_VARIABLE, read_token
+from elasticdl.instance import child_environment, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.master import RESULT_FILE
@@ -127,16 +126,10 @@ class Supervisor:
         threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
 
     def _environment(self) -> dict[str, str]:
-        home = str(Path(elasticdl.__file__).parents[1])
-        paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-            "PYTHONUNBUFFERED": "1",
+            **child_environment(),
             "PYTHONFAULTHANDLER": "1",
             "TMPDIR": str(self._job_dir / TEMPORARY),
-            PARENT_VARIABLE: str(os.getpid()),
         }
 
     def _wait_for(self, child: _Child) -> None:

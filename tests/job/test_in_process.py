@@ -33,16 +33,16 @@ def home(tmp_path_factory, monkeypatch):
 
 
 def train(clicks: str, output, **options) -> elasticdl.api.result.JobResult:
-    given = dict(
-        model_zoo=ZOO,
-        model_def="clicks.Clicks",
-        data=clicks,
-        output=str(output),
-        num_workers=0,
-        num_ps=3,
-        minibatch_size=32,
-        quiet=True,
-    )
+    given = {
+        "model_zoo": ZOO,
+        "model_def": "clicks.Clicks",
+        "data": clicks,
+        "output": str(output),
+        "num_workers": 0,
+        "num_ps": 3,
+        "minibatch_size": 32,
+        "quiet": True,
+    }
     return elasticdl.train(**{**given, **options})
 
 

@@ -1,7 +1,7 @@
 """A whole cluster in one thread: the real ledger, the real progress of groups, and bad luck.
 
-Workers lease, push minibatches partition by partition, lose requests and replies, repeat old pushes,
-fall silent, die and are replaced, in an order fixed by a seed.
+Workers lease, push minibatches partition by partition, lose requests and replies, repeat old
+pushes, fall silent, die and are replaced, in an order fixed by a seed.
 """
 
 from __future__ import annotations

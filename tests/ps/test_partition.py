@@ -1,0 +1,246 @@
+"""A partition: frames in, frames out; refusals change nothing; its values are the optimizer's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps import frames
+from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
+from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.partition import Partition
+from elasticdl.ps.progress import CLOSED
+from elasticdl.ps.push_queue import PushQueue
+from elasticdl.ps.routing import group_of
+from elasticdl.ps.routing_table import RoutingTable
+from elasticdl.rpc import DirectTransport, Service
+
+DESCRIPTOR = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
+MODEL = ps_pb2.ModelDefinition(
+    tables=[
+        ps_pb2.TableDefinition(
+            name="rows",
+            dim=3,
+            initializer=ps_pb2.RowInitializer(kind="uniform", seed=5, a=-1.0, b=1.0),
+        )
+    ],
+    variables=[
+        ps_pb2.VariableDefinition(name="kernel", shape=[40, 7], trainable=True),
+        ps_pb2.VariableDefinition(name="moving_mean", shape=[7], trainable=False),
+    ],
+    optimizer=OptimizerConfig(name="sgd", learning_rate=0.5).to_json(),
+)
+DENSE = np.arange(287, dtype=np.float32)
+
+
+class Servers:
+    """Some partitions and a client of them, in this process."""
+
+    def __init__(self, num_partitions: int = 3, initialize: bool = True) -> None:
+        routing = RoutingTable.initial(64, num_partitions)
+        self.partitions = [Partition(index, 1) for index in range(num_partitions)]
+        self.cluster = master_pb2.Cluster(
+            routing=ps_pb2.Routing(
+                version=routing.version, partition_of_group=routing.partition_of_group
+            ),
+            partitions=[
+                master_pb2.Partition(index=index, incarnation=1) for index in range(num_partitions)
+            ],
+        )
+        self.client = self.connect(self.cluster)
+        if initialize:
+            self.client.initialize(DENSE)
+
+    def connect(self, cluster: master_pb2.Cluster) -> ParameterClient:
+        return ParameterClient(
+            cluster,
+            lambda one: DirectTransport(Service(DESCRIPTOR, self.partitions[one.index])),
+            ModelLayout(MODEL),
+        )
+
+    def pull(self, ids: np.ndarray):
+        lookup = self.client.prepare([ids])
+        pulled = self.client.start_pull(lookup).result()
+        return pulled.dense, pulled.rows[0][lookup.inverses[0]]
+
+    def push(self, k: int, ids: np.ndarray, row_gradient: float, dense_gradient: float):
+        lookup = self.client.prepare([ids])
+        rows = np.full((len(lookup.unique[0]), 3), row_gradient, np.float32)
+        dense = np.full(287, dense_gradient, np.float32)
+        header = ps_pb2.PushHeader(task=9, k=k, num_records=4, loss=1.0)
+        return [
+            self.client.push(index, header, lookup, [rows], dense)
+            for index in range(len(self.partitions))
+        ]
+
+
+IDS = np.array([5, -3, 2**62, 5, 0, 77], np.int64)
+
+
+def test_what_was_pushed_is_pulled():
+    servers = Servers()
+    dense, rows = servers.pull(IDS)
+    np.testing.assert_array_equal(dense, DENSE)
+    assert (np.abs(rows) <= 1).all()
+    np.testing.assert_array_equal(rows[0], rows[3])
+    assert servers.push(0, IDS, 1.0, 2.0) == [(1, True)] * 3
+    new_dense, new_rows = servers.pull(IDS)
+    np.testing.assert_allclose(new_rows, rows - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(new_dense[:280], DENSE[:280] - 1.0, rtol=1e-6)
+    np.testing.assert_allclose(new_dense[280:], DENSE[280:] + 2.0, err_msg="state is added to")
+
+
+def test_a_pull_never_changes_state():
+    servers = Servers()
+    first = servers.pull(IDS)
+    second = servers.pull(IDS)
+    np.testing.assert_array_equal(first[1], second[1])
+    assert sum(len(one._tables[0]) for one in servers.partitions) == 0
+
+
+def test_every_handler_called_twice_has_the_effect_of_once():
+    servers = Servers()
+    servers.client.initialize(DENSE + 1.0)
+    np.testing.assert_array_equal(servers.pull(IDS)[0], DENSE)
+    servers.push(0, IDS, 1.0, 1.0)
+    once = servers.pull(IDS)
+    assert servers.push(0, IDS, 1.0, 1.0) == [(1, True)] * 3
+    twice = servers.pull(IDS)
+    np.testing.assert_array_equal(once[0], twice[0])
+    np.testing.assert_array_equal(once[1], twice[1])
+    for _ in range(2):
+        close = ps_pb2.PushHeader(task=9, k=1, close=True, task_records=4)
+        assert servers.client.push(0, close) == (CLOSED, True)
+    audit = servers.partitions[0].get_audit(ps_pb2.AuditRequest(incarnation=1))
+    assert set(audit.applied_records) == {4}
+    assert set(audit.closed_records) == {4}
+    assert audit.closed_tasks == 1
+
+
+def test_a_push_out_of_order_is_answered_with_what_is_wanted():
+    servers = Servers()
+    before = servers.pull(IDS)
+    assert servers.push(2, IDS, 1.0, 1.0) == [(0, False)] * 3
+    np.testing.assert_array_equal(servers.pull(IDS)[1], before[1])
+
+
+def test_another_incarnation_or_routing_is_refused_whole():
+    servers = Servers()
+    before = servers.pull(IDS)
+    for change in ("incarnation", "routing"):
+        cluster = master_pb2.Cluster()
+        cluster.CopyFrom(servers.cluster)
+        if change == "incarnation":
+            cluster.partitions[0].incarnation = 2
+        else:
+            cluster.routing.version += 1
+        stale = servers.connect(cluster)
+        lookup = stale.prepare([IDS])
+        with pytest.raises(StaleCluster):
+            stale.start_pull(lookup).result()
+        header = ps_pb2.PushHeader(task=9, k=0, num_records=4)
+        rows = np.ones((len(lookup.unique[0]), 3), np.float32)
+        with pytest.raises(StaleCluster):
+            stale.push(0, header, lookup, [rows], np.ones(287, np.float32))
+    np.testing.assert_array_equal(servers.pull(IDS)[1], before[1])
+    assert servers.client.next_minibatch(9) == 0
+
+
+def header_and_buffers(servers: Servers, index: int = 0) -> tuple[ps_pb2.PushHeader, list]:
+    header = ps_pb2.PushHeader(incarnation=1, task=9, k=0, num_records=4)
+    ids = np.arange(100, dtype=np.int64)
+    ids = ids[np.isin(group_of(ids, 64) % 3, [index])]
+    dense = np.ones(servers.partitions[index]._dense.size, np.float32)
+    return header, [ids, np.ones((len(ids), 3), np.float32), dense]
+
+
+@pytest.mark.parametrize("wrong", ["rows", "dense", "ids", "missing", "foreign", "extra"])
+def test_a_push_that_does_not_fit_changes_nothing(wrong):
+    servers = Servers()
+    header, buffers = header_and_buffers(servers)
+    if wrong == "rows":
+        buffers[1] = buffers[1][1:]
+    elif wrong == "dense":
+        buffers[2] = buffers[2][1:]
+    elif wrong == "ids":
+        buffers[0] = buffers[0].astype(np.int8)[:-1]
+    elif wrong == "missing":
+        buffers = buffers[:2]
+    elif wrong == "extra":
+        buffers = [*buffers, buffers[0]]
+    else:
+        buffers[0] = header_and_buffers(servers, 1)[1][0][: len(buffers[0])]
+        buffers[1] = buffers[1][: len(buffers[0])]
+    before = servers.pull(IDS)
+    reply, _ = frames.unpack(
+        servers.partitions[0].push(frames.pack(header, buffers)), ps_pb2.PsReply
+    )
+    assert reply.status == ps_pb2.PS_INVALID
+    assert reply.message
+    np.testing.assert_array_equal(servers.pull(IDS)[0], before[0])
+    assert servers.client.next_minibatch(9) == 0
+    assert len(servers.partitions[0]._tables[0]) == 0
+
+
+def test_a_partition_that_is_not_initialized_says_so():
+    partition = Partition(0, 1)
+    reply, _ = frames.unpack(
+        partition.pull(frames.pack(ps_pb2.PullHeader(incarnation=1))), ps_pb2.PsReply
+    )
+    assert reply.status == ps_pb2.PS_NOT_INITIALIZED
+    assert partition.get_audit(ps_pb2.AuditRequest(incarnation=1)).status != ps_pb2.PS_OK
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), flip=st.integers(0, 10_000))
+def test_bytes_from_elsewhere_are_refused_never_trusted(data, flip):
+    servers = Servers()
+    header, buffers = header_and_buffers(servers)
+    frame = bytearray(frames.pack(header, buffers))
+    frame[flip % 48] ^= 1 + flip % 255
+    for hostile in (data, bytes(frame), bytes(frame[: flip % len(frame)])):
+        for method in ("push", "pull", "initialize", "load_rows", "export_rows"):
+            reply, _ = frames.unpack(
+                getattr(servers.partitions[0], method)(hostile), ps_pb2.PsReply
+            )
+            assert reply.status in ps_pb2.PsStatus.values()
+
+
+def test_rows_move_out_and_in_again():
+    servers = Servers()
+    ids = np.unique(np.random.default_rng(0).integers(-(2**60), 2**60, 5000))
+    rows = np.random.default_rng(1).normal(size=(len(ids), 3)).astype(np.float32)
+    servers.client.load_rows("rows", ids, rows)
+    exported_ids, exported_rows = servers.client.export_rows(0)
+    np.testing.assert_array_equal(exported_ids, ids)
+    np.testing.assert_array_equal(exported_rows, rows)
+    np.testing.assert_array_equal(servers.pull(ids)[1], rows)
+
+
+def test_pushes_are_acknowledged_in_order_by_all_partitions():
+    servers = Servers()
+    pushes = PushQueue(servers.client)
+    sent: list[tuple[int, int]] = []
+    for number in range(20):
+        pushes.put(lambda index, number=number: sent.append((index, number)))
+    pushes.wait(20)
+    for index in range(3):
+        assert [number for where, number in sent if where == index] == list(range(20))
+    pushes.close()
+    with pytest.raises(GaveUp):
+        pushes.wait(21)
+
+
+def test_an_error_of_a_push_reaches_whoever_waits():
+    pushes = PushQueue(Servers().client)
+
+    def fail(index: int) -> None:
+        raise ValueError("refused")
+
+    pushes.put(fail)
+    with pytest.raises(ValueError, match="refused"):
+        pushes.wait(1)
+    pushes.close()

@@ -1,0 +1,107 @@
+"""Rules R1 and R2 for the groups of one partition."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elasticdl.ps.progress import CLOSED, IntervalSet, Progress
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 40)))
+def test_an_interval_set_is_a_set_kept_short(values):
+    intervals = IntervalSet()
+    for value in values:
+        intervals.add(value)
+    assert [value for value in range(50) if value in intervals] == sorted(set(values))
+    assert len(intervals) == len(set(values))
+    parts = intervals.intervals
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(parts))
+
+
+def push(progress: Progress, task: int, k: int, records: int = 10, loss: float = 1.0):
+    decision = progress.decide(task, k)
+    if decision.in_order and decision.apply.any():
+        progress.advance(decision, task, 0, records, loss)
+    elif decision.in_order:
+        progress.drop_repeat(decision)
+    return decision
+
+
+def test_minibatches_are_applied_in_order_and_once():
+    progress = Progress(2)
+    assert push(progress, 7, 0).apply.all()
+    assert push(progress, 7, 0).repeat.all()
+    late = push(progress, 7, 2)
+    assert (late.in_order, late.next) == (False, 1)
+    assert push(progress, 7, 1).apply.all()
+    assert progress.next(7) == 2
+    assert progress.totals.applied_records.tolist() == [20, 20]
+    assert progress.totals.repeats_dropped.tolist() == [1, 1]
+
+
+def test_a_closed_task_drops_everything_for_ever():
+    progress = Progress(2)
+    push(progress, 7, 0)
+    progress.close(progress.decide(7, 1), 7, task_records=10, limited=False)
+    assert progress.next(7) == CLOSED
+    for k in (0, 1, 5):
+        decision = progress.decide(7, k)
+        assert decision.in_order
+        assert not decision.apply.any()
+    assert 7 in progress.closed
+    assert progress.totals.closed_records.tolist() == [10, 10]
+
+
+def test_a_task_cannot_be_closed_before_its_last_minibatch():
+    progress = Progress(1)
+    push(progress, 7, 0)
+    assert not progress.decide(7, 2).in_order
+
+
+def test_what_was_not_applied_of_a_task_is_told_apart():
+    progress = Progress(1)
+    push(progress, 1, 0, records=6)
+    progress.close(progress.decide(1, 1), 1, task_records=10, limited=False)
+    push(progress, 2, 0, records=6)
+    progress.close(progress.decide(2, 1), 2, task_records=10, limited=True)
+    push(progress, 3, 0, records=12)
+    progress.close(progress.decide(3, 1), 3, task_records=10, limited=False)
+    progress.skip(progress.decide(4, 0), 4, num_records=10)
+    progress.close(progress.decide(4, 1), 4, task_records=10, limited=False)
+    totals = progress.totals
+    assert totals.filtered_records.tolist() == [4]
+    assert totals.beyond_limit_records.tolist() == [4]
+    assert totals.added_records.tolist() == [2]
+    assert totals.skipped_records.tolist() == [10]
+    assert totals.applied_records.tolist() == [24]
+
+
+def test_groups_of_one_partition_may_stand_at_different_minibatches():
+    progress = Progress(3)
+    push(progress, 7, 0)
+    push(progress, 7, 1)
+    open_task = progress._open[7]
+    open_task.next[1] = 0  # As if this group had been restored.
+    assert progress.next(7) == 0
+    decision = push(progress, 7, 0)
+    assert decision.apply.tolist() == [False, True, False]
+    assert decision.repeat.tolist() == [True, False, True]
+    assert push(progress, 7, 1).apply.tolist() == [False, True, False]
+    assert push(progress, 7, 2).apply.all()
+    progress.close(progress.decide(7, 3), 7, 30, limited=False)
+    assert progress.next(7) == CLOSED
+
+
+def test_losses_of_an_epoch_are_summed_once_per_record():
+    progress = Progress(2)
+    for k, loss in enumerate([1.0, 3.0]):
+        push(progress, 1, k, records=10, loss=loss)
+        push(progress, 1, k, records=10, loss=99.0)
+    sums = progress.epochs[0]
+    np.testing.assert_array_equal(sums.records, [20, 20])
+    np.testing.assert_allclose(sums.loss, [40.0, 40.0])

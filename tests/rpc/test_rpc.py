@@ -1,0 +1,165 @@
+"""Calls between instances: the token, refusals, deadlines, and faults made on purpose."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from elasticdl.errors import UsageError
+from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
+from elasticdl.ps.partition import Partition
+from elasticdl.rpc import (
+    Client,
+    DeadlinePassed,
+    DirectTransport,
+    GrpcTransport,
+    RpcFailed,
+    RpcUnauthenticated,
+    RpcUnavailable,
+    Server,
+    Service,
+)
+from elasticdl.rpc.faults import Faults, FaultyTransport
+
+SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
+
+
+class Handler:
+    """A Supervisor that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def launch(self, request: master_pb2.InstanceId) -> master_pb2.Ack:
+        self.calls.append(request.role)
+        if request.role == "broken":
+            raise ValueError("no such role")
+        return master_pb2.Ack(accepted=True)
+
+    def stop_instance(self, request: supervisor_pb2.StopInstanceRequest) -> master_pb2.Ack:
+        return master_pb2.Ack()
+
+    def watch(self, request: supervisor_pb2.WatchRequest) -> supervisor_pb2.WatchReply:
+        return supervisor_pb2.WatchReply()
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def server(handler):
+    one = Server([Service(SUPERVISOR, handler)], token="secret")
+    yield one
+    one.stop()
+
+
+def connect(server: Server, token: str = "secret") -> Client:
+    return Client(SUPERVISOR, GrpcTransport(server.address, token), "the supervisor")
+
+
+def test_a_call_brings_its_reply(server, handler):
+    assert connect(server).call("Launch", master_pb2.InstanceId(role="ps")).accepted
+    assert handler.calls == ["ps"]
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_every_method_of_every_service_wants_the_token(token):
+    class Anything:
+        def __getattr__(self, name):
+            return lambda request: pytest.fail(f"{name} was called without the token")
+
+    for module in (master_pb2, ps_pb2, supervisor_pb2):
+        for descriptor in module.DESCRIPTOR.services_by_name.values():
+            service = Service(descriptor, Anything())
+            server = Server([service], token="secret")
+            transport = GrpcTransport(server.address, token)
+            assert len(service.paths) == len(descriptor.methods)
+            for path in service.paths:
+                with pytest.raises(RpcUnauthenticated):
+                    transport.call(path, b"", 5.0)
+            server.stop()
+
+
+def test_an_exception_of_the_handler_is_told_and_is_not_repeated(server, handler):
+    with pytest.raises(RpcFailed, match="ValueError: no such role"):
+        connect(server).call_until("Launch", master_pb2.InstanceId(role="broken"), 5.0)
+    assert handler.calls == ["broken"]
+
+
+def test_garbage_and_unknown_methods_are_refused(server):
+    transport = GrpcTransport(server.address, "secret")
+    with pytest.raises(RpcFailed, match="unreadable request"):
+        transport.call("/elasticdl.Supervisor/Launch", b"\xff\xff\xff", 5.0)
+    with pytest.raises(RpcFailed, match="UNIMPLEMENTED"):
+        transport.call("/elasticdl.Supervisor/Nothing", b"", 5.0)
+
+
+def test_a_wait_ends_at_its_deadline_and_names_who_was_awaited(server):
+    client = connect(server)
+    server.stop()
+    with pytest.raises(DeadlinePassed, match="the supervisor did not answer Launch within"):
+        client.call_until("Launch", master_pb2.InstanceId(role="ps"), deadline_s=0.3)
+
+
+def test_a_wait_goes_on_until_the_other_side_is_back(handler):
+    first = Server([Service(SUPERVISOR, handler)], token="secret")
+    address = first.address
+    client = connect(first)
+    first.stop()
+    outcome: list[bool] = []
+    request = master_pb2.InstanceId(role="ps")
+    thread = threading.Thread(
+        target=lambda: outcome.append(client.call_until("Launch", request, 30.0).accepted)
+    )
+    thread.start()
+    second = Server([Service(SUPERVISOR, handler)], token="secret", address=address)
+    thread.join(30.0)
+    second.stop()
+    assert outcome == [True]
+
+
+def test_an_occupied_address_is_an_error():
+    with pytest.raises(OSError, match="cannot listen on"):
+        Server([], token="secret", address="203.0.113.1:1")
+
+
+def test_a_handler_that_lacks_a_method_is_found_at_once():
+    with pytest.raises(AttributeError, match="initialize"):
+        Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], object())
+    Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], Partition(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("faults", "calls", "fails"),
+    [
+        (Faults(request_lost=1.0), 0, True),
+        (Faults(reply_lost=1.0), 1, True),
+        (Faults(duplicated=1.0), 2, False),
+        (Faults(delayed=1.0), 1, False),
+        (Faults(), 1, False),
+    ],
+)
+def test_faults_do_what_they_say(handler, faults, calls, fails):
+    transport = FaultyTransport(DirectTransport(Service(SUPERVISOR, handler)), faults)
+    data = master_pb2.InstanceId(role="ps").SerializeToString()
+    if fails:
+        with pytest.raises(RpcUnavailable, match="by fault injection"):
+            transport.call("/elasticdl.Supervisor/Launch", data, 1.0)
+    else:
+        assert transport.start("/elasticdl.Supervisor/Launch", data, 1.0).result(5.0)
+    assert len(handler.calls) == calls
+
+
+@pytest.mark.parametrize("text", ["lost=0.1", "reply_lost=often"])
+def test_a_wrong_fault_is_named(text):
+    with pytest.raises(UsageError, match="ELASTICDL_FAULTS"):
+        Faults.parse(text)
+
+
+def test_a_channel_refused_is_unavailable_not_the_end():
+    transport = GrpcTransport("127.0.0.1:9", "secret")
+    with pytest.raises(RpcUnavailable):
+        transport.call("/elasticdl.Supervisor/Launch", b"", 1.0)
