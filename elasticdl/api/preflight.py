@@ -1,7 +1,7 @@
 """Try a job's model on one minibatch, in a process of its own, before anything is launched.
 
 A process of its own, so that TensorFlow and the model's module are never loaded into the caller's.
-`preflight` is the caller's side; ``python -m elasticdl.api.preflight`` is the other one: it reads the
+`preflight` is the caller's side; ``python -m elasticdl.api.preflight`` is the other one: it reads
 options from standard input and writes ``{"report": …}`` or ``{"error": …}`` to standard output.
 """
 

@@ -202,3 +202,74 @@ def test_the_trained_model_is_enough_by_itself(clicks, tmp_path):
         env={"PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     np.testing.assert_allclose(json.loads(served.read_text()), predicted, atol=1e-6)
+
+
+def parameters_of(path) -> dict[str, np.ndarray]:
+    with np.load(path / "params.npz") as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def test_every_call_made_twice_has_the_effect_of_once(clicks, tmp_path, monkeypatch):
+    undisturbed = train(clicks, tmp_path / "a", staleness=0, num_epochs=2, validation_data=clicks)
+    monkeypatch.setenv("ELASTICDL_FAULTS", "duplicated=1")
+    repeated = train(clicks, tmp_path / "b", staleness=0, num_epochs=2, validation_data=clicks)
+    monkeypatch.setenv("ELASTICDL_FAULTS", "request_lost=0.2,reply_lost=0.2,seed=11")
+    lossy = train(clicks, tmp_path / "c", staleness=0, num_epochs=2, validation_data=clicks)
+    for disturbed, output in ((repeated, "b"), (lossy, "c")):
+        assert disturbed.metrics == undisturbed.metrics
+        assert disturbed.audit["repeats_dropped"] > 0
+        same = {"repeats_dropped": 0, **undisturbed.audit}
+        assert {**disturbed.audit, "repeats_dropped": 0} == same
+        expected, actual = parameters_of(tmp_path / "a"), parameters_of(tmp_path / output)
+        assert expected.keys() == actual.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(actual[name], values, err_msg=name)
+
+
+def test_a_job_on_many_partitions_equals_plain_keras_training(clicks, tmp_path):
+    """One worker, no staleness, no shuffling: the same minibatches, Keras's own optimizer."""
+    import keras
+    import tensorflow as tf
+
+    from tests.job.zoo.clicks import Clicks
+
+    options = {"staleness": 0, "shuffle": False, "records_per_task": RECORDS, "minibatch_size": 50}
+    train(clicks, tmp_path / "out", **options, seed=3)
+    trained = parameters_of(tmp_path / "out")
+
+    spec = Clicks()
+    records = [
+        record for index in range(2) for record in Scanner(clicks.replace("*", f"clicks-{index}"))
+    ]
+    dataset = spec.create_dataset(
+        tf.data.Dataset.from_tensor_slices(records), elasticdl.Mode.TRAINING
+    ).batch(50)
+    # The same initial values: those of a model trained for no step at all.
+    train(clicks, tmp_path / "initial", **options, seed=3, max_steps=1, params="lr=1e-30")
+    initial = parameters_of(tmp_path / "initial")
+    ids = trained["rows/ids"]
+    position = {int(one): index for index, one in enumerate(ids)}
+    first = elasticdl.load_model(str(tmp_path / "initial"))
+    embedding = next(one for one in first._flatten_layers() if one.name == "rows")
+    rows = tf.Variable(embedding(tf.constant(ids)))
+    dense = {name: tf.Variable(value) for name, value in initial.items() if "/ids" not in name}
+    dense.pop("rows/rows")
+    kernels = [dense[name] for name in sorted(dense)]
+    names = sorted(dense)
+    optimizer = keras.optimizers.Adagrad(0.05)
+    variables = [keras.Variable(one.numpy()) for one in (*kernels, rows)]
+    optimizer.build(variables)
+    for features, labels in dataset:
+        index = np.vectorize(position.get)(features["ids"].numpy())
+        with tf.GradientTape() as tape:
+            values = dict(zip(names, [one.value for one in variables[:-1]], strict=True))
+            looked_up = tf.reshape(tf.gather(variables[-1].value, index), [len(index), -1])
+            hidden = tf.concat([looked_up, features["number"]], axis=1)
+            hidden = tf.nn.relu(hidden @ values["dense/kernel"] + values["dense/bias"])
+            outputs = hidden @ values["dense_1/kernel"] + values["dense_1/bias"]
+            loss = spec.create_loss(outputs, labels)
+        gradients = tape.gradient(loss, [one.value for one in variables])
+        optimizer.apply([tf.convert_to_tensor(one) for one in gradients], variables)
+    for name, variable in zip(names, variables[:-1], strict=True):
+        np.testing.assert_allclose(trained[name], variable.numpy(), atol=2e-6, err_msg=name)
+    np.testing.assert_allclose(trained["rows/rows"], variables[-1].numpy(), atol=2e-6)
