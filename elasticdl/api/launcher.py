@@ -56,7 +56,10 @@ def launch(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
     if spec.num_workers == 0:
         from elasticdl.api.in_process import run_in_process
 
-        run_in_process(spec)
+        try:
+            run_in_process(spec)
+        finally:
+            supervisor.clean_up(spec)
     else:
         _run_supervised(spec, on_status)
     return read_result(spec)
@@ -102,6 +105,7 @@ def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> No
         _follow(spec, process, on_status)
     finally:
         _end_supervisor(process)
+        supervisor.clean_up(spec)  # Again, in case the supervisor was killed.
 
 
 def _end_supervisor(process: subprocess.Popen[bytes]) -> None:

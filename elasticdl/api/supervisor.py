@@ -24,11 +24,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import child_environment, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.membership import InstanceSpec, Role, describe_exit
+from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2
 from elasticdl.rpc import Server, Service
 
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "supervisor.json"
 LOGS = "logs"
 TEMPORARY = "tmp"
+PARTS = "parts"
 MASTER_GRACE_S = 20.0
 GRACE_S = 3.0
 HOST = "127.0.0.1"
@@ -207,7 +210,7 @@ class Supervisor:
         self._end_children()
         self._server.stop()
         self._master_socket.close()
-        shutil.rmtree(self._job_dir / TEMPORARY, ignore_errors=True)
+        clean_up(self._spec)
         self._write_lost_master(self._master_code)
         return 0 if self._master_code == 0 else 1
 
@@ -247,6 +250,16 @@ class Supervisor:
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         error = f"the master was lost ({describe_exit(code)}); the end of {log}:\n{tail}"
         _write_json(path, {"state": "failed", "error": error, "traceback": ""})
+
+
+def clean_up(spec: JobSpec) -> None:
+    """Remove what an ended job's processes left half done; its logs, journal and result stay."""
+    for name in (TEMPORARY, PARTS):
+        shutil.rmtree(Path(spec.job_dir) / name, ignore_errors=True)
+    if spec.output is not None and spec.command == "train":
+        remove_partial(spec.output, spec.job_name)
+    elif spec.output is not None:
+        remove_temporary(spec.output)
 
 
 def _kill_group(pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ from pathlib import Path
 from elasticdl.errors import UsageError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def remove_temporary(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed left half written beside `path`."""
+    target = Path(path)
+    for one in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        one.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger as ledger_module
 from elasticdl.master import membership as membership_module
@@ -76,7 +77,7 @@ class Coordinator:
 
     def start(self) -> None:
         """Write the job down, launch everything and begin to watch."""
-        self._journal.append("job", {"options": self.spec.to_options()}, durable=True)
+        self._write("job", {"options": self.spec.to_options()}, durable=True)
         with self._lock:
             self._carry_out_ledger(self._ledger.first_actions)
             launches = self._membership.start(self._clock())
@@ -104,16 +105,24 @@ class Coordinator:
             self.outcome = outcome
             self._membership.handle(membership_module.JobOver(), self._clock())
             self._ledger.finished = True
-            self._journal.append("ended", {"state": outcome.state, "error": outcome.error}, True)
-        self.ended.set()
+            self.ended.set()
+            self._write("ended", {"state": outcome.state, "error": outcome.error}, durable=True)
+
+    def _write(self, kind: str, body: dict[str, Any], durable: bool = False) -> None:
+        """Write to the journal; a journal that cannot be written ends the job (R5)."""
+        try:
+            self._journal.append(kind, body, durable)
+        except JobError as error:
+            self.end(Outcome("failed", str(error)))
+            raise
 
     def _on_backend_event(self, event: BackendEvent) -> None:
         with self._lock:
             if not isinstance(event, InstanceExited):
-                self._journal.append("started", {**_id(event.spec), "pid": event.pid})
+                self._write("started", {**_id(event.spec), "pid": event.pid})
                 return
             reason = membership_module.describe_exit(event.exit_code)
-            self._journal.append("exited", {**_id(event.spec), "reason": reason})
+            self._write("exited", {**_id(event.spec), "reason": reason})
             exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
             actions = self._membership.handle(exited, self._clock())
         self._carry_out_membership(actions)
@@ -125,7 +134,7 @@ class Coordinator:
         with self._lock:
             if not self._membership.is_current(spec):
                 return False
-            self._journal.append("registered", {**_id(spec), "address": address}, durable=True)
+            self._write("registered", {**_id(spec), "address": address}, durable=True)
             event = membership_module.Registered(spec, address, pid)
             actions = self._membership.handle(event, self._clock())
         self._carry_out_membership(actions)
@@ -167,7 +176,7 @@ class Coordinator:
     def _note_grant(self, spec: InstanceSpec, answer: ledger_module.Grant) -> None:
         if answer.task.kind is TaskKind.TRAINING and self._training_started is None:
             self._training_started = self._clock()
-        self._journal.append(
+        self._write(
             "granted",
             {
                 "task": answer.task.id,
@@ -188,7 +197,7 @@ class Coordinator:
         """The user's code raised on a task."""
         with self._lock:
             if self.outcome is None:
-                self._journal.append("raised", {"grant": event.grant, "message": event.message})
+                self._write("raised", {"grant": event.grant, "message": event.message})
                 self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
     def give_back(self, grants: Sequence[int]) -> None:
@@ -200,7 +209,7 @@ class Coordinator:
     def scale(self, num_workers: int) -> None:
         """Run another number of workers from now on."""
         with self._lock:
-            self._journal.append("scaled", {"num_workers": num_workers}, durable=True)
+            self._write("scaled", {"num_workers": num_workers}, durable=True)
             self._say(f"scaling to {num_workers} workers")
             event = membership_module.Scaled(num_workers)
             actions = self._membership.handle(event, self._clock())
@@ -216,26 +225,26 @@ class Coordinator:
 
     def _tasks_defined(self, action: ledger_module.TasksDefined) -> None:
         tasks = [[t.id, t.kind.name, t.epoch, t.shard, t.start, t.end] for t in action.tasks]
-        self._journal.append("tasks", {"tasks": tasks}, durable=True)
+        self._write("tasks", {"tasks": tasks}, durable=True)
 
     def _task_done(self, action: ledger_module.TaskDone) -> None:
         body: dict[str, Any] = {"task": action.task.id, "kind": action.task.kind.name}
         if action.result:
             body["result"] = action.result
             self._results[action.task.kind] = action.result
-        self._journal.append("done", body, durable=bool(action.result))
+        self._write("done", body, durable=bool(action.result))
         self._membership.handle(membership_module.Progressed(), self._clock())
 
     def _requeued(self, action: ledger_module.Requeued) -> None:
-        self._journal.append("requeued", {"task": action.task.id, "reason": action.reason})
+        self._write("requeued", {"task": action.task.id, "reason": action.reason})
         self._say(f"{action.task} will be leased again: {action.reason}")
 
     def _epoch_ended(self, action: ledger_module.EpochEnded) -> None:
         self.epoch_ended_at[action.epoch] = self._training_time()
-        self._journal.append("epoch", {"epoch": action.epoch}, durable=True)
+        self._write("epoch", {"epoch": action.epoch}, durable=True)
 
     def _phase_ended(self, action: ledger_module.PhaseEnded) -> None:
-        self._journal.append("phase", {"kind": action.kind.name}, durable=True)
+        self._write("phase", {"kind": action.kind.name}, durable=True)
         if action.kind is TaskKind.TRAINING:
             self.training_seconds = self._training_time()
 
@@ -260,7 +269,7 @@ class Coordinator:
         for action in actions:
             if isinstance(action, membership_module.Launch):
                 with self._lock:
-                    self._journal.append("launch", _id(action.spec), durable=True)
+                    self._write("launch", _id(action.spec), durable=True)
                     if action.spec.incarnation > 1:
                         self._say(f"{action.spec} is relaunched")
                 self._backend.launch(action.spec)

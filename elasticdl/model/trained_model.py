@@ -9,6 +9,7 @@ model_zoo/        a copy of the zoo's Python files
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -33,8 +34,8 @@ SCHEMA_FILE = "schema.json"
 _NOT_CODE = {"__pycache__", "node_modules", "site-packages"}
 
 
-def check_output(path: str, overwrite: bool) -> None:
-    """Say whether a trained model can be written there.
+def check_output(path: str, overwrite: bool, job_name: str = "") -> None:
+    """Say whether a trained model can be written there; a job may replace what it wrote itself.
 
     Raises:
       UsageError: something is there that must not be replaced, or the place is not writable.
@@ -48,7 +49,7 @@ def check_output(path: str, overwrite: bool) -> None:
                 f"output '{path}': holds files that are not a trained model; give an empty "
                 "directory"
             )
-        if not overwrite:
+        if not overwrite and (not job_name or read_definition(path).job_name != job_name):
             raise UsageError(
                 f"output '{path}': holds a trained model already; "
                 "give another directory, or --overwrite"
@@ -61,7 +62,11 @@ def check_output(path: str, overwrite: bool) -> None:
 
 
 def write_trained_model(
-    path: str, source: ModelSource, parameters: Parameters, overwrite: bool = False
+    path: str,
+    source: ModelSource,
+    parameters: Parameters,
+    overwrite: bool = False,
+    job_name: str = "",
 ) -> None:
     """Write a trained model; at no moment is there half of one.
 
@@ -70,6 +75,7 @@ def write_trained_model(
       source: the definition it was trained with; its zoo is copied.
       parameters: the trained values.
       overwrite: replace a trained model that is there.
+      job_name: of the job that writes it; what it has written already is replaced in any case.
 
     Raises:
       UsageError: see `check_output`.
@@ -77,10 +83,10 @@ def write_trained_model(
     """
     from elasticdl.model.serving import export_saved_model
 
-    check_output(path, overwrite)
+    check_output(path, overwrite, job_name)
     output = Path(path).absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.partial"
+    partial = _beside(output, job_name)
     try:
         partial.mkdir()
         _copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
@@ -90,8 +96,10 @@ def write_trained_model(
             str(partial / SAVED_MODEL), model, features, list(tables.values())
         )
         (partial / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n")
-        (partial / DEFINITION_FILE).write_bytes(_definition(source, parameters).SerializeToString())
-        _replace(partial, output)
+        (partial / DEFINITION_FILE).write_bytes(
+            _definition(source, parameters, job_name).SerializeToString()
+        )
+        _replace(partial, output, job_name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -160,7 +168,7 @@ def _restore(
     return model, features, tables
 
 
-def _definition(source: ModelSource, parameters: Parameters) -> TrainedModel:
+def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> TrainedModel:
     return TrainedModel(
         model_def=source.model_def,
         model_def_params=source.params,
@@ -170,6 +178,7 @@ def _definition(source: ModelSource, parameters: Parameters) -> TrainedModel:
         optimizer=source.optimizer or "",
         seed=source.seed,
         elasticdl_version=elasticdl.__version__,
+        job_name=job_name,
         tables=[
             TrainedModel.Table(name=name, dim=table.rows.shape[1], num_rows=len(table.ids))
             for name, table in parameters.tables.items()
@@ -197,12 +206,23 @@ def _copy_zoo(zoo: Path, target: Path) -> None:
                 shutil.copyfile(here / name, copy)
 
 
-def _replace(new: Path, output: Path) -> None:
+def _beside(output: Path, job_name: str) -> Path:
+    return output.parent / f".{output.name}.{job_name}.{uuid.uuid4().hex[:8]}.partial"
+
+
+def remove_partial(path: str, job_name: str) -> None:
+    """Remove what a job's lost workers left half written beside its output."""
+    output = Path(path).absolute()
+    for one in output.parent.glob(f".{glob.escape(output.name)}.{glob.escape(job_name)}.*.partial"):
+        shutil.rmtree(one, ignore_errors=True)
+
+
+def _replace(new: Path, output: Path, job_name: str) -> None:
     """Put a directory in the place of another, which is there until then."""
     if not output.exists():
         new.rename(output)
         return
-    old = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.replaced"
+    old = _beside(output, job_name)
     output.rename(old)
     try:
         new.rename(output)

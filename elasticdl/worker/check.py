@@ -96,6 +96,7 @@ class _Check:
         shard, size = self._shards[0], self._job_spec.minibatch_size
         count = min(max(size, _FEWEST_RECORDS), shard.num_records)
         records = read_range(shard.path, 0, count)
+        self._check_ends(records)
         pipeline = TaskPipeline(self._contract, self._mode, size, model.collect, prefetch=0)
         pipeline.put(0, records)
         pipeline.close()
@@ -118,6 +119,14 @@ class _Check:
                 f"first {count} records of '{shard.path}'; its filter may be too strict"
             )
         return first
+
+    def _check_ends(self, records: list[bytes]) -> None:
+        elements = self._contract.dataset(tf.data.Dataset.from_tensor_slices(records), self._mode)
+        if elements.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise UsageError(
+                f"create_dataset of '{self._contract.source.model_def}': never ends; remove its "
+                "repeat(): --num_epochs says how often the data is read"
+            )
 
     def _values(
         self, model: TwoPhaseModel, ids: list[np.ndarray]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import Client, DeadlinePassed
+from elasticdl.rpc import Client
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Leases:
 
         Raises:
           DeadlinePassed: the master did not answer for long.
+          RpcError: it refused.
         """
         held = self._ready.get()
         if held is None and self._failure is not None:
@@ -150,7 +151,7 @@ class Leases:
                 number = self._lease_one(number)
         except _End:
             pass
-        except DeadlinePassed as error:
+        except Exception as error:
             self._failure = error
         self._ready.put(None)
 

@@ -99,8 +99,6 @@ def merge(spec: JobSpec, task: master_pb2.Task) -> dict[str, Any]:
     assert spec.output is not None
     results = sorted((json.loads(one) for one in json.loads(task.payload)), key=lambda r: r["task"])
     num_rows = merge_parts([result["part"] for result in results], spec.output)
-    for result in results:
-        Path(result["part"]).unlink(missing_ok=True)
     return {"output": spec.output, "rows": num_rows}
 
 

@@ -323,7 +323,11 @@ class Worker:
         }
         parameters = Parameters.of_flat(model.variables, dense, tables)
         write_trained_model(
-            self._spec.output, self._source, parameters, overwrite=self._spec.overwrite
+            self._spec.output,
+            self._source,
+            parameters,
+            overwrite=self._spec.overwrite,
+            job_name=self._spec.job_name,
         )
         self._leases.complete(held, result={"output": self._spec.output})
 

@@ -104,6 +104,7 @@ def test_a_loss_that_is_not_finite_is_a_warning(tmp_path: Path) -> None:
             'tf.one_hot(example["label"], 10)\n',
             "(outputs are float32[20, 10], labels float32[20, 10])",
         ),
+        ("return dataset.map(parse)", "return dataset.map(parse).repeat()", "never ends; remove"),
         ("optimizers.SGD(lr)", "optimizers.RMSprop(lr)", "optimizer 'RMSprop': not supported"),
         ("SGD(lr)", "SGD(lr, clipnorm=1.0)", "clipnorm=1.0 is not supported"),
         (
@@ -128,6 +129,7 @@ def test_a_loss_that_is_not_finite_is_a_warning(tmp_path: Path) -> None:
         "model",
         "loss",
         "labels",
+        "endless",
         "optimizer",
         "option",
         "old",
