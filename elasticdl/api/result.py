@@ -82,6 +82,9 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_ALWAYS_TOLD = ("filtered", "skipped", "repeats_dropped", "lost")
+
+
 def audit_line(audit: Mapping[str, Any]) -> str:
     """Say a job's audit in one line.
 
@@ -92,7 +95,8 @@ def audit_line(audit: Mapping[str, Any]) -> str:
     applied = {int(partition): int(n) for partition, n in audit["applied_once"].items()}
     counts = sorted(set(applied.values()))
     if not applied:
-        counted = audit["records_expected"] - sum(audit[k] for k in ("filtered", "skipped", "lost"))
+        apart = ("filtered", "skipped", "lost", "in_progress")
+        counted = audit["records_expected"] - sum(audit.get(name, 0) for name in apart)
         once = f"{counted:,} counted once"
     elif len(counts) == 1:
         where = "1 partition" if len(applied) == 1 else f"each of {len(applied)} partitions"
@@ -100,14 +104,19 @@ def audit_line(audit: Mapping[str, Any]) -> str:
     else:
         each = ", ".join(f"{n:,} on partition {index}" for index, n in sorted(applied.items()))
         once = f"applied once: {each}"
+    told = {
+        "in_progress": "in progress",
+        "filtered": "filtered",
+        "added": "added",
+        "skipped": "skipped",
+        "beyond_max_steps": "beyond max_steps",
+        "repeats_dropped": "repeats dropped",
+        "lost": "lost",
+    }
     rest = ", ".join(
         f"{audit[name]:,} {text}"
-        for name, text in (
-            ("filtered", "filtered"),
-            ("skipped", "skipped"),
-            ("repeats_dropped", "repeats dropped"),
-            ("lost", "lost"),
-        )
+        for name, text in told.items()
+        if name in _ALWAYS_TOLD or audit.get(name)
     )
     return f"audit: {audit['records_expected']:,} records expected, {once}, {rest}"
 

@@ -20,38 +20,41 @@ def audit_training(
     tasks_expected: int,
     partitions: Sequence[ps_pb2.PartitionAudit],
     relaunches: int,
+    done: bool,
 ) -> dict[str, Any]:
     """Compare what the groups counted with what the ledger granted.
 
     Of the records expected each group has applied, dropped as filtered, skipped (not finite) or not
-    reached (`max_steps`) some; what is missing then is lost. Records the input function added are
-    applied besides. Groups of one partition agree unless something is wrong: the worst is reported.
+    reached (`max_steps`) some; records the input function added are applied besides. What is
+    missing then is in progress while the job runs (or where it failed), and lost once it is done.
+    All groups agree unless something is wrong: the worst is reported.
 
     Args:
       records_expected: of all tasks granted, all epochs.
       tasks_expected: how many they are.
       partitions: the counts of every partition, by index.
       relaunches: instances that were replaced.
+      done: whether the job has succeeded, so that nothing may be missing.
 
     Returns:
       What `elasticdl jobs audit --json` prints.
     """
-    lost, open_tasks = 0, 0
-    for partition in partitions:
-        open_tasks = max(open_tasks, tasks_expected - partition.closed_tasks)
-        for position in range(len(partition.groups)):
-            accounted = (
-                partition.applied_records[position]
-                - partition.added_records[position]
-                + partition.filtered_records[position]
-                + partition.skipped_records[position]
-                + partition.beyond_limit_records[position]
-            )
-            lost = max(lost, abs(records_expected - accounted))
+    missing = [
+        records_expected
+        - partition.applied_records[position]
+        + partition.added_records[position]
+        - partition.filtered_records[position]
+        - partition.skipped_records[position]
+        - partition.beyond_limit_records[position]
+        for partition in partitions
+        for position in range(len(partition.groups))
+    ]
+    worst = max(missing, key=abs, default=records_expected)
     counts = {
         name: max((max(getattr(one, field), default=0) for one in partitions), default=0)
         for name, field in _COUNTS.items()
     }
+    open_tasks = max((tasks_expected - one.closed_tasks for one in partitions), default=0)
     return {
         "records_expected": records_expected,
         "applied_once": {
@@ -59,7 +62,8 @@ def audit_training(
         },
         **counts,
         "repeats_dropped": sum(max(one.repeats_dropped, default=0) for one in partitions),
-        "lost": lost,
+        "in_progress": 0 if done else worst,
+        "lost": abs(worst) if done else 0,
         "tasks": tasks_expected,
         "tasks_not_closed": open_tasks,
         "groups": sum(len(one.groups) for one in partitions),
@@ -71,7 +75,9 @@ def audit_training(
     }
 
 
-def audit_records(records_expected: int, records_done: int, relaunches: int) -> dict[str, Any]:
+def audit_records(
+    records_expected: int, records_done: int, relaunches: int, done: bool
+) -> dict[str, Any]:
     """The audit of an evaluation or prediction: its tasks' results are each counted once."""
     return {
         "records_expected": records_expected,
@@ -81,6 +87,7 @@ def audit_records(records_expected: int, records_done: int, relaunches: int) -> 
         "skipped": 0,
         "beyond_max_steps": 0,
         "repeats_dropped": 0,
-        "lost": records_expected - records_done,
+        "in_progress": 0 if done else records_expected - records_done,
+        "lost": records_expected - records_done if done else 0,
         "relaunches": relaunches,
     }

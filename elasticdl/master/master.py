@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.audit import audit_records, audit_training
 from elasticdl.master.cluster.backend import Backend
@@ -65,25 +66,43 @@ class Master:
         self.coordinator.start()
 
     def _partition_audits(self) -> list[ps_pb2.PartitionAudit]:
-        """Ask every partition what its groups counted; RpcError where one does not answer."""
+        """Ask every partition what its groups counted.
+
+        Raises:
+          JobError: one of them cannot be asked: an audit without it would prove nothing.
+        """
+        instances = self.coordinator.partitions()
+        if instances is None:
+            raise JobError("no audit: not all parameter servers are running")
         audits = []
-        for instance in self.coordinator.partitions() or []:
+        for instance in instances:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             client = Client(service, self._connect(instance), str(instance.spec))
             try:
                 request = ps_pb2.AuditRequest(incarnation=instance.spec.incarnation)
-                audits.append(client.call_until("GetAudit", request, AUDIT_S))
+                audit = client.call_until("GetAudit", request, AUDIT_S)
             finally:
                 client.close()
-        return [audit for audit in audits if audit.status == ps_pb2.PS_OK]
+            if audit.status != ps_pb2.PS_OK:
+                status = ps_pb2.PsStatus.Name(audit.status)
+                raise JobError(f"no audit: {instance.spec} answers {status}")
+            audits.append(audit)
+        return audits
 
     def audit(self) -> dict[str, Any]:
-        """The audit as it stands: final only once the job has ended."""
+        """The audit as it stands: final only once the job has succeeded.
+
+        Raises:
+          JobError: a parameter server cannot be asked.
+        """
+        outcome, relaunches = self.coordinator.outcome, self.coordinator.relaunches
+        done = outcome is not None and outcome.state == "succeeded"
         if TaskKind.TRAINING not in self._plan.phases:
-            expected, done = self.coordinator.records_granted()
-            return audit_records(expected, done, self.coordinator.relaunches)
+            expected, counted = self.coordinator.records_granted()
+            return audit_records(expected, counted, relaunches, done)
         records, tasks = self.coordinator.training_granted()
-        return audit_training(records, tasks, self._partition_audits(), self.coordinator.relaunches)
+        partitions = self._partition_audits() if tasks else []
+        return audit_training(records, tasks, partitions, relaunches, done)
 
     def _history(self, partitions: list[ps_pb2.PartitionAudit]) -> list[dict[str, Any]]:
         """Per epoch: mean loss over the records applied once, and when its last task was done."""
