@@ -337,9 +337,12 @@ class Ledger:
             if not task.granted and task.kind is TaskKind.TRAINING and self._steps_left is not None:
                 if self._steps_left == 0:
                     continue
-                # The input function may drop or add records, so a task is given as many steps as
-                # its records make undisturbed; what it does not use comes back when it is done.
+                # A task is given as many steps as its records make if none is dropped; what it does
+                # not use comes back when it is done. One that would be cut short waits until the
+                # others are done: only then is it known how many steps are left.
                 most = -(-task.num_records // self.plan.minibatch_size)
+                if most > self._steps_left and self._training_under_way():
+                    continue
                 task.max_minibatches = min(most, self._steps_left)
                 self._steps_left -= task.max_minibatches
             if not task.granted and task.kind.spans_records:
@@ -351,6 +354,9 @@ class Ledger:
             del self._todo[position]
             return task
         return None
+
+    def _training_under_way(self) -> bool:
+        return any(task.granted for task in self._open.values())
 
     def _leases_held(self, event: LeasesHeld, now: float) -> list[Action]:
         for grant in event.grants:
@@ -440,8 +446,7 @@ class Ledger:
 
     def _after_completion(self) -> list[Action]:
         if self._steps_left == 0 and self.phase is TaskKind.TRAINING:
-            granted = [task for task in self._open.values() if task.granted]
-            if not granted:  # What was never granted is not wanted.
+            if not self._training_under_way():  # What was never granted is not wanted.
                 self.num_tasks -= len(self._todo)
                 self._todo.clear()
                 self._open.clear()
