@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 
 from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
 from elasticdl.master.cluster.local import LocalBackend
@@ -24,14 +25,15 @@ def run(arguments: InstanceArguments) -> int:
         connect=lambda instance: GrpcTransport(instance.address, arguments.token),
     )
     server = Server([master.service], arguments.token, arguments.master, num_threads=32)
-    signal.signal(
-        signal.SIGTERM, lambda *_: master.coordinator.end(Outcome("stopped", "the job was stopped"))
-    )
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     master.start()
-    while not master.coordinator.ended.wait(1.0):
-        pass
+    while not master.coordinator.ended.wait(0.1):
+        if stopped.is_set():
+            master.coordinator.end(Outcome("stopped", "the job was stopped"))
     outcome = master.finish()
-    master.wait_for_workers()
+    if outcome.state == "succeeded":
+        master.wait_for_workers()
     server.stop()
     master.close()
     logger.info("the job %s", outcome.state)

@@ -445,12 +445,12 @@ class Ledger:
             self._todo.remove(task)
 
     def _after_completion(self) -> list[Action]:
-        if self._steps_left == 0 and self.phase is TaskKind.TRAINING:
-            if not self._training_under_way():  # What was never granted is not wanted.
-                self.num_tasks -= len(self._todo)
-                self._todo.clear()
-                self._open.clear()
-                return self._next_phase()
+        spent = self._steps_left == 0 and self.phase is TaskKind.TRAINING
+        if spent and not self._training_under_way():  # What was never granted is not wanted.
+            self.num_tasks -= len(self._todo)
+            self._todo.clear()
+            self._open.clear()
+            return self._next_phase()
         if self._open or self._epochs_left():
             return []
         return self._next_phase()
