@@ -29,10 +29,10 @@ help:
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
-	  echo "make train: about 2 minutes; everything it needs is here already."; \
+	  echo "make train: 1 to 2 minutes on 2 cores; everything it needs is here already."; \
 	else \
-	  echo "make train: about 4 minutes on 2 cores, plus the time to download 550 MB;" \
-	    "takes 2.4 GB of disk, all of it in this directory."; \
+	  echo "make train: 2 to 4 minutes on 2 cores, plus the time to download 550 MB;" \
+	    "takes 2.4 GB of disk in this directory."; \
 	fi
 
 python-check:
@@ -51,12 +51,12 @@ $(BIN)/python: | python-check
 
 # A virtual environment that can test can train as well.
 $(TRAIN_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
-	@echo "Installing into .venv ..."
+	@echo "Installing into .venv (the longest part, and silent) ..."
 	@$(PIP) install -qq --editable '.[zoo]'
 	@touch $@
 
 $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
-	@echo "Installing into .venv ..."
+	@echo "Installing into .venv (the longest part, and silent) ..."
 	@$(PIP) install -qq --editable '.[zoo,dev]'
 	@touch $@ $(TRAIN_STAMP)
 
@@ -72,6 +72,7 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 	@$(BIN)/python -m elasticdl.api predict \
 	  --trained_model=output/mnist --data='$(DATA)/test/*.recordio' \
 	  --output=output/mnist_predictions.csv --overwrite --keep_columns=label
+	@echo "next: source .venv/bin/activate, then elasticdl --help; README.md says how to kill a worker"
 
 test: lint
 	@$(BIN)/python -m pytest tests
