@@ -96,14 +96,19 @@ def wait_for_cluster(
     """Register and wait until every parameter server is up.
 
     Raises:
-      NotAMember: this incarnation is not wanted (any more).
+      NotAMember: this incarnation is not wanted (any more), or it gave up.
       DeadlinePassed: some parameter server did not come up in time.
     """
     stop = give_up or threading.Event()
     request = master_pb2.RegisterRequest(instance=instance, pid=pid)
     waited_s = 0.0
     while waited_s < deadline_s:
-        reply = master.call_until("Register", request, deadline_s, give_up=stop.is_set)
+        try:
+            reply = master.call_until("Register", request, deadline_s, give_up=stop.is_set)
+        except DeadlinePassed:
+            if stop.is_set():
+                raise NotAMember from None
+            raise
         if not reply.accepted:
             raise NotAMember
         if reply.HasField("cluster"):

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,23 @@ def child_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         PARENT_VARIABLE: str(os.getpid()),
     }
+
+
+def on_sigterm(action: Callable[[], None]) -> None:
+    """Call `action` in a thread of its own when SIGTERM comes.
+
+    A signal handler runs between any two instructions of the main thread and may take no lock that
+    the main thread could hold, so it only writes to a pipe.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+
+    def wait() -> None:
+        os.read(told, 1)
+        action()
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"!"))
 
 
 def die_with_parent() -> None:

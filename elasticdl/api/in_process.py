@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
+from elasticdl.master.coordinator import Outcome
 from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
 from elasticdl.proto import master_pb2, ps_pb2
@@ -19,11 +21,13 @@ class _ThisProcess:
 
     def __init__(self) -> None:
         self.partitions: dict[int, Service] = {}
+        self.register: Callable[[InstanceSpec, str, int], bool]
 
     def launch(self, spec: InstanceSpec) -> None:
         if spec.role is Role.PS:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             self.partitions[spec.index] = Service(service, Partition(spec.index, spec.incarnation))
+            self.register(spec, "in this process", os.getpid())
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass
@@ -55,14 +59,14 @@ def run_in_process(spec: JobSpec) -> None:
         "the master",
     )
     try:
+        here.register = master.coordinator.register
         master.start()
-        for index in here.partitions:
-            master.coordinator.register(InstanceSpec(Role.PS, index, 1), "in process", 0)
         instance = master_pb2.InstanceId(role="worker", index=0, incarnation=1)
         worker = Worker(
             spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
         )
         worker.run()
-        master.finish()
     finally:
+        master.coordinator.end(Outcome("stopped", "the job was interrupted"))
+        master.finish()
         master.close()

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elasticdl.data.atomic_file import remove_temporary
-from elasticdl.instance import child_environment, read_token
+from elasticdl.instance import child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.master import RESULT_FILE
@@ -40,6 +40,7 @@ FILE_NAME = "supervisor.json"
 LOGS = "logs"
 TEMPORARY = "tmp"
 PARTS = "parts"
+CANNOT_LAUNCH = 126
 MASTER_GRACE_S = 20.0
 GRACE_S = 3.0
 HOST = "127.0.0.1"
@@ -115,15 +116,23 @@ class Supervisor:
             f"--master={self._master_address}",
             f"--supervisor={self._server.address}",
         ]
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"elasticdl.{role}", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-                start_new_session=True,
-            )
+        try:
+            with log_path.open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", f"elasticdl.{role}", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment(),
+                    start_new_session=True,
+                )
+        except OSError as error:  # No room for another process: as if it had ended at once.
+            logger.warning("%s cannot be launched: %s", spec, error)
+            exited = supervisor_pb2.InstanceEvent.EXITED
+            self._tell(spec, exited, 0, CANNOT_LAUNCH, log_path)
+            if spec.role is Role.MASTER:
+                self._master_code = CANNOT_LAUNCH
+            return
         child = self._children[spec] = _Child(spec, process, log_path)
         self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
         threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
@@ -199,12 +208,12 @@ class Supervisor:
                 "pid": os.getpid(),
                 "address": self._server.address,
                 "master_address": self._master_address,
-                "master_pid": self._children[master].process.pid,
+                "master_pid": self._children[master].process.pid if self._children else None,
             },
         )
         threading.Thread(target=self._watch_launcher, args=(master,), daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._commands.put(lambda: self._shut_down(master)))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher's to answer.
+        on_sigterm(lambda: self._commands.put(lambda: self._shut_down(master)))
         while self._master_code is None:
             self._take_command(0.5)
         self._end_children()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 
-from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.instance import (
+    InstanceArguments,
+    die_with_parent,
+    on_sigterm,
+    parse_arguments,
+    start_logging,
+)
 from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.coordinator import Outcome
 from elasticdl.master.master import Master
@@ -25,12 +29,10 @@ def run(arguments: InstanceArguments) -> int:
         connect=lambda instance: GrpcTransport(instance.address, arguments.token),
     )
     server = Server([master.service], arguments.token, arguments.master, num_threads=32)
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))
     master.start()
-    while not master.coordinator.ended.wait(0.1):
-        if stopped.is_set():
-            master.coordinator.end(Outcome("stopped", "the job was stopped"))
+    while not master.coordinator.ended.wait(1.0):
+        pass
     outcome = master.finish()
     if outcome.state == "succeeded":
         master.wait_for_workers()

@@ -76,18 +76,27 @@ def audit_training(
 
 
 def audit_records(
-    records_expected: int, records_done: int, relaunches: int, done: bool
+    records_expected: int, records_done: int, records_counted: int, relaunches: int, done: bool
 ) -> dict[str, Any]:
-    """The audit of an evaluation or prediction: its tasks' results are each counted once."""
+    """The audit of an evaluation or prediction: each task's result is counted once.
+
+    Args:
+      records_expected: of all tasks.
+      records_done: of those whose result is here.
+      records_counted: what those results are of, after the input function.
+      relaunches: instances that were replaced.
+      done: whether all tasks should be done.
+    """
+    missing = records_expected - records_done
     return {
         "records_expected": records_expected,
         "applied_once": {},
-        "filtered": 0,
-        "added": 0,
+        "filtered": max(0, records_done - records_counted),
+        "added": max(0, records_counted - records_done),
         "skipped": 0,
         "beyond_max_steps": 0,
         "repeats_dropped": 0,
-        "in_progress": 0 if done else records_expected - records_done,
-        "lost": records_expected - records_done if done else 0,
+        "in_progress": 0 if done else missing,
+        "lost": missing if done else 0,
         "relaunches": relaunches,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
 import time
 from collections import deque
@@ -28,6 +29,9 @@ from elasticdl.master.tasks import JobPlan, TaskKind
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.2
+# A longer pause between two ticks means that this process was stopped: time stood still then.
+LONGEST_TICK_S = 3.0
+START_S = 180.0
 MESSAGES_KEPT = 200
 LOG_TAIL_BYTES = 2000
 
@@ -41,6 +45,14 @@ class Outcome:
     traceback: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     output: str | None = None
+
+
+@dataclass
+class CountedRecords:
+    """Of the tasks done of one kind: the records they span, and those their results are of."""
+
+    expected: int = 0
+    counted: int = 0
 
 
 class Coordinator:
@@ -63,14 +75,28 @@ class Coordinator:
         self._backend = backend
         self._journal = journal
         self._lock = threading.RLock()
-        self._clock = time.monotonic
+        self._time_lost = 0.0
+        self._ticked = time.monotonic()
         self._ledger = Ledger(plan, self._clock())
         num_workers = max(1, spec.num_workers)
-        self._membership = Membership(num_workers, spec.num_ps, silence_s=spec.lease_s)
+        self._membership = Membership(
+            num_workers,
+            spec.num_ps,
+            silence_s=spec.lease_s,
+            start_s=max(START_S, spec.lease_s),
+        )
+        # What the backend is asked for, in the order in which it was decided.
+        self._requests: queue.SimpleQueue[membership_module.Launch | membership_module.Stop] = (
+            queue.SimpleQueue()
+        )
         self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
         self._num_messages = 0
         self._losses: dict[int, float] = {}
         self._results: dict[TaskKind, str] = {}
+        self.counted = {
+            TaskKind.EVALUATION: CountedRecords(),
+            TaskKind.PREDICTION: CountedRecords(),
+        }
         self._training_started: float | None = None
 
     # ------------------------------------------------------------------ the run
@@ -80,19 +106,43 @@ class Coordinator:
         self._write("job", {"options": self.spec.to_options()}, durable=True)
         with self._lock:
             self._carry_out_ledger(self._ledger.first_actions)
-            launches = self._membership.start(self._clock())
+            self._carry_out_membership(self._membership.start(self._clock()))
         self._backend.watch(self._on_backend_event)
-        self._carry_out_membership(launches)
+        threading.Thread(target=self._ask_backend, name="backend", daemon=True).start()
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
+
+    def _clock(self) -> float:
+        """Seconds of this process's running time."""
+        return time.monotonic() - self._time_lost
+
+    def _ask_backend(self) -> None:
+        while not self.ended.is_set():
+            try:
+                request = self._requests.get(timeout=TICK_S)
+            except queue.Empty:
+                continue
+            try:
+                if isinstance(request, membership_module.Launch):
+                    self._backend.launch(request.spec)
+                else:
+                    self._backend.stop(request.spec, request.grace_s)
+            except Exception as error:
+                logger.exception("the backend failed")
+                self.end(Outcome("failed", f"the backend failed: {error}"))
 
     def _tick_forever(self) -> None:
         while not self.ended.wait(TICK_S):
             try:
                 with self._lock:
+                    paused_s = time.monotonic() - self._ticked
+                    self._ticked += paused_s
+                    if paused_s > LONGEST_TICK_S:
+                        self._time_lost += paused_s
                     now = self._clock()
                     self._carry_out_ledger(self._ledger.handle(ledger_module.Tick(), now))
-                    actions = self._membership.handle(membership_module.Tick(), now)
-                self._carry_out_membership(actions)
+                    self._carry_out_membership(
+                        self._membership.handle(membership_module.Tick(), now)
+                    )
             except Exception as error:
                 logger.exception("the master cannot go on")
                 self.end(Outcome("failed", f"the master cannot go on: {error}"))
@@ -106,7 +156,11 @@ class Coordinator:
             self._membership.handle(membership_module.JobOver(), self._clock())
             self._ledger.finished = True
             self.ended.set()
-            self._write("ended", {"state": outcome.state, "error": outcome.error}, durable=True)
+            try:
+                body = {"state": outcome.state, "error": outcome.error}
+                self._journal.append("ended", body, durable=True)
+            except JobError as error:
+                logger.error("the end of the job is not in the journal: %s", error)
 
     def _write(self, kind: str, body: dict[str, Any], durable: bool = False) -> None:
         """Write to the journal; a journal that cannot be written ends the job (R5)."""
@@ -124,8 +178,7 @@ class Coordinator:
             reason = membership_module.describe_exit(event.exit_code)
             self._write("exited", {**_id(event.spec), "reason": reason})
             exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
-            actions = self._membership.handle(exited, self._clock())
-        self._carry_out_membership(actions)
+            self._carry_out_membership(self._membership.handle(exited, self._clock()))
 
     # ------------------------------------------------------------- instances' requests
 
@@ -136,9 +189,8 @@ class Coordinator:
                 return False
             self._write("registered", {**_id(spec), "address": address}, durable=True)
             event = membership_module.Registered(spec, address, pid)
-            actions = self._membership.handle(event, self._clock())
-        self._carry_out_membership(actions)
-        return True
+            self._carry_out_membership(self._membership.handle(event, self._clock()))
+            return True
 
     def partitions(self) -> list[membership_module.Instance] | None:
         """The parameter servers by index, or None until all have registered."""
@@ -166,6 +218,8 @@ class Coordinator:
                 return ledger_module.NoMoreTasks()
             if not self._membership.is_current(spec):
                 return None
+            if self._membership.is_leaving(spec):
+                return ledger_module.NoMoreTasks()
             event = ledger_module.LeaseRequested(spec.index, spec.incarnation, request)
             *before, answer = self._ledger.handle(event, self._clock())
             self._carry_out_ledger(before)
@@ -200,9 +254,11 @@ class Coordinator:
                 self._write("raised", {"grant": event.grant, "message": event.message})
                 self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
-    def give_back(self, grants: Sequence[int]) -> None:
-        """A worker returns leases unharmed."""
+    def give_back(self, spec: InstanceSpec, grants: Sequence[int], goodbye: bool) -> None:
+        """A worker returns leases unharmed, and may say that it leaves."""
         with self._lock:
+            if goodbye:
+                self._membership.handle(membership_module.Leaving(spec), self._clock())
             event = ledger_module.GrantsReturned(tuple(grants))
             self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
@@ -212,8 +268,7 @@ class Coordinator:
             self._write("scaled", {"num_workers": num_workers}, durable=True)
             self._say(f"scaling to {num_workers} workers")
             event = membership_module.Scaled(num_workers)
-            actions = self._membership.handle(event, self._clock())
-        self._carry_out_membership(actions)
+            self._carry_out_membership(self._membership.handle(event, self._clock()))
 
     # -------------------------------------------------------------- carrying out
 
@@ -229,9 +284,14 @@ class Coordinator:
 
     def _task_done(self, action: ledger_module.TaskDone) -> None:
         body: dict[str, Any] = {"task": action.task.id, "kind": action.task.kind.name}
+        kind = action.task.kind
         if action.result:
             body["result"] = action.result
-            self._results[action.task.kind] = action.result
+            self._results[kind] = action.result
+        if kind in (TaskKind.EVALUATION, TaskKind.PREDICTION):
+            counted = self.counted[kind]
+            counted.expected += action.task.num_records
+            counted.counted += json.loads(action.result)["records"]
         self._write("done", body, durable=bool(action.result))
         self._membership.handle(membership_module.Progressed(), self._clock())
 
@@ -265,35 +325,28 @@ class Coordinator:
         self.end(Outcome("failed", action.message, action.traceback))
 
     def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
-        """Carry out what membership decided; without the lock, as the backend may be slow."""
+        """Carry out what membership decided; the backend, which may be slow, is asked later."""
         for action in actions:
             if isinstance(action, membership_module.Launch):
-                with self._lock:
-                    self._write("launch", _id(action.spec), durable=True)
-                    if action.spec.incarnation > 1:
-                        self._say(f"{action.spec} is relaunched")
-                self._backend.launch(action.spec)
+                self._write("launch", _id(action.spec), durable=True)
+                if action.spec.incarnation > 1:
+                    self._say(f"{action.spec} is relaunched")
+                self._requests.put(action)
             elif isinstance(action, membership_module.Stop):
-                self._backend.stop(action.spec, action.grace_s)
+                self._requests.put(action)
             elif isinstance(action, membership_module.WorkerGone):
                 self._worker_gone(action)
             elif isinstance(action, membership_module.PartitionUp):
-                with self._lock:
-                    event = ledger_module.PartitionStarted(
-                        action.spec.index, action.spec.incarnation
-                    )
-                    self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+                event = ledger_module.PartitionStarted(action.spec.index, action.spec.incarnation)
+                self._carry_out_ledger(self._ledger.handle(event, self._clock()))
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
 
     def _worker_gone(self, action: membership_module.WorkerGone) -> None:
-        with self._lock:
-            self._losses.pop(action.spec.index, None)
-            self._say(f"{action.spec} is gone: {action.reason}")
-            event = ledger_module.WorkerLost(
-                action.spec.index, action.spec.incarnation, action.reason
-            )
-            self._carry_out_ledger(self._ledger.handle(event, self._clock()))
+        self._losses.pop(action.spec.index, None)
+        self._say(f"{action.spec} is gone: {action.reason}")
+        event = ledger_module.WorkerLost(action.spec.index, action.spec.incarnation, action.reason)
+        self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
     def _say(self, text: str) -> None:
         logger.info(text)
@@ -334,11 +387,6 @@ class Coordinator:
         """Records and tasks of training that were granted, all epochs: what the audit expects."""
         with self._lock:
             return self._ledger.training_granted()
-
-    def records_granted(self) -> tuple[int, int]:
-        """Records granted, and those whose task is done, of any kind."""
-        with self._lock:
-            return self._ledger.records_expected, self._ledger.records_done
 
     @property
     def relaunches(self) -> int:

@@ -7,6 +7,7 @@ groups, a moment later.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.errors import JobError
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "journal.sqlite"
 GROUP_COMMIT_S = 0.1
@@ -81,21 +84,34 @@ class Journal:
             raise JobError(f"journal {self.path}: {error}") from None
 
     def _commit(self) -> None:
-        if self._uncommitted:
+        if not self._uncommitted:
+            return
+        self._uncommitted = 0
+        try:
             self._db.execute("COMMIT")
-            self._uncommitted = 0
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def _commit_groups(self) -> None:
         while not self._closed.wait(GROUP_COMMIT_S):
-            with self._lock:
-                self._commit()
+            try:
+                with self._lock:
+                    self._commit()
+            except sqlite3.Error as error:
+                # What was lost only makes work be repeated; the next durable entry fails loudly.
+                logger.error("journal %s: %s", self.path, error)
 
     def close(self) -> None:
-        """Commit what is left and close the file."""
+        """Commit what is left, if that is possible, and close the file."""
         self._closed.set()
         self._committer.join()
         with self._lock:
-            self._commit()
+            try:
+                self._commit()
+            except sqlite3.Error as error:
+                logger.error("journal %s: %s", self.path, error)
             self._db.close()
 
 

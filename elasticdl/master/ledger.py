@@ -310,6 +310,8 @@ class Ledger:
         request, grant = self._answers.get(key, (-1, 0))
         if request == event.request and grant in self._leases:
             return [Grant(self._leases[grant].task, grant, repeated=True)]
+        if event.request < request:  # A late duplicate, whose answer nobody waits for.
+            return [Wait()]
         if self.finished or self.failure is not None:
             return [NoMoreTasks()]
         actions: list[Action] = []
@@ -344,6 +346,7 @@ class Ledger:
                 if most > self._steps_left and self._training_under_way():
                     continue
                 task.max_minibatches = min(most, self._steps_left)
+                task.truncated = most > self._steps_left
                 self._steps_left -= task.max_minibatches
             if not task.granted and task.kind.spans_records:
                 self.records_expected += task.num_records

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.audit import audit_records, audit_training
@@ -98,11 +99,23 @@ class Master:
         outcome, relaunches = self.coordinator.outcome, self.coordinator.relaunches
         done = outcome is not None and outcome.state == "succeeded"
         if TaskKind.TRAINING not in self._plan.phases:
-            expected, counted = self.coordinator.records_granted()
-            return audit_records(expected, counted, relaunches, done)
+            predicts = TaskKind.PREDICTION in self._plan.phases
+            kind = TaskKind.PREDICTION if predicts else TaskKind.EVALUATION
+            return self._audit_counted(kind, self._plan.shards, done)
         records, tasks = self.coordinator.training_granted()
         partitions = self._partition_audits() if tasks else []
-        return audit_training(records, tasks, partitions, relaunches, done)
+        audit = audit_training(records, tasks, partitions, relaunches, done)
+        if TaskKind.EVALUATION in self._plan.phases:
+            shards = self._plan.validation_shards
+            audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, shards, done)
+        return audit
+
+    def _audit_counted(self, kind: TaskKind, shards: Sequence[Shard], done: bool) -> dict[str, Any]:
+        expected = sum(shard.num_records for shard in shards)
+        counted = self.coordinator.counted[kind]
+        return audit_records(
+            expected, counted.expected, counted.counted, self.coordinator.relaunches, done
+        )
 
     def _history(self, partitions: list[ps_pb2.PartitionAudit]) -> list[dict[str, Any]]:
         """Per epoch: mean loss over the records applied once, and when its last task was done."""
@@ -136,9 +149,10 @@ class Master:
             logger.warning("no audit: %s", error)
             if outcome.state == "succeeded":
                 outcome.state, outcome.error = "failed", f"the audit could not be made: {error}"
-        if outcome.state == "succeeded" and (audit["lost"] or audit.get("tasks_not_closed")):
+        lost = audit.get("lost", 0) + audit.get("evaluation", {}).get("lost", 0)
+        if outcome.state == "succeeded" and (lost or audit.get("tasks_not_closed")):
             outcome.state = "failed"
-            outcome.error = f"the audit found {audit['lost']} records lost: {json.dumps(audit)}"
+            outcome.error = f"the audit found {lost} records lost: {json.dumps(audit)}"
         seconds = self.coordinator.training_seconds
         trained = sum(epoch["records"] for epoch in history)
         result = {
@@ -153,7 +167,10 @@ class Master:
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,
         }
-        self._journal.append("result", result, durable=True)
+        try:
+            self._journal.append("result", result, durable=True)
+        except JobError as error:
+            logger.error("the result is not in the journal: %s", error)
         path = Path(self._spec.job_dir) / RESULT_FILE
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(json.dumps(result, indent=2) + "\n")

@@ -100,6 +100,13 @@ class Exited(Event):
 
 
 @dataclass(frozen=True)
+class Leaving(Event):
+    """It says goodbye: its end is no crash."""
+
+    spec: InstanceSpec
+
+
+@dataclass(frozen=True)
 class Scaled(Event):
     """Somebody wants another number of workers."""
 
@@ -218,6 +225,7 @@ class Membership:
             Registered: self._registered,
             Heard: self._heard,
             Exited: self._exited,
+            Leaving: self._leaving,
             Scaled: self._scaled,
             Progressed: self._progressed,
             JobOver: self._job_over,
@@ -239,6 +247,13 @@ class Membership:
         """Whether this incarnation is the present one, and not gone."""
         slot = self._slots.get((spec.role, spec.index))
         return slot is not None and slot.instance.spec == spec and slot.instance.state != State.GONE
+
+    def is_leaving(self, spec: InstanceSpec) -> bool:
+        """Whether this instance was told to leave, or says that it does."""
+        return (
+            self.is_current(spec)
+            and self._slots[spec.role, spec.index].instance.state is State.STOPPING
+        )
 
     def instances(self) -> list[Instance]:
         """The present instance of every role and index."""
@@ -286,6 +301,11 @@ class Membership:
             self._slots[event.spec.role, event.spec.index].instance.heard = now
         return []
 
+    def _leaving(self, event: Leaving, now: float) -> list[Action]:
+        if self.is_current(event.spec):
+            self._slots[event.spec.role, event.spec.index].instance.state = State.STOPPING
+        return []
+
     def _exited(self, event: Exited, now: float) -> list[Action]:
         if not self.is_current(event.spec):
             return []
@@ -307,7 +327,7 @@ class Membership:
         wanted = event.spec.index < self.num_workers
         if not wanted:
             return actions
-        if not was_stopping and (event.exit_code > 0 or -event.exit_code in CRASHES):
+        if not was_stopping and (event.exit_code >= 0 or -event.exit_code in CRASHES):
             self._crashes += 1
             if self._crashes >= self._most_crashes:
                 return [
@@ -336,6 +356,8 @@ class Membership:
         return actions
 
     def _scaled(self, event: Scaled, now: float) -> list[Action]:
+        if self._over:
+            return []
         self.num_workers = event.num_workers
         actions = self._fill_workers(now) + self._relaunch_due(now)
         for instance in self.instances():

@@ -105,7 +105,8 @@ class MasterServicer:
 
     def return_tasks(self, request: master_pb2.ReturnTasksRequest) -> master_pb2.Ack:
         """Leases come back unharmed."""
-        self._coordinator.give_back(request.grants)
+        spec = from_message(request.instance)
+        self._coordinator.give_back(spec, request.grants, request.goodbye)
         return master_pb2.Ack(accepted=True)
 
     def scale(self, request: master_pb2.ScaleRequest) -> master_pb2.Ack:
@@ -157,6 +158,7 @@ def _task_message(task: Task) -> master_pb2.Task:
         start=task.start,
         end=task.end,
         max_minibatches=task.max_minibatches or 0,
+        truncated=task.truncated,
         payload=task.payload,
     )
 

@@ -59,6 +59,7 @@ class Task:
     """A range of records of one shard in one epoch; `id` is unique in the job.
 
     max_minibatches is set when the task is granted first and never changes; None for no limit.
+    truncated: the limit is less than its records would make.
     """
 
     id: int
@@ -68,6 +69,7 @@ class Task:
     start: int = 0
     end: int = 0
     max_minibatches: int | None = None
+    truncated: bool = False
     payload: str = ""
     failures: int = 0
     granted: bool = False

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 
 from elasticdl.heartbeat import Heartbeat, NotAMember, register
-from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.instance import (
+    InstanceArguments,
+    die_with_parent,
+    on_sigterm,
+    parse_arguments,
+    start_logging,
+)
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import Client, GrpcTransport, Server, Service
@@ -22,7 +27,7 @@ LISTEN = "127.0.0.1:0"
 def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    on_sigterm(ended.set)
     partition = Partition(arguments.index, arguments.incarnation)
     service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition)
     server = Server([service], arguments.token, LISTEN)

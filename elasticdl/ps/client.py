@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -294,7 +293,14 @@ class ParameterClient:
         lowest = []
         for client, incarnation in zip(self._clients, self.incarnations, strict=True):
             request = ps_pb2.TaskProgressRequest(incarnation=incarnation, task=task)
-            reply = client.call_until("GetTaskProgress", request, DEADLINE_S, give_up=self._give_up)
+            try:
+                reply = client.call_until(
+                    "GetTaskProgress", request, DEADLINE_S, give_up=self._give_up
+                )
+            except DeadlinePassed:
+                if self._give_up():
+                    raise GaveUp from None
+                raise
             if reply.status != ps_pb2.PS_OK:
                 raise StaleCluster(f"{client.name}: {ps_pb2.PsStatus.Name(reply.status)}")
             lowest.append(reply.next)
@@ -321,13 +327,12 @@ class ParameterClient:
         self, index: int, method: str, request: bytes
     ) -> tuple[ps_pb2.PsReply, list[memoryview]]:
         """Call until there is an answer: a lost reply never means that nothing happened."""
-        started = time.monotonic()
         try:
             data = self._clients[index].call_until(
                 method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._give_up
             )
         except DeadlinePassed:
-            if self._give_up() and time.monotonic() - started < DEADLINE_S:
+            if self._give_up():
                 raise GaveUp from None
             raise
         return self._read(index, data)

@@ -6,6 +6,7 @@ it means another incarnation (R3), was routed by another table (R1) or does not 
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numpy as np
@@ -20,6 +21,7 @@ from elasticdl.ps.progress import CLOSED, Decision, Progress
 from elasticdl.ps.routing import group_of
 
 MAX_EXPORT_ROWS = 1 << 18
+MAX_DENSE_ELEMENTS = 1 << 33
 
 
 class _Refused(Exception):
@@ -77,10 +79,15 @@ class Partition:
     def _define(self, header: ps_pb2.InitializeHeader, buffers: list[memoryview]) -> None:
         partition_of_group = np.array(header.routing.partition_of_group, np.int32)
         optimizer = OptimizerConfig.from_json(header.model.optimizer)
+        sizes = [math.prod(variable.shape) for variable in header.model.variables]
+        if any(size < 0 for size in sizes) or sum(sizes) > MAX_DENSE_ELEMENTS:
+            raise frames.FrameError(
+                f"{sum(sizes)} dense elements; a model has at most {MAX_DENSE_ELEMENTS}"
+            )
         slices = plan_slices(
             [
-                (variable.name, int(np.prod(variable.shape, dtype=np.int64)), variable.trainable)
-                for variable in header.model.variables
+                (variable.name, size, variable.trainable)
+                for variable, size in zip(header.model.variables, sizes, strict=True)
             ],
             len(partition_of_group),
         )
@@ -187,10 +194,7 @@ class Partition:
                 if not decision.in_order:
                     raise _Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=decision.next)
                 if header.close:
-                    if decision.apply.any():
-                        self.progress.close(
-                            decision, header.task, header.task_records, header.limited
-                        )
+                    self._close_task(header, decision)
                 else:
                     self._take_minibatch(header, buffers, decision)
                 return frames.pack(
@@ -200,6 +204,23 @@ class Partition:
             return frames.pack(refused.reply)
         except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
+
+    def _close_task(self, header: ps_pb2.PushHeader, decision: Decision) -> None:
+        if self.progress.has_passed(header.task, header.k):
+            raise _Refused(
+                ps_pb2.PS_INVALID,
+                f"task {header.task} is closed after {header.k} minibatches, but more of it were "
+                "applied before: the input function does not make the same minibatches of the "
+                "same records each time; make it deterministic",
+            )
+        if decision.apply.any():
+            self.progress.close(
+                decision,
+                header.task,
+                header.task_records,
+                header.emitted_records,
+                header.limited,
+            )
 
     def _take_minibatch(
         self, header: ps_pb2.PushHeader, buffers: list[memoryview], decision: Decision

@@ -56,10 +56,9 @@ class IntervalSet:
 
 @dataclass
 class _OpenTask:
-    """Per group: the minibatch wanted next (CLOSED once closed), and the records applied so far."""
+    """Per group: the minibatch wanted next; CLOSED once it has closed the task."""
 
     next: np.ndarray
-    records: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,7 @@ class Progress:
     def _opened(self, task: int) -> _OpenTask:
         open_task = self._open.get(task)
         if open_task is None:
-            zeros = np.zeros(self.num_groups, np.int64)
-            open_task = self._open[task] = _OpenTask(zeros, zeros.copy())
+            open_task = self._open[task] = _OpenTask(np.zeros(self.num_groups, np.int64))
         return open_task
 
     def drop_repeat(self, decision: Decision) -> None:
@@ -162,7 +160,6 @@ class Progress:
         counts = np.where(decision.apply, num_records, 0)
         open_task = self._opened(task)
         open_task.next[decision.apply] += 1
-        open_task.records += counts
         self.totals.applied_records += counts
         self.totals.applied_minibatches += decision.apply
         sums = self.epochs.get(epoch)
@@ -178,20 +175,31 @@ class Progress:
         counts = np.where(decision.apply, num_records, 0)
         open_task = self._opened(task)
         open_task.next[decision.apply] += 1
-        open_task.records += counts
         self.totals.skipped_records += counts
 
-    def close(self, decision: Decision, task: int, task_records: int, limited: bool) -> None:
+    def has_passed(self, task: int, k: int) -> bool:
+        """Whether some group has applied minibatch k, or a later one, of a task still open."""
+        open_task = self._open.get(task)
+        return open_task is not None and bool(
+            ((open_task.next > k) & (open_task.next < CLOSED)).any()
+        )
+
+    def close(
+        self, decision: Decision, task: int, task_records: int, emitted_records: int, limited: bool
+    ) -> None:
         """Close the task for the groups that have applied all its minibatches.
+
+        What a group has not counted of the emitted records stays missing in its totals: it is lost.
 
         Args:
           task_records: records the task spans.
+          emitted_records: records the input function made of them, in all minibatches.
           limited: the minibatch limit ended it, so records it did not reach were not wanted.
         """
         open_task = self._opened(task)
         closing = decision.apply
         totals = self.totals
-        missing = np.where(closing, task_records - open_task.records, 0)
+        missing = np.where(closing, task_records - emitted_records, 0)
         totals.closed_records += np.where(closing, task_records, 0)
         unread = totals.beyond_limit_records if limited else totals.filtered_records
         unread += np.maximum(missing, 0)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 
 from elasticdl.heartbeat import Heartbeat, NotAMember, register
-from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
+from elasticdl.instance import (
+    InstanceArguments,
+    die_with_parent,
+    on_sigterm,
+    parse_arguments,
+    start_logging,
+)
 from elasticdl.job_spec import JobSpec
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport
@@ -31,7 +36,7 @@ def run(arguments: InstanceArguments) -> int:
     transport = GrpcTransport(arguments.master, arguments.token)
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
     leaving = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: leaving.set())
+    on_sigterm(leaving.set)
     try:
         register(master, instance, "", os.getpid())
         heartbeat = Heartbeat(master, instance, on_end=lambda why: leaving.set())
@@ -59,7 +64,7 @@ def run(arguments: InstanceArguments) -> int:
             loss=lambda: worker.loss,
         )
         heartbeat.start()
-        signal.signal(signal.SIGTERM, lambda *_: worker.leave())
+        on_sigterm(worker.leave)
         if leaving.is_set():
             worker.leave()
         worker.run()

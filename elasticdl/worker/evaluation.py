@@ -14,9 +14,6 @@ from elasticdl.worker.records import read_task_records
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TwoPhaseModel
 
-# Enough of them to make the metrics known to a worker that measured none itself.
-SAMPLE_RECORDS = 8
-
 
 class Evaluator:
     """Measures tasks on one worker. Used by one thread.
@@ -37,25 +34,25 @@ class Evaluator:
         self._max_chunk_bytes = max_chunk_bytes
 
     def evaluate(self, held: HeldTask) -> dict[str, Any]:
-        """Return a task's metric states, and where records are that others can measure again.
+        """Return a task's metric states, of how many records they are, and where those are.
 
         Raises:
           UserCodeError: the model's code raised.
         """
-        states = self._measure(held.task.id, held.records)
-        sample = [
-            held.task.shard,
-            held.task.start,
-            min(held.task.end, held.task.start + SAMPLE_RECORDS),
-        ]
-        return {"states": metric_states.to_json(states), "sample": sample}
+        task = held.task
+        states, num_records = self._measure(task.id, held.records)
+        return {
+            "states": metric_states.to_json(states),
+            "records": num_records,
+            "range": [task.shard, task.start, task.end],
+        }
 
-    def _measure(self, task: int, records: list[bytes]) -> metric_states.MetricStates:
+    def _measure(self, task: int, records: list[bytes]) -> tuple[metric_states.MetricStates, int]:
         self._stream.put(task, records, 0, None)
         states: metric_states.MetricStates = {}
         while not isinstance(item := self._stream.next(), TaskEnd):
             states = metric_states.merge(states, self._measure_minibatch(item))
-        return states
+        return states, item.num_records
 
     def _measure_minibatch(self, item: Prepared) -> metric_states.MetricStates:
         pulled = item.pull.result()
@@ -69,9 +66,11 @@ class Evaluator:
     def summarize(self, task: master_pb2.Task) -> dict[str, Any]:
         """Return the metrics over all evaluation tasks, whose results are the task's payload."""
         results = [json.loads(one) for one in json.loads(task.payload)]
+        results = [result for result in results if result["records"]]
         if not results:
             return {"metrics": {}}
-        shard, start, end = results[0]["sample"]
+        # A worker that measured nothing yet does not know the metrics: it measures a task again.
+        shard, start, end = results[0]["range"]
         self._measure(task.id, read_task_records(shard, start, end, None, self._max_chunk_bytes))
         states: metric_states.MetricStates = {}
         for result in results:

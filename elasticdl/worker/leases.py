@@ -47,7 +47,7 @@ class Leases:
         self._master = master
         self._instance = instance
         self._read = read
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._held: set[int] = set()
         self._stopped = threading.Event()
         self._ready: queue.Queue[HeldTask | None] = queue.Queue()
@@ -122,15 +122,25 @@ class Leases:
         self._tell("FailTask", request)
         self._release([held.grant])
 
-    def give_back_all(self) -> None:
-        """Return every lease unharmed."""
-        while self.next_if_ready() is not None:
-            pass
-        grants = self.grants
-        if grants:
-            request = master_pb2.ReturnTasksRequest(instance=self._instance, grants=grants)
-            self._tell("ReturnTasks", request)
-            self._release(grants)
+    def give_back_all(self, goodbye: bool = False) -> None:
+        """Return every lease unharmed; also those whose records are still being read.
+
+        Args:
+          goodbye: this worker leaves; its end is no crash.
+        """
+        with self._changed:
+            while self.next_if_ready() is not None:
+                pass
+            grants = sorted(self._held)
+            self._held.clear()
+            self._changed.notify_all()
+        if grants or goodbye:
+            self._tell(
+                "ReturnTasks",
+                master_pb2.ReturnTasksRequest(
+                    instance=self._instance, grants=grants, goodbye=goodbye
+                ),
+            )
 
     def _tell(self, method: str, request: Any) -> None:
         self._master.call_until(method, request, DEADLINE_S)
@@ -170,7 +180,9 @@ class Leases:
             held = HeldTask(reply.task, reply.grant, self._read(reply.task))
         except Exception as error:
             held = HeldTask(reply.task, reply.grant, [], error)
-        self._ready.put(held)
+        with self._changed:
+            if reply.grant in self._held:  # Not given back while its records were read.
+                self._ready.put(held)
         return number + 1
 
 

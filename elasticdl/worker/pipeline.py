@@ -53,18 +53,26 @@ class TaskEnd:
     Attributes:
       task_id: the task.
       num_minibatches: how many it has, those before the first asked for included.
+      num_records: how many records those minibatches are of.
+      is_cut: whether the limit ended it: the records would have made more minibatches.
     """
 
     task_id: int
     num_minibatches: int
+    num_records: int
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
 class _Descriptor:
     task_id: int
     first_minibatch: int
-    minibatch_limit: int
+    max_minibatches: int | None
     records: Sequence[bytes]
+
+    def has_reached_limit(self, num_minibatches: int) -> bool:
+        """Whether a task that made so many minibatches may make no more."""
+        return self.max_minibatches is not None and num_minibatches >= self.max_minibatches
 
 
 class TaskPipeline:
@@ -95,7 +103,10 @@ class TaskPipeline:
         self._name = contract.source.model_def
         self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
         self._tasks: deque[_Descriptor] = deque()
-        self._next_k: int | None = None
+        # Of the task under way:
+        self._num_minibatches = 0
+        self._num_records = 0
+        self._is_cut = False
         self._failed = False
         # A shuffle of the user's repeats one permutation, in every process and after every restart.
         tf.random.set_seed(contract.source.seed)
@@ -106,7 +117,6 @@ class TaskPipeline:
         dataset = tf.data.Dataset.from_generator(
             self._descriptors,
             output_signature=(
-                tf.TensorSpec([], tf.int64),
                 tf.TensorSpec([], tf.int64),
                 tf.TensorSpec([], tf.int64),
                 tf.TensorSpec([None], tf.string),
@@ -126,11 +136,11 @@ class TaskPipeline:
         Args:
           task_id: names it in what comes out.
           records: its serialized records, in the order they are to be used.
-          first_minibatch: start at this one; those before it are made of the records and dropped.
+          first_minibatch: start at this one; those before it are made of the records and only
+            counted.
           max_minibatches: how many the task may have, those before the first included.
         """
-        limit = _NO_LIMIT if max_minibatches is None else max_minibatches
-        task = _Descriptor(task_id, first_minibatch, limit, records)
+        task = _Descriptor(task_id, first_minibatch, max_minibatches, records)
         self._tasks.append(task)
         self._waiting.put(task)
 
@@ -157,19 +167,29 @@ class TaskPipeline:
                     raise
                 if self._failed:
                     continue  # another record of the task that is being dropped
+                if self._tasks[0].has_reached_limit(self._num_minibatches):
+                    self._is_cut = True
+                    continue  # a record that is not wanted
                 self._failed = True
                 raise self._error(error) from error
             task = self._tasks[0]
             if int(k) == _END_OF_TASK:
                 self._tasks.popleft()
-                next_k, self._next_k = self._next_k, None
-                failed, self._failed = self._failed, False
+                end = TaskEnd(int(task_id), self._num_minibatches, self._num_records, self._is_cut)
+                failed = self._failed
+                self._begin_task()
                 if failed:
                     continue
-                return TaskEnd(int(task_id), task.first_minibatch if next_k is None else next_k)
+                return end
             if self._failed:
                 continue
-            self._next_k = int(k) + 1
+            if task.has_reached_limit(int(k)):
+                self._is_cut = True
+                continue
+            self._num_minibatches = int(k) + 1
+            self._num_records += int(num_records)
+            if int(k) < task.first_minibatch:
+                continue
             features, labels, ids = optional.get_value()
             return Minibatch(
                 int(task_id),
@@ -180,14 +200,23 @@ class TaskPipeline:
                 int(num_records),
             )
 
-    def _descriptors(self) -> Iterator[tuple[int, int, int, Sequence[bytes]]]:
+    def _begin_task(self) -> None:
+        self._num_minibatches = 0
+        self._num_records = 0
+        self._is_cut = False
+        self._failed = False
+
+    def _descriptors(self) -> Iterator[tuple[int, int, Sequence[bytes]]]:
         while (task := self._waiting.get()) is not None:
-            yield task.task_id, task.first_minibatch, task.minibatch_limit, list(task.records)
+            # One more than the limit, to know whether there is more.
+            limit = _NO_LIMIT if task.max_minibatches is None else task.max_minibatches + 1
+            yield task.task_id, limit, list(task.records)
 
     def _error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserCodeError:
         task = self._tasks[0]
         text = _cause(error)
-        after = "its first minibatch" if self._next_k is None else f"minibatch {self._next_k}"
+        done = self._num_minibatches
+        after = f"minibatch {done}" if done else "its first minibatch"
         return UserCodeError(
             f"create_dataset of '{self._name}' in {after} of task {task.task_id}: "
             f"{text.partition(chr(10))[0]}",
@@ -214,11 +243,9 @@ def _minibatches(
         some_labels = () if labels is None or mode is Mode.PREDICTION else (labels,)
         return _num_records(features), (features, some_labels, ids)
 
-    def of_task(
-        task_id: tf.Tensor, first: tf.Tensor, limit: tf.Tensor, records: tf.Tensor
-    ) -> tf.data.Dataset:
+    def of_task(task_id: tf.Tensor, limit: tf.Tensor, records: tf.Tensor) -> tf.data.Dataset:
         elements = contract.dataset(tf.data.Dataset.from_tensor_slices(records), mode)
-        batches = elements.batch(minibatch_size).take(limit).enumerate().skip(first)
+        batches = elements.batch(minibatch_size).take(limit).enumerate()
         finished = batches.map(lambda k, element: (k, *finish(*_as_arguments(element))))
         spec = finished.element_spec[2]
         minibatches = finished.map(

@@ -63,7 +63,7 @@ class Predictor:
         with PredictionWriter(path) as writer:
             if columns:
                 writer.write(columns)
-        return {"part": str(path), "task": held.task.id}
+        return {"part": str(path), "task": held.task.id, "records": item.num_records}
 
     def _add_record_columns(self, columns: dict[str, Any], held: HeldTask) -> None:
         """Keep columns that the input function dropped, from the records themselves."""

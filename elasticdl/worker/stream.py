@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -86,10 +87,10 @@ class MinibatchStream:
         except _Closed:
             pass
         except BaseException as error:
-            if not self._closed.is_set():
-                self._items.put(error)
+            with contextlib.suppress(_Closed):
+                self._hand_over(error)
 
-    def _hand_over(self, item: Item) -> None:
+    def _hand_over(self, item: Item | BaseException) -> None:
         while not self._closed.is_set():
             try:
                 self._items.put(item, timeout=_CHECK_S)

@@ -52,7 +52,6 @@ class Trainer:
         leaving: threading.Event,
     ) -> None:
         self.loss: float | None = None
-        self.taken: set[int] = set()
         self._spec = spec
         self._model = model
         self._client = client
@@ -60,7 +59,7 @@ class Trainer:
         self._leaving = leaving
         self._pushes = PushQueue(client)
         self._num_pushed = 0
-        # Lowest minibatch each partition still wants of the open tasks, as push replies tell.
+        # By grant: the lowest minibatch each partition still wants, as push replies tell.
         self._wanted: dict[int, list[int]] = {}
         staleness = spec.staleness
         pushes = self._pushes
@@ -74,12 +73,15 @@ class Trainer:
     def take(self, held: HeldTask) -> None:
         """Begin to read a task: at the lowest minibatch any group wants (R2)."""
         task = held.task
-        self.taken.add(task.id)
         first = self._client.next_minibatch(task.id)
-        self._wanted[task.id] = [first] * self._client.num_partitions
+        self._wanted[held.grant] = [first] * self._client.num_partitions
         # A task that is closed everywhere is read once more, for its number of minibatches.
         start = first if first < CLOSED else 0
         self._stream.put(task.id, held.records, start, task.max_minibatches or None)
+
+    def has_taken(self, held: HeldTask) -> bool:
+        """Whether `take` was called for this grant."""
+        return held.grant in self._wanted
 
     def train(self, held: HeldTask, look_ahead: Callable[[], None]) -> bool:
         """Train a task that was taken, to its closing frame.
@@ -99,9 +101,11 @@ class Trainer:
         while True:
             look_ahead()
             item = self._stream.next()
+            task = item.task_id if isinstance(item, TaskEnd) else item.minibatch.task_id
+            if task != held.task.id:
+                raise TaskRewound(f"task {held.task.id}: the pipeline is at task {task}")
             if isinstance(item, TaskEnd):
-                self.taken.discard(item.task_id)
-                self._close(held, item.num_minibatches)
+                self._close(held, item)
                 return True
             if self._leaving.is_set():
                 return False
@@ -109,7 +113,7 @@ class Trainer:
 
     def _step(self, held: HeldTask, item: Prepared) -> None:
         minibatch, task = item.minibatch, held.task.id
-        if min(self._wanted[task]) > minibatch.k:  # Somebody else has pushed it everywhere.
+        if min(self._wanted[held.grant]) > minibatch.k:  # Somebody else has pushed it everywhere.
             self._put(lambda index: None)
             return
         pulled = item.pull.result()
@@ -148,38 +152,46 @@ class Trainer:
                 answer = self._client.push(
                     index, header, item.lookup, result.row_gradients, result.dense_gradients
                 )
-            self._note_answer(task, index, *answer)
+            self._note_answer(held, index, *answer)
 
         self._put(send)
 
-    def _note_answer(self, task: int, index: int, wanted: int, in_order: bool) -> None:
+    def _note_answer(self, held: HeldTask, index: int, wanted: int, in_order: bool) -> None:
         if not in_order:
-            raise TaskRewound(f"task {task}: partition {index} wants minibatch {wanted} first")
-        if task in self._wanted:
-            self._wanted[task][index] = wanted
+            raise TaskRewound(
+                f"task {held.task.id}: partition {index} wants minibatch {wanted} first"
+            )
+        if held.grant in self._wanted:
+            self._wanted[held.grant][index] = wanted
 
-    def _close(self, held: HeldTask, num_minibatches: int) -> None:
+    def _close(self, held: HeldTask, end: TaskEnd) -> None:
         """Send the closing frame; acknowledged by every partition, it completes the task."""
         task = held.task
+        if end.is_cut and not task.truncated:
+            raise JobError(
+                "the input function makes more minibatches than the task has records for, and "
+                "max_steps counts on the records; let it add none, or give num_epochs instead"
+            )
         acknowledged: list[int] = []
         lock = threading.Lock()
 
         def send(index: int) -> None:
             header = ps_pb2.PushHeader(
                 task=task.id,
-                k=num_minibatches,
+                k=end.num_minibatches,
                 epoch=task.epoch,
                 close=True,
                 task_records=task.end - task.start,
-                limited=bool(task.max_minibatches) and num_minibatches == task.max_minibatches,
+                emitted_records=end.num_records,
+                limited=end.is_cut,
             )
-            self._note_answer(task.id, index, *self._client.push(index, header))
+            self._note_answer(held, index, *self._client.push(index, header))
             with lock:
                 acknowledged.append(index)
                 is_last = len(acknowledged) == self._client.num_partitions
             if is_last:
-                self._wanted.pop(task.id, None)
-                self._leases.complete(held, num_minibatches, self._client.incarnations)
+                self._wanted.pop(held.grant, None)
+                self._leases.complete(held, end.num_minibatches, self._client.incarnations)
 
         self._put(send)
 

@@ -21,14 +21,14 @@ from elasticdl.model.trained_model import load_parameters, write_trained_model
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
 from elasticdl.ps.optimizers import OptimizerConfig
-from elasticdl.rpc import Client, Transport
+from elasticdl.rpc import Client, DeadlinePassed, Transport
 from elasticdl.worker.evaluation import Evaluator
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import read_task_records
 from elasticdl.worker.stream import MinibatchStream
-from elasticdl.worker.training import NotFiniteError, TaskRewound, Trainer
+from elasticdl.worker.training import TaskRewound, Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Worker:
         return trainer.loss if isinstance(trainer, Trainer) else None
 
     def leave(self) -> None:
-        """Finish the minibatch under way, return the rest and end; safe in a signal handler."""
+        """Finish the minibatch under way, return the rest and end. Not for signal handlers."""
         self._leaving.set()
         self._leases.stop()
 
@@ -176,11 +176,12 @@ class Worker:
             return
         except UserCodeError as error:
             self._leases.fail(held, str(error), error.traceback_text)
-        except (NotFiniteError, ElasticDLError) as error:
-            self._leases.fail(held, str(error), fatal=True)
-        except (TaskRewound, StaleCluster) as error:
-            logger.info("starts again: %s", error)
+        except (TaskRewound, StaleCluster, DeadlinePassed) as error:
+            # Nobody's fault: the task is leased again, here or elsewhere.
+            logger.warning("starts again: %s", error)
             self._close_client()
+        except ElasticDLError as error:
+            self._leases.fail(held, str(error), fatal=True)
         self._start_again()
 
     def _start_again(self) -> None:
@@ -198,7 +199,7 @@ class Worker:
             logger.info("pushes were not finished: %s", error)
         self._close_doers()
         if self._leaving.is_set():
-            self._leases.give_back_all()
+            self._leases.give_back_all(goodbye=True)
         self._leases.stop()
         self._close_client()
 
@@ -272,7 +273,7 @@ class Worker:
                 self._leases,
                 self._leaving,
             )
-        if held.task.id not in trainer.taken:
+        if not trainer.has_taken(held):
             trainer.take(held)
         trainer.train(held, lambda: self._look_ahead(trainer))
 

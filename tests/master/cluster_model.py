@@ -181,7 +181,7 @@ class ClusterModel:
         if k == len(sizes):
             if decision.apply.any():
                 limited = task.max_minibatches == k
-                progress.close(decision, task.id, task.num_records, limited)
+                progress.close(decision, task.id, task.num_records, sum(sizes), limited)
             return
         progress.drop_repeat(decision)
         if decision.apply.any():

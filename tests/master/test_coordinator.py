@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +28,17 @@ class Recorder:
     def __init__(self) -> None:
         self.launched: list[InstanceSpec] = []
         self.stopped: list[InstanceSpec] = []
+        self.changed = threading.Condition()
         self.tell: Callable[[BackendEvent], None] = lambda event: None
 
     def launch(self, spec: InstanceSpec) -> None:
-        self.launched.append(spec)
+        with self.changed:
+            self.launched.append(spec)
+            self.changed.notify_all()
+
+    def wait_for(self, launched: list[InstanceSpec]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.launched == launched, 10.0), self.launched
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         self.stopped.append(spec)
@@ -72,13 +80,35 @@ def test_a_lost_worker_is_replaced_and_its_task_granted_to_the_replacement(runni
     granted = coordinator.lease(WORKER, 0)
     backend.tell(InstanceExited(WORKER, -9, "log"))
     replacement = InstanceSpec(Role.WORKER, 0, 2)
-    assert backend.launched == [PS, WORKER, replacement]
+    backend.wait_for([PS, WORKER, replacement])
     assert coordinator.lease(WORKER, 1) is None, "the dead have no say"
     assert not coordinator.heartbeat(WORKER, [], None)
     assert coordinator.register(replacement, "", 3)
     again = coordinator.lease(replacement, 0)
     assert again.task is granted.task
     assert any("killed by SIGKILL" in text for _, text in coordinator.messages(0))
+
+
+def test_a_worker_that_says_goodbye_has_not_crashed(running):
+    coordinator, backend = running.coordinator, running.backend
+    grant = coordinator.lease(WORKER, 0).grant
+    coordinator.give_back(WORKER, [grant], goodbye=True)
+    assert isinstance(coordinator.lease(WORKER, 1), ledger.NoMoreTasks)
+    for incarnation in range(1, 20):
+        coordinator.give_back(InstanceSpec(Role.WORKER, 0, incarnation), [], goodbye=True)
+        backend.tell(InstanceExited(InstanceSpec(Role.WORKER, 0, incarnation), 0, "log"))
+        assert coordinator.outcome is None
+        coordinator.register(InstanceSpec(Role.WORKER, 0, incarnation + 1), "", 3)
+
+
+def test_a_worker_that_ends_by_itself_again_and_again_is_given_up(running):
+    coordinator, backend = running.coordinator, running.backend
+    for incarnation in range(1, 6):
+        spec = InstanceSpec(Role.WORKER, 0, incarnation)
+        backend.wait_for([PS, *(InstanceSpec(Role.WORKER, 0, i + 1) for i in range(incarnation))])
+        backend.tell(InstanceExited(spec, 0, "log"))
+    assert coordinator.outcome.state == "failed"
+    assert "crashed 5 times in a row" in coordinator.outcome.error
 
 
 def test_the_job_ends_with_its_last_task(running):
@@ -94,7 +124,7 @@ def test_the_job_ends_with_its_last_task(running):
 def test_the_journal_tells_the_story(running, tmp_path):
     coordinator = running.coordinator
     task = coordinator.lease(WORKER, 0).task
-    coordinator.complete(ledger.TaskCompleted(task.id, (1,), 1, result='{"x": 1}'))
+    coordinator.complete(ledger.TaskCompleted(task.id, (1,), 1, result='{"records": 1}'))
     coordinator.lease(WORKER, 1)
     coordinator.scale(3)
     kinds = [entry.kind for entry in read_journal(tmp_path)]
@@ -102,7 +132,8 @@ def test_the_journal_tells_the_story(running, tmp_path):
     assert kinds.index("tasks") < kinds.index("granted") < kinds.index("done")
     (scaled,) = read_journal(tmp_path, "scaled")
     assert scaled.body == {"num_workers": 3}
-    assert len(running.backend.launched) == 4
+    added = [InstanceSpec(Role.WORKER, 1, 1), InstanceSpec(Role.WORKER, 2, 1)]
+    running.backend.wait_for([PS, WORKER, *added])
 
 
 def test_nothing_is_granted_once_the_journal_cannot_be_written(running):

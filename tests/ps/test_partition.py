@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
@@ -112,7 +113,7 @@ def test_every_handler_called_twice_has_the_effect_of_once():
     np.testing.assert_array_equal(once[0], twice[0])
     np.testing.assert_array_equal(once[1], twice[1])
     for _ in range(2):
-        close = ps_pb2.PushHeader(task=9, k=1, close=True, task_records=4)
+        close = ps_pb2.PushHeader(task=9, k=1, close=True, task_records=4, emitted_records=4)
         assert servers.client.push(0, close) == (CLOSED, True)
     audit = servers.partitions[0].get_audit(ps_pb2.AuditRequest(incarnation=1))
     assert set(audit.applied_records) == {4}
@@ -125,6 +126,25 @@ def test_a_push_out_of_order_is_answered_with_what_is_wanted():
     before = servers.pull(IDS)
     assert servers.push(2, IDS, 1.0, 1.0) == [(0, False)] * 3
     np.testing.assert_array_equal(servers.pull(IDS)[1], before[1])
+
+
+def test_a_task_that_closes_before_what_was_applied_is_refused():
+    servers = Servers()
+    servers.push(0, IDS, 1.0, 1.0)
+    servers.push(1, IDS, 1.0, 1.0)
+    close = ps_pb2.PushHeader(task=9, k=1, close=True, task_records=8, emitted_records=4)
+    with pytest.raises(JobError, match="make it deterministic"):
+        servers.client.push(0, close)
+
+
+def test_a_model_beyond_all_bounds_is_refused_at_once():
+    variable = ps_pb2.VariableDefinition(name="huge", shape=[1 << 20, 1 << 20], trainable=True)
+    routing = ps_pb2.Routing(partition_of_group=[0] * 64)
+    model = ps_pb2.ModelDefinition(variables=[variable], optimizer=MODEL.optimizer)
+    header = ps_pb2.InitializeHeader(incarnation=1, routing=routing, model=model)
+    frame = frames.pack(header, [np.zeros(1, np.float32)])
+    reply, _ = frames.unpack(Partition(0, 1).initialize(frame), ps_pb2.PsReply)
+    assert reply.status == ps_pb2.PS_INVALID
 
 
 def test_another_incarnation_or_routing_is_refused_whole():

@@ -47,7 +47,7 @@ def test_minibatches_are_applied_in_order_and_once():
 def test_a_closed_task_drops_everything_for_ever():
     progress = Progress(2)
     push(progress, 7, 0)
-    progress.close(progress.decide(7, 1), 7, task_records=10, limited=False)
+    progress.close(progress.decide(7, 1), 7, 10, emitted_records=10, limited=False)
     assert progress.next(7) == CLOSED
     for k in (0, 1, 5):
         decision = progress.decide(7, k)
@@ -66,13 +66,13 @@ def test_a_task_cannot_be_closed_before_its_last_minibatch():
 def test_what_was_not_applied_of_a_task_is_told_apart():
     progress = Progress(1)
     push(progress, 1, 0, records=6)
-    progress.close(progress.decide(1, 1), 1, task_records=10, limited=False)
+    progress.close(progress.decide(1, 1), 1, 10, emitted_records=6, limited=False)
     push(progress, 2, 0, records=6)
-    progress.close(progress.decide(2, 1), 2, task_records=10, limited=True)
+    progress.close(progress.decide(2, 1), 2, 10, emitted_records=6, limited=True)
     push(progress, 3, 0, records=12)
-    progress.close(progress.decide(3, 1), 3, task_records=10, limited=False)
+    progress.close(progress.decide(3, 1), 3, 10, emitted_records=12, limited=False)
     progress.skip(progress.decide(4, 0), 4, num_records=10)
-    progress.close(progress.decide(4, 1), 4, task_records=10, limited=False)
+    progress.close(progress.decide(4, 1), 4, 10, emitted_records=10, limited=False)
     totals = progress.totals
     assert totals.filtered_records.tolist() == [4]
     assert totals.beyond_limit_records.tolist() == [4]
@@ -93,8 +93,17 @@ def test_groups_of_one_partition_may_stand_at_different_minibatches():
     assert decision.repeat.tolist() == [True, False, True]
     assert push(progress, 7, 1).apply.tolist() == [False, True, False]
     assert push(progress, 7, 2).apply.all()
-    progress.close(progress.decide(7, 3), 7, 30, limited=False)
+    progress.close(progress.decide(7, 3), 7, 30, emitted_records=30, limited=False)
     assert progress.next(7) == CLOSED
+
+
+def test_records_that_were_emitted_and_not_counted_stay_missing():
+    progress = Progress(1)
+    push(progress, 1, 0, records=6)
+    progress.close(progress.decide(1, 1), 1, 10, emitted_records=10, limited=False)
+    totals = progress.totals
+    assert totals.filtered_records.tolist() == [0]
+    assert totals.applied_records.tolist() == [6], "4 of 10 are accounted for nowhere"
 
 
 def test_losses_of_an_epoch_are_summed_once_per_record():
