@@ -70,6 +70,10 @@ def _report(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(job_spec: JobSpec) -> dict[str, Any]:
+    from elasticdl.worker.quiet_import import import_tensorflow
+
+    import_tensorflow()
+
     from elasticdl.worker.check import check
 
     report = check(job_spec)

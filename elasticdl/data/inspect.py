@@ -46,7 +46,7 @@ class FileSummary:
         stored = ", ".join(self.compressors) or "no"
         lines = [
             self.path,
-            f"  {self.num_records:,} records in {self.num_chunks:,} chunks, "
+            f"  {_count(self.num_records, 'record')} in {_count(self.num_chunks, 'chunk')}, "
             f"{self.num_bytes:,} bytes, {stored} compression",
         ]
         if self.is_verified:
@@ -106,12 +106,18 @@ def _summarize(record: bytes) -> dict[str, FeatureSummary] | None:
 
 def _summarize_feature(value: np.ndarray | list[bytes]) -> FeatureSummary:
     if isinstance(value, np.ndarray):
-        type_name, shown = str(value.dtype), [f"{item:.6g}" for item in value[:_PREVIEW_VALUES]]
+        form = "d" if value.dtype.kind == "i" else ".6g"
+        type_name = str(value.dtype)
+        shown = [format(item.item(), form) for item in value[:_PREVIEW_VALUES]]
     else:
         type_name, shown = "bytes", [_shorten(item) for item in value[:_PREVIEW_VALUES]]
     if len(value) > _PREVIEW_VALUES:
         shown.append("…")
     return FeatureSummary(type_name, (len(value),), " ".join(shown))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _shorten(value: bytes) -> str:

@@ -266,7 +266,7 @@ class Coordinator:
         """Run another number of workers from now on."""
         with self._lock:
             self._write("scaled", {"num_workers": num_workers}, durable=True)
-            self._say(f"scaling to {num_workers} workers")
+            self._say(f"scaling to {num_workers} worker{'s' if num_workers > 1 else ''}")
             event = membership_module.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
 

@@ -148,6 +148,10 @@ class TaskPipeline:
         """Say that no task will follow; iteration ends after those that were put."""
         self._waiting.put(None)
 
+    def release(self) -> None:
+        """Free TensorFlow's iterator; after the last `next`, or whoever iterates waits no more."""
+        self._elements = iter(())
+
     def __iter__(self) -> Iterator[Minibatch | TaskEnd]:
         return self
 

@@ -74,6 +74,7 @@ class MinibatchStream:
         self._closed.set()
         self._pipeline.close()
         self._thread.join(30.0)
+        self._pipeline.release()
 
     def _prepare_all(self) -> None:
         try:

@@ -172,7 +172,10 @@ class Worker:
                 raise build_error
             if held.error is not None:
                 raise held.error
-            self._handlers[held.task.kind](held)
+            task = held.task
+            kind = master_pb2.TaskKind.Name(task.kind).lower()
+            logger.info("task %d: %s %s %d:%d", task.id, kind, task.shard, task.start, task.end)
+            self._handlers[task.kind](held)
             return
         except UserCodeError as error:
             self._leases.fail(held, str(error), error.traceback_text)

@@ -107,6 +107,27 @@ def test_the_first_minibatch_and_the_limit_count_from_the_start_of_the_task(
     ]
 
 
+def ends(pipeline: TaskPipeline) -> list[TaskEnd]:
+    return [item for item in pipeline if isinstance(item, TaskEnd)]
+
+
+def test_the_end_tells_all_records_made_and_whether_there_were_more(contract: Contract) -> None:
+    pipeline = pipeline_of(contract)
+    pipeline.put(0, records(*range(10)), first_minibatch=2)
+    pipeline.put(1, records(*range(10)), max_minibatches=2)
+    pipeline.put(2, records(*range(8)), max_minibatches=2)
+    pipeline.put(3, records(-1, 1, -1), max_minibatches=2)
+    pipeline.put(4, [*records(*range(8)), b"not an example"], max_minibatches=2)
+    pipeline.close()
+    assert ends(pipeline) == [
+        TaskEnd(0, 3, num_records=10),
+        TaskEnd(1, 2, num_records=8, is_cut=True),
+        TaskEnd(2, 2, num_records=8),
+        TaskEnd(3, 1, num_records=1),
+        TaskEnd(4, 2, num_records=8, is_cut=True),
+    ]
+
+
 def test_filtered_records_make_no_minibatch(contract: Contract) -> None:
     pipeline = pipeline_of(contract)
     pipeline.put(0, records(-1, 1, -1, 2, -1))
@@ -120,7 +141,7 @@ def test_the_end_of_a_task_does_not_wait_for_the_next_task(contract: Contract) -
     pipeline = pipeline_of(contract)
     pipeline.put(0, records(1))
     assert isinstance(next(pipeline), Minibatch)
-    assert next(pipeline) == TaskEnd(0, 1)
+    assert next(pipeline) == TaskEnd(0, 1, num_records=1)
     threading.Timer(0.05, lambda: (pipeline.put(1, records(2)), pipeline.close())).start()
     assert summary(pipeline) == [(1, 0, [2]), (1, 1)]
 

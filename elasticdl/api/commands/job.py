@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
@@ -86,7 +87,14 @@ def _predict_command(job_spec: JobSpec, trained_model: str) -> str:
         "output": "predictions.csv",
     }
     flags = [f"--{name}={shlex.quote(value)}" for name, value in options.items()]
-    return " ".join(["elasticdl predict", *flags])
+    return " ".join([program(), "predict", *flags])
+
+
+def program() -> str:
+    """How this program was started, to be typed again."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{_shown_path(sys.executable)} -m elasticdl.api"
+    return "elasticdl"
 
 
 def _shown_path(path: str) -> str:

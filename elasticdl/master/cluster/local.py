@@ -58,8 +58,8 @@ class LocalBackend:
             try:
                 reply = self._supervisor.call("Watch", request, timeout_s=WATCH_S + 5)
             except RpcError as error:
-                logger.warning("the supervisor is not heard: %s", error)
-                self._closed.wait(0.5)
+                if not self._closed.wait(0.5):
+                    logger.warning("the supervisor is not heard: %s", error)
                 continue
             for event in reply.events:
                 after = event.number
