@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
