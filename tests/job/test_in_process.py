@@ -76,6 +76,30 @@ def test_filtered_records_are_told_from_lost_ones(clicks, tmp_path):
     assert result.audit["lost"] == 0
 
 
+def test_records_that_the_input_function_adds_are_counted(clicks, tmp_path):
+    result = train(clicks, tmp_path / "out", model_def="clicks.Doubled")
+    assert set(result.audit["applied_once"].values()) == {2 * RECORDS}
+    assert (result.audit["added"], result.audit["lost"]) == (RECORDS, 0)
+
+
+def test_max_steps_cannot_be_kept_where_records_are_added(clicks, tmp_path):
+    with pytest.raises(JobError, match="max_steps counts on the records"):
+        train(clicks, tmp_path / "out", model_def="clicks.Doubled", max_steps=1000)
+
+
+def test_the_audit_of_an_evaluation_tells_what_was_filtered(clicks, tmp_path):
+    options = {"params": "drop_above=449", "validation_data": clicks}
+    trained = train(clicks, tmp_path / "out", **options)
+    assert trained.audit["evaluation"]["filtered"] == 150
+    for audit in (
+        elasticdl.evaluate(
+            trained_model=trained.output, data=clicks, num_workers=0, quiet=True
+        ).audit,
+        predict(trained.output, clicks, tmp_path / "p.csv").audit,
+    ):
+        assert (audit["records_expected"], audit["filtered"], audit["lost"]) == (RECORDS, 150, 0)
+
+
 @pytest.mark.parametrize("max_steps", [2, 13, 1000])
 def test_max_steps_are_exact(clicks, tmp_path, max_steps):
     result = train(clicks, tmp_path / "out", num_epochs=2, max_steps=max_steps, minibatch_size=50)
