@@ -21,6 +21,7 @@ from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.membership import describe_exit
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, RpcError
 
@@ -105,7 +106,11 @@ def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> No
         _follow(spec, process, on_status)
     finally:
         _end_supervisor(process)
-        supervisor.clean_up(spec)  # Again, in case the supervisor was killed.
+        if not (directory / RESULT_FILE).exists():  # The supervisor was killed: do its last duties.
+            how = describe_exit(process.returncode)
+            lost = {"state": "failed", "error": f"the supervisor was lost ({how})", "traceback": ""}
+            supervisor.write_json(directory / RESULT_FILE, lost)
+            supervisor.clean_up(spec)
 
 
 def _end_supervisor(process: subprocess.Popen[bytes]) -> None:

@@ -102,3 +102,5 @@ def _main() -> None:
 if __name__ == "__main__":
     die_with_parent()
     _main()
+    sys.stderr.flush()
+    os._exit(0)  # TensorFlow's threads, maybe inside the user's function, are not waited for.

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,12 +106,10 @@ class Supervisor:
         if spec in self._known or self._stopping:
             return
         self._known.add(spec)
-        role, index = spec.role.value, spec.index
-        name = role if spec.role is Role.MASTER else f"{role}-{index}.{spec.incarnation}"
-        log_path = self._job_dir / LOGS / f"{name}.log"
+        log_path = self._job_dir / LOGS / f"{_name(spec)}.log"
         arguments = [
             f"--job_dir={self._job_dir}",
-            f"--index={index}",
+            f"--index={spec.index}",
             f"--incarnation={spec.incarnation}",
             f"--master={self._master_address}",
             f"--supervisor={self._server.address}",
@@ -119,7 +117,7 @@ class Supervisor:
         try:
             with log_path.open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", f"elasticdl.{role}", *arguments],
+                    [sys.executable, "-P", "-m", f"elasticdl.{spec.role.value}", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -135,7 +133,20 @@ class Supervisor:
             return
         child = self._children[spec] = _Child(spec, process, log_path)
         self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
+        self._write_processes()
         threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
+
+    def _write_processes(self) -> None:
+        """Keep the file by which others find the master, and people the processes."""
+        write_json(
+            self._job_dir / FILE_NAME,
+            {
+                "pid": os.getpid(),
+                "address": self._server.address,
+                "master_address": self._master_address,
+                "processes": {_name(spec): c.process.pid for spec, c in self._children.items()},
+            },
+        )
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -155,6 +166,7 @@ class Supervisor:
         self._tell(
             child.spec, supervisor_pb2.InstanceEvent.EXITED, child.process.pid, code, child.log_path
         )
+        self._write_processes()
         if child.spec.role is Role.MASTER:
             self._master_code = code
 
@@ -202,15 +214,6 @@ class Supervisor:
         (self._job_dir / LOGS).mkdir(exist_ok=True)
         (self._job_dir / TEMPORARY).mkdir(exist_ok=True)
         self._launch(master)
-        _write_json(
-            self._job_dir / FILE_NAME,
-            {
-                "pid": os.getpid(),
-                "address": self._server.address,
-                "master_address": self._master_address,
-                "master_pid": self._children[master].process.pid if self._children else None,
-            },
-        )
         threading.Thread(target=self._watch_launcher, args=(master,), daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher's to answer.
         on_sigterm(lambda: self._commands.put(lambda: self._shut_down(master)))
@@ -258,7 +261,7 @@ class Supervisor:
         log = self._job_dir / LOGS / "master.log"
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         error = f"the master was lost ({describe_exit(code)}); the end of {log}:\n{tail}"
-        _write_json(path, {"state": "failed", "error": error, "traceback": ""})
+        write_json(path, {"state": "failed", "error": error, "traceback": ""})
 
 
 def clean_up(spec: JobSpec) -> None:
@@ -284,7 +287,15 @@ def _reserve_port() -> socket.socket:
     return reserved
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _name(spec: InstanceSpec) -> str:
+    """`master`, or role, index and incarnation: `worker-1.2`."""
+    if spec.role is Role.MASTER:
+        return spec.role.value
+    return f"{spec.role.value}-{spec.index}.{spec.incarnation}"
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Replace a file by another at once."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(unfinished, path)

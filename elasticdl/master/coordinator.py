@@ -365,7 +365,6 @@ class Coordinator:
         with self._lock:
             ledger, phase = self._ledger, self._ledger.phase
             expected = sum(shard.num_records for shard in self.plan.shards) * self.plan.num_epochs
-            expected += sum(shard.num_records for shard in self.plan.validation_shards)
             if self.plan.max_steps is not None:
                 expected = min(expected, self.plan.max_steps * self.plan.minibatch_size)
             losses = list(self._losses.values())
@@ -373,7 +372,7 @@ class Coordinator:
                 state=self.outcome.state if self.outcome else "running",
                 phase=phase.name.lower() if phase is not None else "done",
                 epoch=ledger.epoch,
-                records_done=ledger.records_done,
+                records_done=ledger.records_done(self.plan.main_kind),
                 records_expected=expected,
                 loss=sum(losses) / len(losses) if losses else None,
                 target_workers=self._membership.num_workers,

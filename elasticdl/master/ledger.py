@@ -7,7 +7,7 @@ network. Handling an event twice has the effect of once.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -194,8 +194,7 @@ class Ledger:
         self.failure: JobFailed | None = None
         self.results: dict[int, str] = {}
         self.steps_done = 0
-        self.records_done = 0
-        self.records_expected = 0
+        self._records_done: Counter[TaskKind] = Counter()
         self.num_tasks = 0
         self._training_granted = (0, 0)
         self.partition_incarnations: dict[int, int] = {}
@@ -250,6 +249,10 @@ class Ledger:
     @property
     def num_done(self) -> int:
         return len(self._done)
+
+    def records_done(self, kind: TaskKind) -> int:
+        """Records of this kind's tasks that are done, all epochs."""
+        return self._records_done[kind]
 
     def training_granted(self) -> tuple[int, int]:
         """Records and tasks of training that were ever granted: what groups must account for."""
@@ -348,11 +351,9 @@ class Ledger:
                 task.max_minibatches = min(most, self._steps_left)
                 task.truncated = most > self._steps_left
                 self._steps_left -= task.max_minibatches
-            if not task.granted and task.kind.spans_records:
-                self.records_expected += task.num_records
-                if task.kind is TaskKind.TRAINING:
-                    records, tasks = self._training_granted
-                    self._training_granted = (records + task.num_records, tasks + 1)
+            if not task.granted and task.kind is TaskKind.TRAINING:
+                records, tasks = self._training_granted
+                self._training_granted = (records + task.num_records, tasks + 1)
             task.granted = True
             del self._todo[position]
             return task
@@ -433,7 +434,7 @@ class Ledger:
             self._phase_results.append(event.result)
         actions: list[Action] = [TaskDone(task, event.result)]
         if task.kind.spans_records:
-            self.records_done += task.num_records
+            self._records_done[task.kind] += task.num_records
             self._left_in_epoch[task.epoch] -= 1
             if self._left_in_epoch[task.epoch] == 0 and task.kind is TaskKind.TRAINING:
                 actions.append(EpochEnded(task.epoch))

@@ -53,6 +53,11 @@ class JobPlan:
     max_task_failures: int = 3
     lease_s: float = 30.0
 
+    @property
+    def main_kind(self) -> TaskKind:
+        """The kind of tasks the job is for: what its progress counts."""
+        return next(kind for kind in self.phases if kind.spans_records)
+
 
 @dataclass
 class Task:

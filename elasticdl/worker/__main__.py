@@ -54,6 +54,7 @@ def run(arguments: InstanceArguments) -> int:
             instance,
             master,
             lambda partition: GrpcTransport(partition.address, arguments.token),
+            master_address=arguments.master,
         )
         heartbeat.stop()
         heartbeat = Heartbeat(

@@ -54,7 +54,14 @@ class Predictor:
                 item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
             )
             kept = _feature_columns(item.minibatch.features, self._spec.keep_columns)
-            parts.append({**kept, **output_columns(outputs)})
+            predicted = output_columns(outputs)
+            _check_rows(predicted, item.minibatch.num_records)
+            clash = sorted(set(kept) & set(predicted))
+            if clash:
+                raise UsageError(
+                    f"keep_columns '{clash[0]}': is also the name of an output; rename the output"
+                )
+            parts.append({**kept, **predicted})
         columns = {name: _join([part[name] for part in parts]) for name in (parts or [{}])[0]}
         self._add_record_columns(columns, held)
         directory = Path(self._spec.job_dir) / PARTS
@@ -109,6 +116,15 @@ def output_columns(outputs: Any) -> dict[str, np.ndarray]:
     if isinstance(outputs, list | tuple):
         return {f"{PREDICTION}_{i}": np.asarray(value) for i, value in enumerate(outputs)}
     return {PREDICTION: np.asarray(outputs)}
+
+
+def _check_rows(predicted: Mapping[str, np.ndarray], num_records: int) -> None:
+    for name, values in predicted.items():
+        if values.ndim == 0 or len(values) != num_records:
+            raise UsageError(
+                f"output '{name}': of shape {list(values.shape)} for a minibatch of {num_records} "
+                "records; a model's outputs need one row per record (does it squeeze or reduce?)"
+            )
 
 
 def _feature_columns(features: Any, names: Sequence[str]) -> dict[str, Any]:

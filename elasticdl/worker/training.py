@@ -83,14 +83,11 @@ class Trainer:
         """Whether `take` was called for this grant."""
         return held.grant in self._wanted
 
-    def train(self, held: HeldTask, look_ahead: Callable[[], None]) -> bool:
-        """Train a task that was taken, to its closing frame.
+    def train(self, held: HeldTask, look_ahead: Callable[[], None]) -> None:
+        """Train a task that was taken, to its closing frame, or until the worker is to leave.
 
         Args:
           look_ahead: called before each minibatch; may take another task.
-
-        Returns:
-          False if the worker is to leave, and the task was not finished.
 
         Raises:
           UserCodeError: the model's code raised.
@@ -106,9 +103,9 @@ class Trainer:
                 raise TaskRewound(f"task {held.task.id}: the pipeline is at task {task}")
             if isinstance(item, TaskEnd):
                 self._close(held, item)
-                return True
+                return
             if self._leaving.is_set():
-                return False
+                return
             self._step(held, item)
 
     def _step(self, held: HeldTask, item: Prepared) -> None:

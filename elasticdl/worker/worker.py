@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from elasticdl.errors import ElasticDLError, UserCodeError
-from elasticdl.heartbeat import wait_for_cluster
+from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
@@ -21,7 +24,7 @@ from elasticdl.model.trained_model import load_parameters, write_trained_model
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
 from elasticdl.ps.optimizers import OptimizerConfig
-from elasticdl.rpc import Client, DeadlinePassed, Transport
+from elasticdl.rpc import Client, DeadlinePassed, RpcError, Transport
 from elasticdl.worker.evaluation import Evaluator
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pipeline import TaskPipeline
@@ -44,6 +47,7 @@ class Worker:
       instance: who this worker is.
       master: the master's client.
       connect: makes a transport to a parameter server.
+      master_address: told to the model's code; empty in a job of one process.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class Worker:
         instance: master_pb2.InstanceId,
         master: Client,
         connect: Callable[[master_pb2.Partition], Transport],
+        master_address: str = "",
     ) -> None:
         self._spec = spec
+        self._master_address = master_address
         self._instance = instance
         self._master = master
         self._connect = connect
@@ -122,6 +128,7 @@ class Worker:
                 "role": "worker",
                 "index": self._instance.index,
                 "incarnation": self._instance.incarnation,
+                "master_address": self._master_address,
                 "mode": self._mode,
             }
             self._contract = load_contract(self._source, self._mode, context)
@@ -185,6 +192,13 @@ class Worker:
             self._close_client()
         except ElasticDLError as error:
             self._leases.fail(held, str(error), fatal=True)
+        except (GaveUp, RpcError, NotAMember):
+            raise
+        except Exception as error:
+            # What TensorFlow or a library makes of the model's code, outside of where it is traced.
+            logger.exception("task %d failed", held.task.id)
+            text = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self._leases.fail(held, text, traceback.format_exc())
         self._start_again()
 
     def _start_again(self) -> None:
@@ -317,7 +331,8 @@ class Worker:
 
     def _export(self, held: HeldTask) -> None:
         client, model = self._parameters(), self.model
-        pull = client.start_pull(client.prepare([_no_ids() for _ in model.table_definitions]))
+        no_ids = np.zeros(0, np.int64)
+        pull = client.start_pull(client.prepare([no_ids for _ in model.table_definitions]))
         dense = pull.result().dense
         assert dense is not None
         assert self._spec.output is not None
@@ -337,9 +352,3 @@ class Worker:
 
     def _merge(self, held: HeldTask) -> None:
         self._leases.complete(held, result=merge(self._spec, held.task))
-
-
-def _no_ids() -> Any:
-    import numpy as np
-
-    return np.zeros(0, np.int64)

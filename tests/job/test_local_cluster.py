@@ -183,7 +183,7 @@ def test_nothing_outlives_a_job_however_it_ended(start, victim):
     else:
         pids = {
             "supervisor": description["pid"],
-            "master": description["master_pid"],
+            "master": description["processes"]["master"],
             "ps": job.running("ps")[1].pid,
         }
         os.kill(pids[victim], signal.SIGKILL)
