@@ -188,9 +188,7 @@ def test_nothing_outlives_a_job_however_it_ended(start, victim):
         }
         os.kill(pids[victim], signal.SIGKILL)
         assert job.wait() == 1
-        lost = {"master": "the master was lost", "ps": "parameter server 1 was lost"}
-        assert lost.get(victim, "without a result") in job.terminal()
-    job.assert_nothing_is_left() if victim != "supervisor" else wait_until(
-        "the end of its processes", lambda: not processes_of(job.directory), 15.0
-    )
+        lost = {"ps": "parameter server 1 was lost"}
+        assert lost.get(victim, f"the {victim} was lost (killed by SIGKILL)") in job.terminal()
+    job.assert_nothing_is_left()
     assert not job.output.exists()
