@@ -21,7 +21,7 @@ from elasticdl.rpc import RpcError
 from tests.job.clicks_data import ZOO, write_clicks
 
 RECORDS = 4000
-DEADLINE_S = 200.0
+DEADLINE_S = 280.0
 
 
 def processes_of(job_dir: Path) -> list[str]:
@@ -129,6 +129,7 @@ def start(tmp_path, monkeypatch):
         job.log.close()
 
 
+@pytest.mark.timeout(900)
 def test_workers_are_killed_added_and_removed_messages_are_lost_and_no_record_is(start):
     seed = int(os.environ.get("CHAOS_SEED", "1"))
     chance = random.Random(seed)
