@@ -187,7 +187,8 @@ class Coordinator:
         with self._lock:
             if not self._membership.is_current(spec):
                 return False
-            self._write("registered", {**_id(spec), "address": address}, durable=True)
+            if not self._membership.is_registered(spec):
+                self._write("registered", {**_id(spec), "address": address}, durable=True)
             event = membership_module.Registered(spec, address, pid)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
             return True

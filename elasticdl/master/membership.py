@@ -248,6 +248,10 @@ class Membership:
         slot = self._slots.get((spec.role, spec.index))
         return slot is not None and slot.instance.spec == spec and slot.instance.state != State.GONE
 
+    def is_registered(self, spec: InstanceSpec) -> bool:
+        """Whether this instance has said that it is up."""
+        return self.is_current(spec) and self._slots[spec.role, spec.index].instance.registered
+
     def is_leaving(self, spec: InstanceSpec) -> bool:
         """Whether this instance was told to leave, or says that it does."""
         return (
