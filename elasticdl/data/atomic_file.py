@@ -7,7 +7,7 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from elasticdl.errors import UsageError
@@ -40,7 +40,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # It may lie below a file; the first error says what is wrong.
+            temporary.unlink()
         raise UsageError(
             f"output '{target}': cannot be written ({error.strerror}); "
             "name a file in a directory you may write to"
@@ -55,4 +56,5 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         raise UsageError(f"output '{target}': cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from dataclasses import dataclass
 
 from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES, Index
 from elasticdl.errors import DataError, UsageError
+
+_FILES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ def find_files(pattern: str, option: str = "data") -> list[str]:
         elif glob.has_magic(part):
             matches = [match for match in glob.glob(part, recursive=True) if os.path.isfile(match)]
             if not matches:
-                raise UsageError(f"{option} '{part}': matches no file in {os.getcwd()}")
+                raise UsageError(f"{option} '{part}': matches no file; {_what_is_there(part)}")
         else:
-            raise UsageError(f"{option} '{part}': no such file")
+            raise UsageError(f"{option} '{part}': no such file; {_what_is_there(part)}")
         for match in matches:
             if os.path.isdir(match):
                 raise UsageError(
@@ -73,3 +76,23 @@ def find_files(pattern: str, option: str = "data") -> list[str]:
                 raise DataError(f"{option} '{part}': not a regular file")
             paths.add(os.path.abspath(match))
     return sorted(paths)
+
+
+def _what_is_there(part: str) -> str:
+    """Say which files of its directory somebody may have meant by a path or glob."""
+    directory, name = os.path.split(part)
+    ending = os.path.splitext(name)[1] or ".recordio"
+    ending = ".recordio" if glob.has_magic(ending) else ending
+    right = f"give a path or a pattern such as data/*{ending}"
+    if glob.has_magic(directory):
+        return right
+    if not os.path.isdir(directory or "."):
+        return f"there is no directory '{directory}'; {right}"
+    with os.scandir(directory or ".") as entries:
+        names = sorted(one.name for one in entries if one.is_file() and one.name[0] != ".")
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{os.path.join(directory, close[0])}'?"
+    alike = [one for one in names if one.endswith(ending)][:_FILES_SHOWN]
+    there = f"the directory has {', '.join(map(repr, alike))}; " if alike else ""
+    return f"{there}{right}"

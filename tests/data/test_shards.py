@@ -50,6 +50,30 @@ def test_what_cannot_be_read_is_named_with_its_option(data):
         find_shards("fifo")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("aa.recordio", "no such file; did you mean 'a.recordio'?"),
+        ("test-images.recordio", "no such file; the directory has 'a.recordio', 'b.recordio', "),
+        ("none/a.recordio", "there is no directory 'none'; give a path or a pattern such as data/"),
+        ("*.csv", "matches no file; give a path or a pattern such as data/*.csv"),
+        ("train-*", "matches no file; the directory has 'a.recordio', 'b.recordio', "),
+        ("d*/x*", "matches no file; give a path or a pattern such as data/*.recordio"),
+    ],
+)
+def test_a_pattern_that_names_nothing_is_answered_with_what_is_there(data, pattern, hint):
+    with pytest.raises(UsageError) as caught:
+        find_shards(pattern)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a.recordio/x", "a.recordio/x/y"])
+def test_a_file_in_the_place_of_a_directory_is_one_clear_error(data, path):
+    with pytest.raises(UsageError, match="cannot be written"), recordio.Writer(path):
+        pass
+
+
 def test_inspect_tells_what_a_file_holds():
     summary = inspect(FILES / "iris.recordio", verify=True)
     assert (summary.num_records, summary.num_chunks, summary.compressors) == (150, 1, ("snappy",))
