@@ -6,23 +6,26 @@ Exit codes: 0 done; 1 a job failed; 2 what was asked cannot be done, nothing was
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
 
 import elasticdl
-from elasticdl.api.commands import Command, data, job, jobs
-from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
+from elasticdl.api.stopping import EXIT_CODES, stopping_at_once
+
+with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
+    import difflib
+    import traceback
+
+    from elasticdl.api.commands import Command, data, job, jobs
+    from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
 COMMANDS: list[Command] = [*job.COMMANDS, *data.COMMANDS, *jobs.COMMANDS]
 
-_INTERRUPTED = 130
 _NOBODY_READS = 141
-_TERMINATED = 143
+_TERMINATED = EXIT_CODES[signal.SIGTERM]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -45,14 +48,17 @@ def main(words: Sequence[str] | None = None) -> int:
                 command.run(rest)
             except SystemExit as end:  # --help, SIGTERM
                 exit_code = end.code if isinstance(end.code, int) else 0
+                if exit_code == _TERMINATED:
+                    _show_stop(name, end)
         sys.stdout.flush()
     except ElasticDLError as error:
         _show(
             name, error, with_traceback=any(word in ("--debug", "--debug=true") for word in words)
         )
         return error.exit_code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _show_stop(name, stop)
+        return EXIT_CODES[signal.SIGINT]
     except BrokenPipeError:
         # Python flushes stdout once more at exit: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +117,11 @@ def _show(name: str, error: ElasticDLError, with_traceback: bool) -> None:
     elif isinstance(error, UserCodeError) and error.traceback_text:
         print(error.traceback_text.rstrip(), file=sys.stderr)
     print(f"{name}: error: {error}", file=sys.stderr)
+
+
+def _show_stop(name: str, stop: BaseException) -> None:
+    notes = getattr(stop, "__notes__", [])
+    print("; ".join([f"{name}: stopped", *notes]), file=sys.stderr)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

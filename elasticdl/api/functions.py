@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from elasticdl.api.launcher import launch
@@ -14,7 +15,7 @@ from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate
-from elasticdl.job_spec import JobSpec, options_of
+from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
 
 
 def train(**options: Any) -> JobResult:
@@ -39,13 +40,20 @@ def run_job(job_spec: JobSpec) -> JobResult:
       UsageError: it cannot work; nothing was launched.
       UserCodeError: the model's code raised.
       JobError: it was launched and could not be finished.
+      KeyboardInterrupt: Ctrl-C was pressed; its note says what there is.
     """
-    validate(job_spec)
-    with open_progress(job_spec) as show:
-        show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
-        for warning in preflight(job_spec)["warnings"]:
-            show(JobStatus(state="checking the model", message=f"warning: {warning}"))
-        return launch(job_spec, show)
+    try:
+        validate(job_spec)
+        with open_progress(job_spec) as show:
+            show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
+            for warning in preflight(job_spec)["warnings"]:
+                show(JobStatus(state="checking the model", message=f"warning: {warning}"))
+            return launch(job_spec, show)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
+        there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
+        stop.add_note(there if launched else "nothing was launched")
+        raise
 
 
 def _describe(function: Callable[..., JobResult]) -> None:

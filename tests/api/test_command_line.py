@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from elasticdl.api import command_line
+from elasticdl.api import command_line, functions
 from elasticdl.api.command_line import COMMANDS, main
 from elasticdl.api.commands import Command
+from elasticdl.api.commands.job import resolve
 from elasticdl.errors import JobError, UserCodeError
-from elasticdl.job_spec import options_of
+from elasticdl.job_spec import JobSpec, options_of
 
 JOB_COMMANDS = ("train", "evaluate", "predict", "check")
 
@@ -79,6 +81,11 @@ def test_every_command_has_help(command: Command, capsys: pytest.CaptureFixture[
         (["train", "--seed=1", "--seed=2"], "--seed: given twice"),
         (["train", "--data=a", "b.recordio"], "'b.recordio': unexpected; options start with --"),
         (["evaluate", "--num_epochs=3"], "`evaluate` does not take it (`train` does)"),
+        (["train", "-x"], "error: -x: no such option of `train`"),
+        (
+            ["train", "--no-shuffle"],
+            "--no-shuffle: no such option of `train`; did you mean --shuffle=false?",
+        ),
         (["jobs", "audit"], "`jobs audit` needs JOB"),
         (
             ["jobs", "audit", "--jsn", "a"],
@@ -111,8 +118,8 @@ def _raising(error: BaseException) -> Command:
     [
         (JobError("disk full"), 1, "elasticdl fail: error: disk full\n"),
         (UserCodeError("loss raised", "Traceback: mine\n"), 1, None),
-        (KeyboardInterrupt(), 130, ""),
-        (SystemExit(143), 143, ""),
+        (KeyboardInterrupt(), 130, "elasticdl fail: stopped\n"),
+        (SystemExit(143), 143, "elasticdl fail: stopped\n"),
     ],
 )
 def test_errors_become_exit_codes(
@@ -126,6 +133,56 @@ def test_errors_become_exit_codes(
     assert main(["fail"]) == exit_code
     expected = "Traceback: mine\nelasticdl fail: error: loss raised\n" if shown is None else shown
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("switch", ["shuffle", "overwrite", "quiet"])
+def test_every_switch_may_stand_alone_or_have_a_value(switch: str) -> None:
+    words = ["--model_zoo=zoo", "--model_def=a.B", "--data=a", "--output=o"]
+    for typed, value in ((switch, True), (f"{switch}=true", True), (f"{switch}=false", False)):
+        assert getattr(resolve("train", [*words, f"--{typed}"]), switch) is value
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("where", ["elasticdl.api.commands", "elasticdl.api.functions"])
+def test_a_stop_in_the_middle_of_an_import_is_one_line(
+    number: int, exit_code: int, where: str
+) -> None:
+    code = f"""
+import builtins, os, sys
+real = builtins.__import__
+def importing(name, *rest):
+    if name == {where!r}:
+        os.kill(os.getpid(), {int(number)})
+    return real(name, *rest)
+builtins.__import__ = importing
+sys.argv = ["elasticdl", "evaluate", "--trained_model=none", "--data=none"]
+from elasticdl.api.command_line import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == "elasticdl evaluate: stopped\n"
+    assert ended.returncode == exit_code
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_stopped_job_says_where_it_is(
+    launched: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(job_spec: JobSpec) -> None:
+        if launched:
+            job_spec.save()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(functions, "validate", interrupted)
+    words = ["--trained_model=a", "--data=a", "--job_name=mine", f"--job_dir={tmp_path}/job"]
+    assert main(["evaluate", *words]) == 130
+    what = f"job mine is in {tmp_path}/job" if launched else "nothing was launched"
+    assert capsys.readouterr().err == f"elasticdl evaluate: stopped; {what}\n"
 
 
 def test_debug_shows_our_traceback(

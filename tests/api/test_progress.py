@@ -173,10 +173,13 @@ def trained(**changes: object) -> JobResult:
 TRAIN = ["--model_zoo=zoo", "--model_def=a.B", "--data=a.recordio", "--output=output"]
 
 
-def test_training_ends_with_metrics_audit_path_and_next_command() -> None:
+def test_training_ends_with_metrics_audit_path_and_next_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/elasticdl"])
     words = [*TRAIN, "--validation_data=test 1.recordio,/data/*.recordio"]
     assert result_lines(resolve("train", words), trained()) == [
-        "accuracy 0.9720, loss 0.1000",
+        "on validation data: accuracy 0.9720, loss 0.1000",
         audit_line(AUDIT),
         "trained model: output",
         "next: elasticdl predict --trained_model=output "

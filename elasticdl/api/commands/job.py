@@ -12,6 +12,7 @@ from pathlib import Path
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
 from elasticdl.api.result import JobResult, audit_line, finite, metrics_line
+from elasticdl.api.stopping import stopping_at_once
 from elasticdl.job_spec import JobSpec
 
 SUMMARIES = {
@@ -53,7 +54,8 @@ def resolve(command: str, words: Sequence[str]) -> JobSpec:
 def _run_job(command: str, words: Sequence[str]) -> None:
     job_spec = resolve(command, words)
 
-    from elasticdl.api.functions import run_job
+    with stopping_at_once(f"elasticdl {command}"):
+        from elasticdl.api.functions import run_job
 
     result = run_job(job_spec)
     if job_spec.print_json:
@@ -67,7 +69,8 @@ def result_lines(job_spec: JobSpec, result: JobResult) -> list[str]:
     """Say how a job ended: its metrics, its audit, its output, and what to type next."""
     lines = []
     if result.metrics:
-        lines.append(metrics_line(result.metrics))
+        what = "on validation data: " if job_spec.command == "train" else ""
+        lines.append(f"{what}{metrics_line(result.metrics)}")
     elif result.history and result.history[-1].get("loss") is not None:
         lines.append(f"loss {result.history[-1]['loss']:.4f} (training, last epoch)")
     if result.audit:
