@@ -133,7 +133,7 @@ class JobSpec(BaseModel):
     )
     validation_data: str | None = option(
         None,
-        "RecordIO files, held out, to evaluate the trained model on",
+        "RecordIO files, held out; evaluated once, after training, on the trained model",
         group="Data",
         commands=("train",),
         metavar="PATTERN",
@@ -320,6 +320,7 @@ class JobSpec(BaseModel):
         required_by=("train", "predict"),
         form="path",
         also=("output_dir", "out", "model_output"),
+        example_of={"predict": "predictions.csv"},
         min_length=1,
     )
     overwrite: bool = option(
@@ -538,11 +539,13 @@ def _read_yaml(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(f"job file '{path}': {reason}; give a YAML file of options") from None
-    except yaml.YAMLError as error:
+    try:
+        content = _load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
@@ -557,9 +560,30 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return content
 
 
+def _load_yaml(text: str) -> Any:
+    """Parse YAML as `yaml.safe_load` does, but refuse keys given twice instead of keeping one."""
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if (key.tag, str(key.value)) in seen:
+                    problem = f"'{key.value}' is given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, str(key.value)))
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, StrictLoader)
+
+
 def _read_config(path: str, command: str) -> dict[str, Any]:
     content = _read_yaml(absolute_path(path))
     meant_for = content.pop("command", command)
+    if meant_for not in COMMANDS:
+        raise UsageError(
+            f"config '{path}': command {meant_for!r}; it should be one of {one_of(COMMANDS)}"
+        )
     if meant_for != command and {meant_for, command} != {"train", "check"}:
         raise UsageError(
             f"config '{path}': describes a job of `{meant_for}`, not of `{command}`; "

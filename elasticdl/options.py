@@ -31,6 +31,7 @@ def option(
     required_by: tuple[str, ...] = (),
     form: Literal["value", "path", "patterns"] = "value",
     also: tuple[str, ...] = (),
+    example_of: Mapping[str, str] | None = None,
     **constraints: Any,
 ) -> Any:
     """Declare one option of a job.
@@ -45,6 +46,7 @@ def option(
       required_by: the commands that cannot do without it.
       form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute.
       also: names people try for it; an unknown option of such a name is pointed here.
+      example_of: by command, a right value where `example` is not one.
       constraints: bounds for pydantic (``ge``, ``gt``, ``le``, ``pattern``, ``min_length``, …).
     """
     return Field(
@@ -58,6 +60,7 @@ def option(
             "required_by": list(required_by),
             "form": form,
             "also": list(also),
+            "example_of": dict(example_of or {}),
         },
         **constraints,
     )
@@ -77,6 +80,7 @@ class Option:
     required_by: tuple[str, ...]
     form: str
     also: tuple[str, ...]
+    example_of: Mapping[str, str]
 
     @property
     def description(self) -> str:
@@ -117,21 +121,22 @@ class Option:
                 high = rule.lt - 1
         return low, high
 
-    def as_typed(self, prefix: str) -> str:
-        """The example, as it is written where option names have this prefix."""
+    def as_typed(self, prefix: str, command: str = "") -> str:
+        """The example for a command, as it is written where option names have this prefix."""
+        example = self.example_of.get(command, self.example)
         if prefix == "--":
-            quote = "'" if any(c in self.example for c in " *[") else ""
-            return f"--{self.name}={quote}{self.example}{quote}"
+            quote = "'" if any(c in example for c in " *[") else ""
+            return f"--{self.name}={quote}{example}{quote}"
         if prefix:
-            return f"{self.name}: {self.example}"
+            return f"{self.name}: {example}"
         if self.value_type is bool:
-            return f"{self.name}={self.example.capitalize()}"
-        return (
-            f"{self.name}={self.example if self.value_type in (int, float) else repr(self.example)}"
-        )
+            return f"{self.name}={example.capitalize()}"
+        return f"{self.name}={example if self.value_type in (int, float) else repr(example)}"
 
 
-def unknown_option(name: str, command: str, options: Mapping[str, Option], prefix: str) -> str:
+def unknown_option(
+    name: str, command: str, options: Mapping[str, Option], prefix: str, typed: str = ""
+) -> str:
     """Say in one line that a command does not take an option, and which one may be meant.
 
     Args:
@@ -139,17 +144,22 @@ def unknown_option(name: str, command: str, options: Mapping[str, Option], prefi
       command: the command it was given to.
       options: all options there are, by name.
       prefix: what stands before its name (``--``, nothing, or a file).
+      typed: how it was given, where that is not the prefix and the name.
     """
+    typed = typed or f"{prefix}{name}"
     taken = {n: one for n, one in options.items() if command in one.commands}
     if name in options:
         others = one_of([f"`{c}`" for c in options[name].commands])
-        what = f"{prefix}{name}: `{command}` does not take it ({others} does)"
+        what = f"{typed}: `{command}` does not take it ({others} does)"
     else:
-        what = f"{prefix}{name}: no such option of `{command}`"
+        what = f"{typed}: no such option of `{command}`"
+    negated = name.replace("-", "_").removeprefix("no_")
+    if negated != name and negated in taken and taken[negated].is_flag:
+        return f"{what}; did you mean {prefix}{negated}=false?"
     meant = nearest_option(name, taken)
     if meant is None:
         return f"{what}; see elasticdl {command} --help"
-    return f"{what}; did you mean {prefix}{meant}, e.g. {taken[meant].as_typed(prefix)}?"
+    return f"{what}; did you mean {prefix}{meant}, e.g. {taken[meant].as_typed(prefix, command)}?"
 
 
 def nearest_option(name: str, taken: Mapping[str, Option]) -> str | None:
@@ -208,7 +218,7 @@ def missing_options(
 ) -> str:
     """Say in one line which required options of a command were not given."""
     names = ", ".join(prefix + name for name in missing)
-    examples = " ".join(taken[name].as_typed(prefix) for name in missing)
+    examples = " ".join(taken[name].as_typed(prefix, command) for name in missing)
     return f"`{command}` needs {names}; e.g. {examples}"
 
 
@@ -232,14 +242,16 @@ def params_text(params: Mapping[str, Any], prefix: str = "") -> str:
     for name, value in params.items():
         try:
             is_literal = ast.literal_eval(repr(value)) == value
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError):
             is_literal = False
         if not (isinstance(name, str) and name.isidentifier()):
             raise UsageError(f"{prefix}params: {name!r} is not a name; give names of parameters")
         if not is_literal:
+            is_number = isinstance(value, float) and type(value).__module__ == "builtins"
+            problem = "is not finite" if is_number else f"is of type {type(value).__name__}"
             raise UsageError(
-                f"{prefix}params: {name}={_shown(value)} is of type {type(value).__name__}; "
-                "give numbers, strings, booleans, None, lists, tuples or dicts of them"
+                f"{prefix}params: {name}={_shown(value)} {problem}; give finite numbers, strings, "
+                "booleans, None, lists, tuples, sets or dicts of them"
             )
         pairs.append(f"{name}={value!r}")
     return ", ".join(pairs)
@@ -252,10 +264,35 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
     kind = one.value_type
     if one.name == "params" and isinstance(value, Mapping):
         return params_text(value, prefix)
-    if one.name == "keep_columns" and isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if one.name == "keep_columns":
+        return _column_names(one, value, prefix)
     if one.form == "patterns" and isinstance(value, list | tuple):
-        return ",".join(os.fspath(part) for part in value)
+        parts = [os.fspath(p) if isinstance(p, os.PathLike) else p for p in value]
+        if not all(isinstance(part, str) for part in parts):
+            raise UsageError(wrong_value(one, value, prefix, "string_type"))
+        value = ",".join(parts)
+    if one.form in ("path", "patterns") and isinstance(value, str) and "\0" in value:
+        raise UsageError(
+            f"{prefix}{one.name}={_shown(value)}: has a NUL byte; give {one.metavar}, "
+            f"e.g. {one.as_typed(prefix)}"
+        )
     if isinstance(value, bool) and kind in (int, float):
         raise UsageError(wrong_value(one, value, prefix, "bool"))
     return value.strip() if isinstance(value, str) else value
+
+
+def _column_names(one: Option, value: Any, prefix: str) -> Any:
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return value  # Refused as of a wrong type.
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if "" in names:
+        problem = "has an empty name"
+    elif repeated:
+        problem = f"names '{repeated[0]}' twice"
+    else:
+        return tuple(names)
+    raise UsageError(
+        f"{prefix}{one.name}={_shown(value)}: {problem}; give each name once, "
+        f"e.g. {one.as_typed(prefix)}"
+    )

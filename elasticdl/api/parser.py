@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"'{word}': unexpected; options start with --, and patterns stand in quotes"
         if self.command in {command for one in OPTIONS.values() for command in one.commands}:
-            return unknown_option(name.lstrip("-"), self.command, OPTIONS, "--")
+            return unknown_option(name.lstrip("-"), self.command, OPTIONS, "--", name)
         close = difflib.get_close_matches(name.replace("-", "_"), self.names(), n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
         return f"{name}: no such option of `{self.command}`; {hint}"
@@ -164,14 +164,15 @@ def job_parser(command: str, summary: str, examples: Iterable[str]) -> Parser:
 
 
 def _arity(one: Option) -> Mapping[str, Any]:
-    return {"nargs": "?", "const": "true"} if one.is_flag and not one.default else {}
+    return {"nargs": "?", "const": "true"} if one.is_flag else {}
 
 
 def _help(one: Option, command: str) -> str:
     if command in one.required_by:
         return f"{one.description} (required)"
     if one.is_flag or one.default in (None, "", ()):
-        return f"{one.description} (default: true)" if one.default is True else one.description
+        off = f" (default: true; --{one.name}=false turns it off)"
+        return f"{one.description}{off}" if one.default is True else one.description
     return (
         f"{one.description} (default: {one.default:g})"
         if isinstance(one.default, float)

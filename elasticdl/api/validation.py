@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from elasticdl.data.shards import find_shards
-from elasticdl.errors import UsageError
+from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.params import parse_params
 from elasticdl.model.source import DEFINITION_FILE
@@ -34,6 +36,7 @@ def _validate(job_spec: JobSpec) -> None:
         check_trained_model(job_spec.trained_model)
     parse_params(job_spec.params)
     inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
+    _check_keep_columns(job_spec.keep_columns, inputs, job_spec.max_chunk_bytes)
     _check_data("validation_data", job_spec.validation_data, job_spec.max_chunk_bytes)
     if job_spec.output is not None:
         if job_spec.command == "train":
@@ -44,6 +47,8 @@ def _validate(job_spec: JobSpec) -> None:
             )
     if job_spec.command != "check":
         _check_job_dir(Path(_local("job_dir", job_spec.job_dir)))
+        if job_spec.output is not None:
+            _check_apart(job_spec.output, job_spec.job_dir)
 
 
 def check_trained_model(path: str) -> None:
@@ -60,12 +65,32 @@ def check_trained_model(path: str) -> None:
         )
 
 
-def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> set[str]:
+def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> list[str]:
     """Check that patterns name RecordIO files with records; return the files' paths."""
     if patterns is None:
-        return set()
+        return []
     _local(option, patterns)
-    return {shard.path for shard in find_shards(patterns, max_chunk_bytes, option)}
+    return [shard.path for shard in find_shards(patterns, max_chunk_bytes, option)]
+
+
+def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes: int) -> None:
+    """Check that the first record has these columns; what is no Example is left to the check."""
+    if not names:
+        return
+    from elasticdl.data.example import decode
+    from elasticdl.data.recordio import Scanner
+
+    record = next(iter(Scanner(inputs[0], 0, 1, max_chunk_bytes=max_chunk_bytes)))
+    try:
+        columns = sorted(decode(record))
+    except DataError:
+        return
+    for name in names:
+        if columns and name not in columns:
+            raise UsageError(
+                f"keep_columns '{name}': the first record of '{inputs[0]}' has no such column; "
+                f"it has {', '.join(columns)}"
+            )
 
 
 def _local(option: str, path: str) -> str:
@@ -96,7 +121,7 @@ def _check_model_output(output: Path, overwrite: bool) -> None:
     _check_writable("output", output)
 
 
-def _check_predictions_output(output: Path, overwrite: bool, inputs: set[str]) -> None:
+def _check_predictions_output(output: Path, overwrite: bool, inputs: list[str]) -> None:
     from elasticdl.data.predictions import check_output
 
     check_output(output)
@@ -112,18 +137,45 @@ def _check_predictions_output(output: Path, overwrite: bool, inputs: set[str]) -
 
 
 def _check_job_dir(job_dir: Path) -> None:
-    if (job_dir / JOB_FILE).exists():
+    if os.path.exists(job_dir / JOB_FILE):
         raise UsageError(
             f"job_dir '{job_dir}': holds a job already; give another --job_name or --job_dir"
         )
-    if job_dir.exists() and not job_dir.is_dir():
-        raise UsageError(f"job_dir '{job_dir}': is a file; give a directory")
-    _check_writable("job_dir", job_dir / JOB_FILE)
+    if os.path.exists(job_dir) and not job_dir.is_dir():
+        raise UsageError(f"job_dir '{job_dir}': is a file; give a new or empty directory")
+    if job_dir.is_dir():
+        found = next(job_dir.iterdir(), None)
+        if found is not None:
+            # A job replaces and deletes entries of its directory as if all were its own.
+            raise UsageError(
+                f"job_dir '{job_dir}': holds other files ('{found.name}'); "
+                "give a new or empty directory"
+            )
+    _check_writable("job_dir", job_dir, entry=job_dir / JOB_FILE)
 
 
-def _check_writable(option: str, path: Path) -> None:
-    """Check that a new entry `path` can be made, by making a nameless file beside it."""
-    parent = next(directory for directory in path.parents if os.path.exists(directory))
+def _check_apart(output: str, job_dir: str) -> None:
+    """Check that neither of output and job directory lies in the other."""
+    output_path, job_path = Path(os.path.realpath(output)), Path(os.path.realpath(job_dir))
+    if output_path == job_path:
+        problem = "is the job's directory as well"
+    elif output_path.is_relative_to(job_path):
+        problem = f"lies in the job's directory '{job_dir}'"
+    elif job_path.is_relative_to(output_path):
+        problem = f"the job's directory '{job_dir}' lies in it"
+    else:
+        return
+    raise UsageError(
+        f"output '{output}': {problem}; give an --output and a --job_dir that lie apart"
+    )
+
+
+def _check_writable(option: str, path: Path, entry: Path | None = None) -> None:
+    """Check that a new entry (`path` itself by default) can be made, with a nameless file."""
+    entry = entry or path
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path)  # A name that is too long, for one.
+    parent = next(directory for directory in entry.parents if os.path.exists(directory))
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass

@@ -58,7 +58,9 @@ def _wrong_texts(one: Option) -> list[str]:
         return ["", "a b", "3", "os.system('x')", "a..b"]
     if one.name == "job_name":
         return ["", "a b", "../a", "a/b", ".hidden", "x" * 200]
-    return [] if one.name in ("params", "keep_columns") else ["", "  "]
+    if one.name == "keep_columns":
+        return ["", ",", "a,,b", "a, a"]
+    return [] if one.name == "params" else ["", "  "]
 
 
 @pytest.mark.parametrize(("name", "text"), wrong_values())
@@ -105,7 +107,19 @@ def test_values_may_be_strings_or_python_values() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_epochs", True), ("num_epochs", 1.5), ("data", 3), ("keep_columns", 3), ("seed", [1])],
+    [
+        ("num_epochs", True),
+        ("num_epochs", 1.5),
+        ("data", 3),
+        ("data", [5]),
+        ("data", ["a", b"b"]),
+        ("keep_columns", 3),
+        ("keep_columns", ["a", "a"]),
+        ("keep_columns", [[1]]),
+        ("seed", [1]),
+        ("output", "a\0b"),
+        ("data", ["a\0b"]),
+    ],
 )
 def test_a_python_value_of_another_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"^{name}="):
@@ -129,6 +143,35 @@ def test_params_may_be_a_dict_of_literals() -> None:
 def test_a_param_that_is_no_literal_is_refused(value: object) -> None:
     with pytest.raises(UsageError, match="params: x="):
         JobSpec.resolve("train", {**TRAIN, "params": {"x": value}})
+
+
+def test_a_param_that_is_not_finite_is_called_that() -> None:
+    with pytest.raises(UsageError, match="params: x=nan is not finite; give"):
+        JobSpec.resolve("train", {**TRAIN, "params": {"x": float("nan")}})
+
+
+@pytest.mark.parametrize("example", ["--output=predictions.csv", "--trained_model=output"])
+def test_what_predict_lacks_is_suggested_as_predict_takes_it(example: str) -> None:
+    with pytest.raises(UsageError, match=example):
+        JobSpec.resolve("predict", {"data": "a"}, "--")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("seed: 1\nseed: 2\n", "line 2: 'seed' is given twice"),
+        ("params: {a: 1, a: 2}\n", "line 1: 'a' is given twice"),
+        ("command: [1]\n", r"command \[1\]; it should be one of train"),
+        ("validation_data: [5]\n", r"data=\[5\]: not text; give PATTERN"),
+        ("[1]: 2\n", "line 1: found unhashable key"),
+        ("seed: 2024-13-45\n", "month must be in 1..12|not YAML"),
+    ],
+)
+def test_a_wrong_config_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        JobSpec.resolve("train", {**TRAIN, "config": tmp_path / "job.yaml"}, "--")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

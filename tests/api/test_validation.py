@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elasticdl.api.validation import validate
+from elasticdl.data.example import encode
 from elasticdl.data.recordio import Writer
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
@@ -34,6 +35,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.write(b"record")
     with Writer(tmp_path / "empty.recordio"):
         pass
+    with Writer(tmp_path / "rows.recordio") as writer:
+        writer.write(encode({"id": 1, "label": 0}))
     return tmp_path
 
 
@@ -82,6 +85,25 @@ def test_a_right_job_passes_and_nothing_is_written(place: Path, command: str) ->
         ("train", {"output": "file/below"}, r"output '.*below': cannot be written in '.*file'"),
         ("train", {"output": "/proc/model"}, r"output '/proc/model': cannot be written in '/proc'"),
         ("train", {"job_dir": "file"}, r"job_dir '.*file': is a file"),
+        (
+            "train",
+            {"job_dir": "full"},
+            r"job_dir '.*full': holds other files \('thesis.txt'\); give",
+        ),
+        ("train", {"job_dir": "file/below"}, r"job_dir '.*file/below': cannot be written"),
+        ("train", {"output": "j", "job_dir": "j"}, r"output '.*j': is the job's directory as well"),
+        (
+            "train",
+            {"output": "j/out", "job_dir": "j"},
+            r"output '.*out': lies in the job's .*; give",
+        ),
+        ("train", {"output": "j", "job_dir": "j/job"}, r"output '.*j': the job's dir.* lies in it"),
+        ("predict", {"output": "j/a.csv", "job_dir": "j"}, r"output '.*a.csv': lies in the job's"),
+        (
+            "predict",
+            {"data": "rows.recordio", "keep_columns": "id,labl"},
+            r"'labl': .*has id, label",
+        ),
         ("train", {"job_dir": "/proc/job"}, r"job_dir '/proc/job.*': cannot be written"),
         ("evaluate", {"trained_model": "none"}, r"trained_model '.*none': no such directory"),
         (
@@ -105,6 +127,7 @@ def test_what_cannot_work_is_one_line_and_nothing_is_written(
     with pytest.raises(UsageError, match=complaint) as caught:
         validate(job_spec)
     assert "\n" not in str(caught.value)
+    assert "job.yaml" not in str(caught.value)
     assert files_under(place) == before
 
 
@@ -121,6 +144,31 @@ def test_a_job_of_that_name_that_exists_already_is_refused(place: Path) -> None:
     JobSpec.resolve("train", options).save()
     with pytest.raises(UsageError, match=r"holds a job already; give another --job_name"):
         validate(JobSpec.resolve("train", options))
+
+
+def test_a_new_or_empty_job_dir_beside_the_output_is_accepted(place: Path) -> None:
+    (place / "empty").mkdir()
+    for job_dir in ("empty", "new/below"):
+        validate(JobSpec.resolve("train", RIGHT["train"] | {"job_dir": job_dir}))
+
+
+@pytest.mark.parametrize("job_dir", ["link/job", "real/job"])
+def test_a_link_does_not_hide_that_the_output_lies_in_the_job_dir(
+    place: Path, job_dir: str
+) -> None:
+    (place / "real").mkdir()
+    (place / "link").symlink_to("real")
+    options = RIGHT["train"] | {"job_dir": job_dir, "output": "real/job/out"}
+    with pytest.raises(UsageError, match="lies in the job's directory"):
+        validate(JobSpec.resolve("train", options))
+
+
+def test_columns_of_the_first_record_may_be_kept_and_other_records_are_left_to_the_check(
+    place: Path,
+) -> None:
+    for data, names in (("rows.recordio", "label,id"), ("data.recordio", "anything")):
+        options = RIGHT["predict"] | {"data": data, "keep_columns": names}
+        validate(JobSpec.resolve("predict", options))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
