@@ -1,9 +1,13 @@
 """Samples per second of a local job and of Keras's ``model.fit``: same model, same data, one run.
 
 The two alternate, so that whatever else the machine does falls on both; the medians count.
-*Training* is from the first task granted to the last one closed (for ``fit``: the call itself);
-*whole* is from nothing to the end: starting Python and importing TensorFlow, checking the model,
-writing what was trained.
+
+*Training* of a job is from the first task granted, to workers that have built the model, to the
+last one closed: reading the records from the files and tracing the steps are in it. *Training* of
+``fit`` is the call of ``model.fit`` alone, on records that are in memory already: tracing its step
+is in it. *Whole* is from nothing to the end: starting Python, importing TensorFlow, building the
+model; for a job also checking the model, starting its processes and writing what was trained; for
+``fit`` also reading the records.
 """
 
 from __future__ import annotations
@@ -27,6 +31,12 @@ import elasticdl
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS, prepare
 
+COLUMNS = (
+    "training: of the job, first task granted to last one closed, reading and tracing included;\n"
+    "          of fit, model.fit alone, records in memory, tracing included\n"
+    "whole:    start of Python to its end; of the job with the model checked and written"
+)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -34,7 +44,7 @@ class Run:
 
     Attributes:
       records: trained on, over all epochs.
-      training_seconds: training itself.
+      training_seconds: training itself, as this module's first lines define it.
       whole_seconds: from nothing to the end.
     """
 
@@ -146,7 +156,9 @@ def show(result: dict[str, Any]) -> None:
             f"{row['whole_seconds']:.1f}",
         )
     table.add_row("job / fit", f"{result['ratio']:.2f}", "", f"{result['whole_ratio']:.2f}", "")
-    Console(width=120).print(table)
+    console = Console(width=120)
+    console.print(table)
+    console.print(COLUMNS)
 
 
 def main() -> None:
