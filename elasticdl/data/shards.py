@@ -90,9 +90,10 @@ def _what_is_there(part: str) -> str:
         return f"there is no directory '{directory}'; {right}"
     with os.scandir(directory or ".") as entries:
         names = sorted(one.name for one in entries if one.is_file() and one.name[0] != ".")
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    of_stem = {os.path.splitext(one)[0]: one for one in reversed(names)}  # Endings are all alike.
+    close = difflib.get_close_matches(os.path.splitext(name)[0], of_stem, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{os.path.join(directory, close[0])}'?"
+        return f"did you mean '{os.path.join(directory, of_stem[close[0]])}'?"
     alike = [one for one in names if one.endswith(ending)][:_FILES_SHOWN]
     there = f"the directory has {', '.join(map(repr, alike))}; " if alike else ""
     return f"{there}{right}"

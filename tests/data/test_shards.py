@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_named_with_its_option(data):
 @pytest.mark.parametrize(
     ("pattern", "hint"),
     [
-        ("aa.recordio", "no such file; did you mean 'a.recordio'?"),
+        ("aa.recordoi", "no such file; did you mean 'a.recordio'?"),
         ("test-images.recordio", "no such file; the directory has 'a.recordio', 'b.recordio', "),
         ("none/a.recordio", "there is no directory 'none'; give a path or a pattern such as data/"),
         ("*.csv", "matches no file; give a path or a pattern such as data/*.csv"),
