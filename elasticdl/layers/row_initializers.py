@@ -36,6 +36,8 @@ def row_initializer(
     """
     config = initializer.get_config()
     own_seed = getattr(initializer, "_init_seed", None)
+    if isinstance(own_seed, keras.random.SeedGenerator):
+        own_seed = own_seed.get_config()["seed"]
     digest = hashlib.sha256(f"{seed if own_seed is None else own_seed}/{table}".encode()).digest()
     table_seed = int.from_bytes(digest[:8], "little") >> 1
     kinds = keras.initializers

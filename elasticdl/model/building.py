@@ -36,15 +36,18 @@ def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
       seed: of Python's, NumPy's and TensorFlow's generators, which are left set.
 
     Raises:
+      UsageError: an input of a functional model is not among the features.
       UserCodeError: creating or calling the model raises.
     """
     with _fresh_names():
         keras.utils.set_random_seed(seed % (1 << 32))
         model = _with_input(contract.create_model(), features)
+        _check_inputs(contract, model, features)
         if not model.built:
             context = BuildOnly()
             function = tf.function(
-                lambda *parts: model(
+                lambda *parts: call_model(
+                    model,
                     tf.nest.pack_sequence_as(features, parts, expand_composites=True),
                     training=False,
                 ),
@@ -55,6 +58,17 @@ def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
                 # Not through get_concrete_function's caller: variables make it trace twice.
                 function.get_concrete_function(*tf.nest.flatten(features, expand_composites=True))
     return model
+
+
+def call_model(model: keras.Model, features: Any, training: bool) -> Any:
+    """Call a model; a functional one takes its inputs out of a dict by name, not by position."""
+    names = _input_names(model)
+    if names is not None and isinstance(features, dict) and set(names) <= set(features):
+        named = {name: features[name] for name in names}
+        features = named if isinstance(model._inputs_struct, dict) else list(named.values())
+        if isinstance(model._inputs_struct, keras.KerasTensor):
+            (features,) = features
+    return model(features, training=training)
 
 
 def pull_variables(model: keras.Model) -> list[keras.Variable]:
@@ -115,6 +129,34 @@ def define_tables(layers: list[Embedding], seed: int) -> list[TableDefinition]:
         TableDefinition(layer.name, layer.output_dim, layer.row_initializer(seed))
         for layer in layers
     ]
+
+
+def _input_names(model: keras.Model) -> list[str] | None:
+    """Return the names of a functional model's inputs, or None where they have none in one row."""
+    if isinstance(model, keras.Sequential):
+        return None
+    struct = getattr(model, "_inputs_struct", None)
+    if isinstance(struct, dict):
+        parts = list(struct.values())
+        names = list(struct)
+    else:
+        parts = list(struct) if isinstance(struct, list | tuple) else [struct]
+        names = [getattr(part, "name", "") for part in parts]
+    return names if all(isinstance(part, keras.KerasTensor) for part in parts) else None
+
+
+def _check_inputs(contract: Contract, model: keras.Model, features: Any) -> None:
+    """Raise UsageError where a functional model has an input that no feature of a dict is."""
+    names = _input_names(model)
+    if names is None or not isinstance(features, dict) or len(names) == len(features) == 1:
+        return
+    missing = [name for name in names if name not in features]
+    if missing:
+        raise UsageError(
+            f"the model of '{contract.source.model_def}': its input '{missing[0]}' is not among "
+            f"the features {', '.join(map(repr, sorted(features)))}; name each keras.Input as its "
+            f"feature: keras.Input(…, name='{min(features)}')"
+        )
 
 
 def _not_metrics(model: keras.Model, variables: list[keras.Variable]) -> list[keras.Variable]:

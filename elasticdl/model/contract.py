@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elasticdl.errors import UsageError
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _OLD_OPTIMIZER = re.compile(r"has no attribute '(\w*Optimizer)'")
+_LABELS = {"labels", "label", "y_true", "targets", "target"}
+_OUTPUTS = {"outputs", "output", "predictions", "y_pred", "logits"}
+# What a context says where nothing is running.
+_NO_JOB = {"job_name": "", "role": "", "index": 0, "incarnation": 0, "master_address": ""}
 _NEW_NAMES = {"GradientDescentOptimizer": "SGD", "MomentumOptimizer": "SGD"}
 
 
@@ -64,7 +69,8 @@ def load_contract(
     Args:
       source: what names the code; `ModelSource.of_job` makes it from a job.
       mode: what the model is run for.
-      context: given to the definition: job name, role, index, incarnation, master address.
+      context: given to the definition: job name, role, index, incarnation, master address; what is
+        not known is empty or 0.
 
     Raises:
       UsageError: a name is wrong, or a parameter is.
@@ -117,15 +123,15 @@ class _SpecContract:
             spec_class,
             self._optimizer or spec_class.create_optimizer,
         )
-        if "context" in inspect.signature(spec_class).parameters:
-            for_constructor["context"] = {**context, "mode": mode}
-        with self._users("the constructor"):
+        if _takes_context(spec_class):
+            for_constructor["context"] = {**_NO_JOB, **context, "mode": mode}
+        with self._users(f"the constructor of '{source.model_def}'"):
             self._spec = spec_class(**for_constructor)
 
     def create_model(self) -> keras.Model:
         import keras
 
-        with self._users("create_model"):
+        with self._users(self.source.function("create_model")):
             model = self._spec.create_model()
         if not isinstance(model, keras.Model):
             raise UsageError(
@@ -138,34 +144,25 @@ class _SpecContract:
         import keras
 
         function = self._optimizer or self._spec.create_optimizer
-        with self._users("create_optimizer"):
+        with self._users(self.source.function("create_optimizer")):
             try:
                 optimizer = function(**self._optimizer_arguments)
             except AttributeError as error:
                 raise _old_optimizer(error, self.source.model_def) from error
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise UsageError(
-                f"model_def '{self.source.model_def}': create_optimizer returns "
+                f"{self.source.function('create_optimizer')}: returns "
                 f"{_kind(optimizer)}; return one of tf.keras.optimizers, such as "
                 "tf.keras.optimizers.SGD"
             )
         return optimizer
 
     def loss(self, outputs: Any, labels: Any) -> tf.Tensor:
-        with self._users("create_loss"):
-            return _call(
-                self._loss or self._spec.create_loss,
-                {"outputs": outputs, "labels": labels},
-                {
-                    "output": "outputs",
-                    "predictions": "outputs",
-                    "y_pred": "outputs",
-                    "y_true": "labels",
-                },
-            )
+        with self._users(self.source.function("create_loss")):
+            return _call_loss(self._loss or self._spec.create_loss, outputs, labels)
 
     def metrics(self, mode: Mode, outputs: Any, labels: Any, predictions: Any) -> dict[str, Any]:
-        with self._users("create_metrics"):
+        with self._users(self.source.function("create_metrics")):
             metrics = _call(
                 self._spec.create_metrics,
                 {"mode": mode, "outputs": outputs, "labels": labels, "predictions": predictions},
@@ -183,13 +180,13 @@ class _SpecContract:
         import tensorflow as tf
 
         function = self._input_fn or self._spec.create_dataset
-        with self._users("create_dataset"):
+        name = self.source.function("create_dataset")
+        # Predictions stand in the order of the input.
+        ordered = _without_shuffling() if mode is Mode.PREDICTION else nullcontext()
+        with self._users(name), ordered:
             mapped = _call(function, {"dataset": dataset, "mode": mode})
         if not isinstance(mapped, tf.data.Dataset):
-            raise UsageError(
-                f"model_def '{self.source.model_def}': create_dataset returns {_kind(mapped)}; "
-                "return a tf.data.Dataset"
-            )
+            raise UsageError(f"{name}: returns {_kind(mapped)}; return a tf.data.Dataset")
         return mapped
 
     def _override(self, option: str, name: str | None) -> Callable[..., Any] | None:
@@ -207,28 +204,78 @@ class _SpecContract:
     @contextmanager
     def _users(self, function: str) -> Iterator[None]:
         """Run a function of the user's: its imports work, its errors are its own."""
-        with self._zoo.importable(), user_code(f"{function} of '{self.source.model_def}'"):
+        with self._zoo.importable(), user_code(function):
             yield
 
 
-def _call(
-    function: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    aliases: Mapping[str, str] | None = None,
-) -> Any:
+def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Call a user's function by the names it gives its parameters, in whatever order they stand.
 
-    Where a name is not known, all are passed in the order of `arguments`.
+    Where a name is not known, all are passed in the order of `arguments`. Further parameters keep
+    their defaults.
     """
-    names = [
-        parameter.name
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    meant = [(aliases or {}).get(name, name) for name in names]
-    if len(set(meant)) == len(meant) and set(meant) == set(arguments):
-        return function(**{name: arguments[each] for name, each in zip(names, meant, strict=True)})
+    names = [parameter.name for parameter in _named_parameters(function)]
+    if set(names[: len(arguments)]) == set(arguments):
+        return function(**arguments)
     return function(*arguments.values())
+
+
+def _call_loss(function: Callable[..., Any], outputs: Any, labels: Any) -> Any:
+    """Call a user's loss: (outputs, labels) by position, unless its first two names say otherwise.
+
+    Keras's own losses are called in Keras's order.
+    """
+    import keras
+
+    if isinstance(function, keras.losses.Loss):
+        return function(labels, outputs)
+    two = _named_parameters(function)[:2]
+    meant = [
+        "labels" if p.name in _LABELS else "outputs" if p.name in _OUTPUTS else "" for p in two
+    ]
+    if len(two) < 2 or meant[0] == meant[1]:
+        return function(outputs, labels)
+    # One known name tells what the other parameter is.
+    first_is_labels = meant[0] == "labels" or meant[1] == "outputs"
+    values = (labels, outputs) if first_is_labels else (outputs, labels)
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in two):
+        return function(**{each.name: value for each, value in zip(two, values, strict=True)})
+    return function(*values)
+
+
+def _named_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a built-in function
+        return []
+    return [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+
+
+def _takes_context(spec_class: type[ElasticDLSpec]) -> bool:
+    parameters = inspect.signature(spec_class).parameters.values()
+    return any(each.name == "context" or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+@contextmanager
+def _without_shuffling() -> Iterator[None]:
+    """Let `tf.data.Dataset.shuffle` of this thread do nothing inside the block.
+
+    Inside the lock that `ModelZoo.importable` holds.
+    """
+    import tensorflow as tf
+
+    shuffle, thread = tf.data.Dataset.shuffle, threading.get_ident()
+
+    def keep_order(dataset: tf.data.Dataset, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+        if threading.get_ident() == thread:
+            return dataset
+        return shuffle(dataset, *args, **kwargs)
+
+    tf.data.Dataset.shuffle = keep_order
+    try:
+        yield
+    finally:
+        tf.data.Dataset.shuffle = shuffle
 
 
 def _old_optimizer(error: AttributeError, model_def: str) -> Exception:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -34,8 +37,8 @@ class Metrics:
         self._mode = mode
         self._name = f"create_metrics of '{contract.source.model_def}'"
         self._metrics: dict[str, keras.metrics.Metric] = {}
-        self._updated_by_user: set[str] = set()
         self._compiled: Any = None
+        self._adds_loss = False
 
     def measure(self, outputs: Any, labels: Any, num_records: int) -> dict[str, MetricState]:
         """Return the states over one minibatch.
@@ -49,16 +52,24 @@ class Metrics:
           UsageError: a value is neither a scalar tensor nor a Keras metric.
           UserCodeError: create_metrics or a metric raises.
         """
-        with user_code(self._name):
-            values = (self._compiled or self._values)(outputs, labels)
-        if self._compiled is None and not any(_is_keras(value) for value in values.values()):
-            self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
-        return {
-            name: self._keras_state(name, value, outputs, labels)
+        if self._compiled is not None:
+            with user_code(self._name):
+                values = self._compiled(outputs, labels)
+            updated: dict[int, keras.metrics.Metric] = {}
+        else:
+            with user_code(self._name), _recorded_updates() as updated:
+                values = self._values(outputs, labels)
+            if not updated and not any(_is_keras(value) for value in values.values()):
+                self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
+        states = {
+            name: self._keras_state(name, value, outputs, labels, id(value) in updated)
             if _is_keras(value)
             else self._mean_state(name, value, num_records)
             for name, value in values.items()
         }
+        for metric in updated.values():
+            metric.reset_state()  # those too of which only the result was returned
+        return states
 
     def result(self, states: MetricStates) -> dict[str, float]:
         """Return the metrics' values over all records that were merged into the states."""
@@ -77,6 +88,9 @@ class Metrics:
     def check_mergeable(self, outputs: Any, labels: Any, num_records: int) -> None:
         """Compare the states over a minibatch with the sum of those over its halves.
 
+        A loss that the definition does not name as a metric is not compared: it may sum, or relate
+        the records of a minibatch, and is weighted by records all the same.
+
         Raises:
           UsageError: names a metric whose states do not add up.
         """
@@ -91,6 +105,8 @@ class Metrics:
         )
         whole = self.measure(outputs, labels, num_records)
         for name, state in merge(first, second).items():
+            if name == "loss" and self._adds_loss:
+                continue
             for merged, measured in zip(state.arrays, whole[name].arrays, strict=True):
                 if not np.allclose(
                     merged, measured, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
@@ -108,7 +124,8 @@ class Metrics:
 
     def _values(self, outputs: Any, labels: Any) -> dict[str, Any]:
         values = self._contract.metrics(self._mode, outputs, labels, outputs)
-        if "loss" not in values:
+        self._adds_loss = "loss" not in values
+        if self._adds_loss:
             loss = self._contract.loss(outputs, labels)
             values = {"loss": loss, **values}
         for name, value in values.items():
@@ -132,21 +149,57 @@ class Metrics:
             ) from None
 
     def _keras_state(
-        self, name: str, metric: keras.metrics.Metric, outputs: Any, labels: Any
+        self,
+        name: str,
+        metric: keras.metrics.Metric,
+        outputs: Any,
+        labels: Any,
+        is_updated: bool,
     ) -> MetricState:
         """Return the metric's state over this minibatch alone, and reset it for the next."""
         self._metrics[name] = metric
+        if not is_updated:
+            with user_code(f"metric '{name}' of '{self._contract.source.model_def}'"):
+                metric.update_state(labels, outputs)
         state = _variables(metric)
-        if name not in self._updated_by_user:
-            metric.reset_state()
-            if all(np.array_equal(x, y) for x, y in zip(state, _variables(metric), strict=False)):
-                with user_code(f"metric '{name}' of '{self._contract.source.model_def}'"):
-                    metric.update_state(labels, outputs)
-                state = _variables(metric)
-            else:
-                self._updated_by_user.add(name)
         metric.reset_state()
         return MetricState("keras", state)
+
+
+@contextmanager
+def _recorded_updates() -> Iterator[dict[int, keras.metrics.Metric]]:
+    """Yield the metrics, by id, whose update_state is called inside the block.
+
+    Their states do not tell: an update without any positive record leaves Recall's as it was.
+    """
+    updated: dict[int, keras.metrics.Metric] = {}
+    classes = [each for each in _subclasses(keras.metrics.Metric) if "update_state" in vars(each)]
+    originals = [vars(each)["update_state"] for each in classes]
+    for each, update_state in zip(classes, originals, strict=True):
+        setattr(each, "update_state", _recording(update_state, updated))  # noqa: B010
+    try:
+        yield updated
+    finally:
+        for each, update_state in zip(classes, originals, strict=True):
+            setattr(each, "update_state", update_state)  # noqa: B010
+
+
+def _recording(
+    update_state: Callable[..., Any], updated: dict[int, keras.metrics.Metric]
+) -> Callable[..., Any]:
+    @functools.wraps(update_state)
+    def recorded(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> Any:
+        updated[id(metric)] = metric
+        return update_state(metric, *args, **kwargs)
+
+    return recorded
+
+
+def _subclasses(kind: type) -> set[type]:
+    found: set[type] = {kind}
+    for each in kind.__subclasses__():
+        found |= _subclasses(each)
+    return found
 
 
 def _is_keras(value: Any) -> bool:

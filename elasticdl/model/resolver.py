@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from elasticdl.errors import UsageError
@@ -57,8 +58,9 @@ def _in_directory(
     initial = relative / "__init__.py"
     if (zoo.directory / initial).is_file():
         module = zoo.load(relative)
-        if hasattr(module, name):
-            return Resolved(getattr(module, name), zoo.directory / initial)
+        # A module is a file of that name, not what the file defines.
+        if not isinstance(value := getattr(module, name, None), ModuleType | None):
+            return Resolved(value, zoo.directory / initial)
     files = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
     defining = [path for path in files if name in _defined_names(path)]
     if len(defining) > 1:
@@ -67,6 +69,12 @@ def _in_directory(
             f"'{name}'; say which: {module_name}.{defining[0].stem}.{name}"
         )
     if not defining:
+        for path in files:
+            if (broken := _syntax_error(path)) is not None:
+                raise UsageError(
+                    f"{label}: no file of '{directory}' defines '{name}', and {path.name} cannot "
+                    f"be read: line {broken.lineno}: {broken.msg}"
+                )
         offered = sorted({each for path in files for each in _defined_names(path)})
         raise UsageError(
             f"{label}: no file of '{directory}' defines '{name}'; " + _offer("they define", offered)
@@ -99,6 +107,16 @@ def _defined_names(path: Path) -> set[str]:
         elif isinstance(node, ast.Assign):
             names.update(target.id for target in node.targets if isinstance(target, ast.Name))
     return {name for name in names if not name.startswith("_")}
+
+
+def _syntax_error(path: Path) -> SyntaxError | None:
+    try:
+        ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        return error
+    except ValueError as error:
+        return SyntaxError(str(error))
+    return None
 
 
 def _modules(directory: Path) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from elasticdl.errors import UsageError
 from elasticdl.layers.embedding import FixedTable
 from elasticdl.layers.lookup_context import HeldTables
-from elasticdl.model.building import local_variables, pull_variables
+from elasticdl.model.building import call_model, local_variables, pull_variables
 from elasticdl.model.element_spec import tensor_names
 from elasticdl.model.tracing import tracing
 
@@ -32,11 +33,19 @@ def export_saved_model(
 
     Returns:
       The schema: names, types and shapes of inputs and outputs.
+
+    Raises:
+      UsageError: two inputs or two outputs would have one name.
     """
     names = tensor_names(features, "inputs")
     specs = tf.nest.flatten(features)
-    inputs = dict(
-        part for name, spec in zip(names, specs, strict=True) for part in _parts(name, spec)
+    inputs = _distinct(
+        "features",
+        [
+            (part_name, part, path)
+            for name, spec, path in zip(names, specs, _paths(features), strict=True)
+            for part_name, part in _parts(name, spec)
+        ],
     )
     module = tf.Module()
     # The model itself is not tracked: Keras would trace it once more, over dense float inputs.
@@ -49,13 +58,18 @@ def export_saved_model(
 
     def serve(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         values = [_assemble(name, spec, tensors) for name, spec in zip(names, specs, strict=True)]
-        outputs = model(tf.nest.pack_sequence_as(features, values), training=False)
+        outputs = call_model(model, tf.nest.pack_sequence_as(features, values), training=False)
         output_names[:] = tensor_names(outputs, "outputs")
-        return {
-            name: part
-            for output_name, output in zip(output_names, tf.nest.flatten(outputs), strict=True)
-            for name, part in _disassemble(output_name, output)
-        }
+        return _distinct(
+            "outputs",
+            [
+                (part_name, part, path)
+                for name, output, path in zip(
+                    output_names, tf.nest.flatten(outputs), _paths(outputs), strict=True
+                )
+                for part_name, part in _disassemble(name, output)
+            ],
+        )
 
     with tracing(HeldTables()):
         module.serve = tf.function(serve, autograph=False)
@@ -81,6 +95,30 @@ def export_saved_model(
         ],
         "outputs": output_names,
     }
+
+
+def _paths(nest: Any) -> list[str]:
+    """Return how the user calls every part of a nest."""
+    if isinstance(nest, dict):
+        parts: Any = [(key, nest[key]) for key in sorted(nest)]
+    elif isinstance(nest, list | tuple):
+        parts = enumerate(nest)
+    else:
+        return [""]
+    return [f"[{key!r}]{path}" for key, part in parts for path in _paths(part)]
+
+
+def _distinct(what: str, parts: list[tuple[str, Any, str]]) -> dict[str, Any]:
+    """Return parts by name; each comes as (name, part, how the user calls it)."""
+    named: dict[str, Any] = {}
+    paths: dict[str, str] = {}
+    for name, part, path in parts:
+        if name in named:
+            raise UsageError(
+                f"{what} {paths[name]} and {path}: both are '{name}' in a SavedModel; rename one"
+            )
+        named[name], paths[name] = part, path
+    return named
 
 
 def _resources(model: keras.Model) -> list[Any]:

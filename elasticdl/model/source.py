@@ -34,6 +34,23 @@ class ModelSource:
     optimizer: str | None = None
     seed: int = 0
 
+    def function(self, name: str) -> str:
+        """Return what messages call a function of the definition, or the one in its place.
+
+        Args:
+          name: of the definition's method, such as ``create_loss``.
+        """
+        options = {"create_dataset": "input_fn", "create_loss": "loss"}
+        option = options.get(name, name.removeprefix("create_"))
+        replacement = {
+            "input_fn": self.input_fn,
+            "loss": self.loss,
+            "optimizer": self.optimizer,
+        }.get(option)
+        if replacement is None:
+            return f"{name} of '{self.model_def}'"
+        return f"--{option} function '{replacement}'"
+
     @classmethod
     def of_job(cls, job_spec: JobSpec) -> ModelSource:
         """Return the source a job names: its trained model where it has one, else its zoo."""
@@ -57,6 +74,11 @@ class ModelSource:
     def of_trained_model(cls, path: str) -> ModelSource:
         """Return the source that a trained model carries: its own copy of the zoo."""
         definition = read_definition(path)
+        if not (Path(path) / ZOO_COPY).is_dir():
+            raise UsageError(
+                f"trained_model '{path}': its {ZOO_COPY}/ is missing, the code it was trained "
+                "with; copy the whole directory, or train again"
+            )
         return cls(
             model_zoo=str(Path(path) / ZOO_COPY),
             model_def=definition.model_def,
@@ -82,7 +104,7 @@ def read_definition(path: str) -> TrainedModel:
         )
     file = directory / DEFINITION_FILE
     try:
-        return TrainedModel.FromString(file.read_bytes())
+        definition = TrainedModel.FromString(file.read_bytes())
     except FileNotFoundError:
         raise UsageError(
             f"trained_model '{path}': has no {DEFINITION_FILE}; "
@@ -92,3 +114,6 @@ def read_definition(path: str) -> TrainedModel:
         raise UsageError(
             f"trained_model '{path}': {DEFINITION_FILE} is damaged ({error}); train again"
         ) from None
+    if not definition.model_def:
+        raise UsageError(f"trained_model '{path}': {DEFINITION_FILE} is empty; train again")
+    return definition

@@ -4,7 +4,7 @@ trained_model.pb  what it is: `TrainedModel`
 params.npz        dense variables and embedding rows
 saved_model/      for serving by TensorFlow without this package
 schema.json       names, types and shapes of inputs and outputs
-model_zoo/        a copy of the zoo's Python files
+model_zoo/        a copy of the zoo: its code and what small files lie beside it
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import glob
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import elasticdl
-from elasticdl.errors import UsageError
+from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.model.parameters import Parameters
 from elasticdl.model.source import DEFINITION_FILE, ZOO_COPY, ModelSource, read_definition
 from elasticdl.proto.trained_model_pb2 import TrainedModel
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 PARAMETERS_FILE = "params.npz"
 SAVED_MODEL = "saved_model"
 SCHEMA_FILE = "schema.json"
-_NOT_CODE = {"__pycache__", "node_modules", "site-packages"}
+_NOT_CODE = {"__pycache__", "node_modules", "site-packages", "venv"}
+_DATA = {
+    *(".recordio", ".tfrecord", ".tfrecords", ".npz", ".npy", ".parquet", ".arrow", ".h5"),
+    *(".hdf5", ".keras", ".ckpt", ".pt", ".zip", ".gz", ".tar", ".pyc"),
+}
+_MAX_FILE_BYTES = 1 << 20
+_MAX_COPY_BYTES = 50 << 20
+_MAX_TRIED_DENSE_BYTES = 256 << 20
 
 
 def check_output(path: str, overwrite: bool, job_name: str = "") -> None:
@@ -82,6 +90,7 @@ def write_trained_model(
       JobError: the parameters are not those of the model.
     """
     from elasticdl.model.serving import export_saved_model
+    from elasticdl.model.user_code import user_code
 
     check_output(path, overwrite, job_name)
     output = Path(path).absolute()
@@ -91,10 +100,11 @@ def write_trained_model(
         partial.mkdir()
         _copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
         parameters.save(partial / PARAMETERS_FILE)
-        model, features, tables = _restore(source, parameters)
-        schema = export_saved_model(
-            str(partial / SAVED_MODEL), model, features, list(tables.values())
-        )
+        model, features, tables = _restore(source, parameters, "export")
+        with user_code(f"exporting the model of '{source.model_def}'"):
+            schema = export_saved_model(
+                str(partial / SAVED_MODEL), model, features, list(tables.values())
+            )
         (partial / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n")
         (partial / DEFINITION_FILE).write_bytes(
             _definition(source, parameters, job_name).SerializeToString()
@@ -102,6 +112,38 @@ def write_trained_model(
         _replace(partial, output, job_name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def try_export(source: ModelSource, parameters: Parameters) -> None:
+    """Do what writing a trained model does with the user's code, and keep nothing of it.
+
+    Args:
+      source: the definition to be trained.
+      parameters: of the untrained model.
+
+    Raises:
+      UsageError: the trained model could not be written, or not be served.
+      UserCodeError: the user's code raises in mode prediction.
+    """
+    from elasticdl.model.serving import export_saved_model
+    from elasticdl.model.user_code import user_code
+
+    try:
+        model, features, tables = _restore(source, parameters, "check")
+    except JobError as error:
+        if isinstance(error, UserCodeError):
+            raise
+        raise UsageError(
+            f"the model of '{source.model_def}': differs between modes training and prediction "
+            f"({error})"
+        ) from error
+    if sum(value.nbytes for value in parameters.dense.values()) > _MAX_TRIED_DENSE_BYTES:
+        return  # would take long
+    with (
+        tempfile.TemporaryDirectory(prefix="elasticdl-") as directory,
+        user_code(f"exporting the model of '{source.model_def}'"),
+    ):
+        export_saved_model(f"{directory}/{SAVED_MODEL}", model, features, list(tables.values()))
 
 
 def load_parameters(path: str) -> Parameters:
@@ -127,12 +169,12 @@ def load_model(path: str) -> keras.Model:
     Raises:
       UsageError: there is no trained model, or it is damaged.
     """
-    model, _, _ = _restore(ModelSource.of_trained_model(path), load_parameters(path))
+    model, _, _ = _restore(ModelSource.of_trained_model(path), load_parameters(path), "load_model")
     return model
 
 
 def _restore(
-    source: ModelSource, parameters: Parameters
+    source: ModelSource, parameters: Parameters, role: str
 ) -> tuple[keras.Model, Any, dict[str, FixedTable]]:
     """Build a model of trained values; return it, the specs of its features, and its tables."""
     import numpy as np
@@ -149,7 +191,7 @@ def _restore(
     from elasticdl.model.element_spec import element_spec
     from elasticdl.model.mode import Mode
 
-    contract = load_contract(source, Mode.PREDICTION)
+    contract = load_contract(source, Mode.PREDICTION, {"role": role})
     features = element_spec(contract, Mode.PREDICTION).features
     model = build_model(contract, features, source.seed)
     variables = pull_variables(model)
@@ -187,8 +229,14 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
 
 
 def _copy_zoo(zoo: Path, target: Path) -> None:
-    """Copy the zoo's Python files, leaving out environments, caches and trained models in it."""
+    """Copy the zoo's Python files and the small files beside them, such as vocabularies.
+
+    Left out are environments, caches, hidden files, data files and trained models. Code comes
+    first, should the rest not fit.
+    """
     target.mkdir()
+    others: list[Path] = []
+    num_bytes = 0
     for folder, folders, files in os.walk(zoo):
         here = Path(folder)
         folders[:] = sorted(
@@ -199,11 +247,23 @@ def _copy_zoo(zoo: Path, target: Path) -> None:
             and not (here / name / "pyvenv.cfg").exists()
             and not (here / name / DEFINITION_FILE).exists()
         )
-        for name in files:
+        for name in sorted(files):
+            file = here / name
             if name.endswith(".py"):
-                copy = target / here.relative_to(zoo) / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(here / name, copy)
+                _copy_file(zoo, file, target)
+            elif not name.startswith(".") and file.suffix.lower() not in _DATA and file.is_file():
+                others.append(file)
+    for file in others:
+        size = file.stat().st_size
+        if size <= _MAX_FILE_BYTES and num_bytes + size <= _MAX_COPY_BYTES:
+            num_bytes += size
+            _copy_file(zoo, file, target)
+
+
+def _copy_file(zoo: Path, file: Path, target: Path) -> None:
+    copy = target / file.relative_to(zoo)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, copy)
 
 
 def _beside(output: Path, job_name: str) -> Path:

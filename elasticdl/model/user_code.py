@@ -16,6 +16,10 @@ _LIBRARIES = re.compile(
 )
 _FRAME = re.compile(r'^  File "([^"]*)", line .*\n(?:    .*\n|\n)*', re.MULTILINE)
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
+# Inside a message, indented: AutoGraph's account of the user's code.
+_INNER_FRAME = re.compile(r'^\s+File "([^"]*)", line ', re.MULTILINE)
+_ROOT_ERROR = re.compile(r"^\(\d+\) [A-Z_]+:\s*")
+_LAST_FRAMES = 3
 
 
 class ModelCodeError(UserCodeError, UsageError):
@@ -28,6 +32,9 @@ class ModelCodeError(UserCodeError, UsageError):
 def user_code(what: str) -> Iterator[None]:
     """Turn whatever the user's code raises inside the block into `UserCodeError`.
 
+    A `SystemExit` is an error too where the user's code asked for it (``sys.exit()`` in a module),
+    but not where a signal handler of ours did while that code ran.
+
     Args:
       what: the function that runs, for the message: "create_model of 'mnist.Mnist'".
     """
@@ -36,6 +43,8 @@ def user_code(what: str) -> Iterator[None]:
     except ElasticDLError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and _is_ours(error):
+            raise
         raise UserCodeError(f"{what}: {one_line(error)}", user_traceback(error)) from error
 
 
@@ -53,6 +62,8 @@ def before_launch() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Return an exception's type and the line of its message that says what happened."""
     lines = [line.strip() for line in _COLORS.sub("", str(error)).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Graph execution error"):
+        lines = [_reason(lines)]
     if lines and lines[0].startswith("in user code"):
         lines = lines[-1:]
         name = type(error).__name__
@@ -81,7 +92,24 @@ def without_library_frames(text: str) -> str:
     For tracebacks that come as text, from Python functions that TensorFlow runs in its pipelines.
     """
     kept = _FRAME.sub(lambda frame: "" if _LIBRARIES.search(frame[1]) else frame[0], text)
-    return kept if _FRAME.search(kept) else text
+    inner = (match[1] for match in _INNER_FRAME.finditer(kept))
+    frames = list(_FRAME.finditer(text))
+    if not frames or any(not _LIBRARIES.search(filename) for filename in inner):
+        return kept
+    last = frames[-_LAST_FRAMES:]
+    return text[: frames[0].start()] + "".join(each[0] for each in last) + text[last[-1].end() :]
+
+
+def _reason(lines: list[str]) -> str:
+    """Return why a graph failed: what stands before the node it names, after the places."""
+    nodes = (index for index, line in enumerate(lines) if line.startswith("[["))
+    index = next(nodes, len(lines)) - 1
+    return _ROOT_ERROR.sub("", lines[max(index, 0)])
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(_OUR_FILES)
 
 
 def _is_users(filename: str) -> bool:

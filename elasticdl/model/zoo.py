@@ -1,6 +1,7 @@
 """A model zoo: a directory of the user's Python files, imported under a name of its own.
 
-Two zoos in one process never meet, whatever their files are called. Inside a zoo both
+Two zoos in one process never meet, whatever their files are called, and each `ModelZoo` reads its
+files anew. Inside a zoo both
 ``from . import layers`` and ``import layers`` work.
 """
 
@@ -43,6 +44,10 @@ class ModelZoo:
             )
         digest = hashlib.sha256(str(self.directory).encode()).hexdigest()[:12]
         self._package = f"_elasticdl_zoo_{digest}"
+        with _lock:
+            # The files may have changed since a zoo of this directory was loaded.
+            for name in [each for each in sys.modules if _top(each) == self._package]:
+                del sys.modules[name]
         self._siblings: dict[str, ModuleType] = {}
 
     @contextmanager
@@ -75,7 +80,8 @@ class ModelZoo:
                 package.__path__ = [str(self.directory)]
                 sys.modules[self._package] = package
             importlib.invalidate_caches()
-            return importlib.import_module(".".join([self._package, *parts]))
+            with _no_bytecode():
+                return importlib.import_module(".".join([self._package, *parts]))
 
     def _take_modules(self) -> dict[str, ModuleType]:
         """Remove the modules that have names of the zoo's files, and return them."""
@@ -89,6 +95,17 @@ class ModelZoo:
         names = {path.stem for path in self.directory.glob("*.py")}
         names |= {path.name for path in self.directory.iterdir() if path.is_dir()}
         return names - _NEVER_REPLACED
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Write no compiled files: they hide an edit of equal size in the same second."""
+    outer = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = outer
 
 
 def _top(module_name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from elasticdl.data.recordio import read_range
 from elasticdl.data.shards import Shard, find_shards
-from elasticdl.errors import UsageError, UserCodeError
+from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.contract import Contract, load_contract
 from elasticdl.model.definitions import TableDefinition
@@ -19,7 +19,7 @@ from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.source import ModelSource
-from elasticdl.model.trained_model import load_parameters
+from elasticdl.model.trained_model import load_parameters, try_export
 from elasticdl.model.user_code import ModelCodeError, before_launch
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.worker.check_report import (
@@ -33,7 +33,11 @@ from elasticdl.worker.two_phase import TwoPhaseModel
 
 _MODES = {"evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
 _FLOAT_BYTES = 4
-_FEWEST_RECORDS = 256  # a user's filter may drop the first ones
+# A user's filter may drop the first records of a file, or all of it.
+_GROWTH = 4
+_MOST_RECORDS_AT_ONCE = 4096
+_MOST_RECORDS_OF_FILE = 65_536
+_MOST_FILES = 16
 
 
 def check(job_spec: JobSpec) -> CheckReport:
@@ -51,7 +55,8 @@ def check(job_spec: JobSpec) -> CheckReport:
         assert job_spec.data is not None
         shards = find_shards(job_spec.data, job_spec.max_chunk_bytes)
         source = ModelSource.of_job(job_spec)
-        contract = load_contract(source, mode, {"job_name": job_spec.job_name})
+        context = {"job_name": job_spec.job_name, "role": "check"}
+        contract = load_contract(source, mode, context)
         return _Check(job_spec, contract, mode, shards).report()
 
 
@@ -73,18 +78,22 @@ class _Check:
         spec = element_spec(contract, mode)
         model = TwoPhaseModel(contract, spec.features, spec.labels, contract.source.seed)
         optimizer = model.optimizer_config() if mode is Mode.TRAINING else None
-        minibatch = self._first_minibatch(model)
-        distinct = [np.unique(ids, return_inverse=True) for ids in minibatch.ids]
-        inverses = [inverse.astype(np.int32) for _, inverse in distinct]
+        minibatch = self._first_minibatch(model, mode, self._shards)
+        distinct = _distinct(minibatch)
+        inverses = [inverse for _, inverse in distinct]
         dense, rows = self._values(model, [ids for ids, _ in distinct])
         outputs = model.forward(minibatch.features, dense, rows, inverses)
-        self._warn_of_broadcasting(outputs, minibatch.labels)
         loss = None
         if mode is Mode.TRAINING:
             loss = self._train_step(model, minibatch, outputs, dense, rows, inverses)
         metrics = {} if mode is Mode.PREDICTION else self._measure(minibatch, outputs)
         if self._job_spec.validation_data is not None:
-            self._check_validation(spec)
+            self._check_validation(spec, model)
+        if mode is Mode.TRAINING:
+            self._check_prediction(spec, model)
+        if mode is not Mode.PREDICTION:
+            self._warn_of_broadcasting(outputs, minibatch.labels)
+        self._warnings += model.warnings
         if model.local_variables:
             self._warnings.append(
                 "variables that are not float32 stay in each worker and are not saved: "
@@ -92,13 +101,51 @@ class _Check:
             )
         return self._describe(spec, model, optimizer, minibatch, distinct, outputs, loss, metrics)
 
-    def _first_minibatch(self, model: TwoPhaseModel) -> Minibatch:
-        shard, size = self._shards[0], self._job_spec.minibatch_size
-        count = min(max(size, _FEWEST_RECORDS), shard.num_records)
-        records = read_range(shard.path, 0, count)
-        self._check_ends(records)
-        pipeline = TaskPipeline(self._contract, self._mode, size, model.collect, prefetch=0)
-        pipeline.put(0, records)
+    def _first_minibatch(
+        self, model: TwoPhaseModel, mode: Mode, shards: Sequence[Shard]
+    ) -> Minibatch:
+        """Return the first minibatch of the first file that gives one.
+
+        It may be of fewer records than asked for, where the user's function drops some.
+        """
+        tried = 0
+        for shard in shards[:_MOST_FILES]:
+            best: Minibatch | None = None
+            for records in self._first_records(shard):
+                if tried == 0:
+                    self._check_ends(records, mode)
+                tried += len(records)
+                found = self._minibatch_of(model, mode, shard, records)
+                if found is not None and (best is None or found.num_records > best.num_records):
+                    best = found
+                if best is not None and (
+                    best.num_records >= self._job_spec.minibatch_size
+                    or len(records) >= _GROWTH * self._job_spec.minibatch_size
+                ):
+                    break
+            if best is not None:
+                return best
+        raise UsageError(
+            f"{self._function}: yields nothing for the {tried} records tried, from "
+            f"'{shards[0].path}' on, in mode {mode.value}; its filter may be too strict"
+        )
+
+    def _first_records(self, shard: Shard) -> Iterator[list[bytes]]:
+        """Yield the records of a file in growing parts, as long as more are asked for."""
+        start, count = 0, self._job_spec.minibatch_size
+        while start < min(shard.num_records, _MOST_RECORDS_OF_FILE):
+            count = min(count, shard.num_records - start)
+            yield read_range(shard.path, start, count, self._job_spec.max_chunk_bytes)
+            start += count
+            most = max(_MOST_RECORDS_AT_ONCE, self._job_spec.minibatch_size)
+            count = min(count * _GROWTH, most)
+
+    def _minibatch_of(
+        self, model: TwoPhaseModel, mode: Mode, shard: Shard, records: list[bytes]
+    ) -> Minibatch | None:
+        size = self._job_spec.minibatch_size
+        pipeline = TaskPipeline(self._contract, mode, size, model.collect, prefetch=0)
+        pipeline.put(0, records, max_minibatches=1)
         pipeline.close()
         try:
             first = next(pipeline)
@@ -110,23 +157,25 @@ class _Check:
                     "tf.io.VarLenFeature, which gives a sparse tensor"
                 )
             raise ModelCodeError(
-                f"{error} (in the first {count} records of '{shard.path}'){hint}",
+                f"{error} (in the first records of '{shard.path}'){hint}",
                 error.traceback_text,
             ) from error
-        if not isinstance(first, Minibatch):
-            raise UsageError(
-                f"create_dataset of '{self._contract.source.model_def}': yields nothing for the "
-                f"first {count} records of '{shard.path}'; its filter may be too strict"
-            )
-        return first
+        finally:
+            # A function of the user's that still runs would hold up the end of this process.
+            pipeline.release()
+        return first if isinstance(first, Minibatch) else None
 
-    def _check_ends(self, records: list[bytes]) -> None:
-        elements = self._contract.dataset(tf.data.Dataset.from_tensor_slices(records), self._mode)
+    def _check_ends(self, records: list[bytes], mode: Mode) -> None:
+        elements = self._contract.dataset(tf.data.Dataset.from_tensor_slices(records), mode)
         if elements.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise UsageError(
-                f"create_dataset of '{self._contract.source.model_def}': never ends; remove its "
-                "repeat(): --num_epochs says how often the data is read"
+                f"{self._function}: never ends; remove its repeat(): --num_epochs says how often "
+                "the data is read"
             )
+
+    @property
+    def _function(self) -> str:
+        return self._contract.source.function("create_dataset")
 
     def _values(
         self, model: TwoPhaseModel, ids: list[np.ndarray]
@@ -177,28 +226,60 @@ class _Check:
         metrics.check_mergeable(outputs, minibatch.labels, minibatch.num_records)
         return metrics.result(states)
 
-    def _check_validation(self, training: ElementSpec) -> None:
+    def _check_validation(self, training: ElementSpec, model: TwoPhaseModel) -> None:
+        """Measure the first minibatch of the validation data."""
         assert self._job_spec.validation_data is not None
-        find_shards(
+        shards = find_shards(
             self._job_spec.validation_data, self._job_spec.max_chunk_bytes, "validation_data"
         )
         evaluation = element_spec(self._contract, Mode.EVALUATION)
         if evaluation != training:
             raise UsageError(
-                f"create_dataset of '{self._contract.source.model_def}': yields {evaluation} in "
-                f"mode evaluation but {training} in training; the model "
-                "needs the same structure in both"
+                f"{self._function}: yields {evaluation} in mode evaluation but {training} in "
+                "training; the model needs the same structure in both"
             )
+        minibatch = self._first_minibatch(model, Mode.EVALUATION, shards)
+        distinct = _distinct(minibatch)
+        dense, rows = self._values(model, [ids for ids, _ in distinct])
+        inverses = [inverse for _, inverse in distinct]
+        outputs = model.forward(minibatch.features, dense, rows, inverses)
+        Metrics(self._contract, Mode.EVALUATION).measure(
+            outputs, minibatch.labels, minibatch.num_records
+        )
+
+    def _check_prediction(self, training: ElementSpec, model: TwoPhaseModel) -> None:
+        """Try what comes after the training: the input of predictions, and the export."""
+        features = element_spec(self._contract, Mode.PREDICTION).features
+        if features != training.features:
+            raise UsageError(
+                f"{self._function}: yields features {features} in mode prediction but "
+                f"{training.features} in training; the model needs the same features in both"
+            )
+        # One row each: an empty table is looked up in another way.
+        tables = {
+            each.name: TableRows(np.zeros(1, np.int64), np.zeros((1, each.dim), np.float32))
+            for each in model.table_definitions
+        }
+        parameters = Parameters.of_flat(model.variables, model.initial_dense(), tables)
+        try_export(self._contract.source, parameters)
 
     def _warn_of_broadcasting(self, outputs: Any, labels: Any) -> None:
+        """Warn of a loss that subtracts [n, 1] from [n]: it changes where labels are reshaped."""
         if not (tf.is_tensor(outputs) and tf.is_tensor(labels)):
             return
-        if {outputs.shape.rank, labels.shape.rank} == {1, 2} and (
-            (outputs if outputs.shape.rank == 2 else labels).shape[1] == 1
-        ):
+        if outputs.shape == labels.shape or {outputs.shape.rank, labels.shape.rank} != {1, 2}:
+            return
+        if outputs.shape.num_elements() != labels.shape.num_elements():
+            return
+        try:
+            as_is = float(self._contract.loss(outputs, labels))
+            reshaped = float(self._contract.loss(outputs, tf.reshape(labels, outputs.shape)))
+        except ElasticDLError:
+            return  # the loss wants them as they are
+        if not np.isclose(as_is, reshaped, rtol=1e-3, equal_nan=True):
             self._warnings.append(
                 f"outputs are of shape {tuple(outputs.shape)} and labels of {tuple(labels.shape)}: "
-                "subtracting them gives a matrix; reshape one, or use a Keras loss"
+                "the loss makes a matrix of them; reshape one, or use a Keras loss"
             )
 
     def _describe(
@@ -250,6 +331,12 @@ class _Check:
             metrics=metrics,
             warnings=self._warnings,
         )
+
+
+def _distinct(minibatch: Minibatch) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return by table the distinct ids, and which of them each id is."""
+    pairs = [np.unique(ids, return_inverse=True) for ids in minibatch.ids]
+    return [(ids, inverse.astype(np.int32)) for ids, inverse in pairs]
 
 
 def _trained_rows(table: TableDefinition, trained: Parameters, ids: np.ndarray) -> np.ndarray:

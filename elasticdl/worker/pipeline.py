@@ -100,7 +100,7 @@ class TaskPipeline:
         collect: Callable[[Any], tuple[Any, ...]] | None = None,
         prefetch: int = 2,
     ) -> None:
-        self._name = contract.source.model_def
+        self._function = contract.source.function("create_dataset")
         self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
         self._tasks: deque[_Descriptor] = deque()
         # Of the task under way:
@@ -222,8 +222,7 @@ class TaskPipeline:
         done = self._num_minibatches
         after = f"minibatch {done}" if done else "its first minibatch"
         return UserCodeError(
-            f"create_dataset of '{self._name}' in {after} of task {task.task_id}: "
-            f"{text.partition(chr(10))[0]}",
+            f"{self._function} in {after} of task {task.task_id}: {text.partition(chr(10))[0]}",
             without_library_frames(text),
         )
 

@@ -19,11 +19,13 @@ import tensorflow as tf
 
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.layers.embedding import Embedding
-from elasticdl.layers.lookup_context import CollectIds, FeedRows
+from elasticdl.layers.lookup_context import CollectedIds, CollectIds, FeedRows
 from elasticdl.model.building import (
     build_model,
+    call_model,
     define_tables,
     define_variables,
+    embedding_layers,
     local_variables,
     pull_variables,
 )
@@ -34,6 +36,10 @@ from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.ps.optimizers import OptimizerConfig
 
 _SEED_STATE = "seed_generator_state"
+_ARRANGING = {
+    *("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "StridedSlice", "Transpose"),
+    *("ConcatV2", "Pack", "Split", "SplitV", "Unpack", "Tile", "Slice", "GatherV2"),
+}
 _SEED_MODULUS = 2**31 - 1
 
 
@@ -71,6 +77,7 @@ class TwoPhaseModel:
       model: the Keras model; its variables keep their initial values.
       table_definitions: the embedding tables, in the order of `collect`'s results.
       variables: the float32 variables, trainable ones first, in the order of the flat vector.
+      warnings: what of the model may be meant so, but often is not.
 
     Raises:
       UsageError: the model cannot be split so; says why.
@@ -92,6 +99,7 @@ class TwoPhaseModel:
                 self._seed_states.append((variable, variable.numpy().astype(np.int64)))
             else:
                 self._local.append(variable)
+        self.warnings: list[str] = []
         self._collect, layers, self._num_calls = self._trace_collect()
         self.table_definitions: list[TableDefinition] = define_tables(layers, seed)
         self._train: Callable[..., Any] | None = None
@@ -194,7 +202,7 @@ class TwoPhaseModel:
 
         def collect(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             context.enter_graph()
-            self.model(self._pack(self._features, parts), training=False)
+            call_model(self.model, self._pack(self._features, parts), training=False)
             by_layer: dict[int, list[tf.Tensor]] = {}
             for call in context.calls:
                 by_layer.setdefault(id(call.layer), []).append(call.ids)
@@ -209,6 +217,7 @@ class TwoPhaseModel:
         num_calls = Counter(call.layer.name for call in context.calls)
         if not layers:
             return None, [], {}
+        self._check_owned(layers)
         self._check_ids(context, traced.graph)
         # TensorFlow would leave out most of the rest by itself, but not assertions, prints and what
         # they look at.
@@ -218,12 +227,42 @@ class TwoPhaseModel:
             num_calls,
         )
 
+    def _check_owned(self, layers: list[Embedding]) -> None:
+        """Raise UsageError where a layer is called that Keras does not know as the model's."""
+        owned = {id(layer) for layer in embedding_layers(self.model)}
+        for layer in layers:
+            if id(layer) not in owned:
+                raise UsageError(
+                    f"layer '{layer.name}': the model calls it but does not own it, so that its "
+                    "rows would not be in the trained model; call it on a keras.Input, or make it "
+                    "an attribute of the model or of a Keras layer: not inside a "
+                    "keras.layers.Lambda or a tf.Module"
+                )
+
+    def _check_precision(self, call: CollectedIds) -> None:
+        """Raise or warn where integer ids went through a type that does not hold them all."""
+        narrow = _narrowed_through(call.ids)
+        name = call.layer.name
+        if narrow is not None and narrow.is_floating:
+            raise UsageError(
+                f"layer '{name}': its ids are integers in the data but went through {narrow.name}, "
+                "which rounds large ones; give the model's input the type of the data: "
+                "keras.Input(…, dtype='int64')"
+            )
+        if narrow is not None:
+            self.warnings.append(
+                f"layer '{name}': its ids are int64 in the data but {narrow.name} on their way, "
+                "which holds them up to 2,147,483,647; use int64 throughout, such as "
+                "keras.Input(…, dtype='int64')"
+            )
+
     def _check_ids(self, context: CollectIds, graph: Any) -> None:
-        """Raise UsageError where ids depend on something that is trained."""
+        """Raise UsageError where ids depend on something that is trained, or are rounded."""
         handles = {id(inner): outer for outer, inner in graph.captures}
         trained = {id(each.value.handle): each for each in self._variables}
         answers = {id(call.answer.op): call.layer.name for call in context.calls}
         for call in context.calls:
+            self._check_precision(call)
             for operation in _ancestors(call.ids):
                 if id(operation) in answers:
                     raise UsageError(
@@ -242,8 +281,7 @@ class TwoPhaseModel:
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
             raise UsageError(
-                f"create_dataset of '{self._contract.source.model_def}': yields no labels to "
-                "train on"
+                f"{self._contract.source.function('create_dataset')}: yields no labels to train on"
             )
         what = f"the training step of '{self._contract.source.model_def}'"
 
@@ -258,7 +296,7 @@ class TwoPhaseModel:
                 tape.watch(trainable)
                 tape.watch(rows)
                 with keras.StatelessScope(mapping, collect_losses=True) as scope:
-                    outputs = self.model(features, training=True)
+                    outputs = call_model(self.model, features, training=True)
                     loss = self._scalar(self._contract.loss(outputs, labels))
                     loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in self.model.losses)])
                 context.check_all_called()
@@ -301,7 +339,7 @@ class TwoPhaseModel:
             context = self._feed(rows, inverses)
             mapping = list(zip(self._variables, self._unpack(dense), strict=True))
             with tracing(context), keras.StatelessScope(mapping):
-                outputs = self.model(features, training=False)
+                outputs = call_model(self.model, features, training=False)
                 context.check_all_called()
             return outputs
 
@@ -369,7 +407,7 @@ class TwoPhaseModel:
         ]
 
     def _scalar(self, loss: Any) -> tf.Tensor:
-        where = f"create_loss of '{self._contract.source.model_def}'"
+        where = self._contract.source.function("create_loss")
         if not tf.is_tensor(loss) or not loss.dtype.is_floating:
             kind = loss.dtype.name + " tensor" if tf.is_tensor(loss) else type(loss).__name__
             raise UsageError(f"{where}: returns a {kind}; return a scalar float tensor")
@@ -417,6 +455,34 @@ def _sum_by_row(gradient: tf.Tensor | tf.IndexedSlices, num_rows: tf.Tensor) -> 
     if isinstance(gradient, tf.IndexedSlices):
         return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
     return gradient
+
+
+def _narrowed_through(ids: tf.Tensor) -> tf.DType | None:
+    """Return the type that integers of the input were cast to, and back, on the way to these ids.
+
+    Only where nothing but their arrangement changed: whoever computes with them knows the type.
+    """
+    waiting, seen = [ids.op], set()
+    narrowest = {}
+    narrowest[id(ids.op)] = ids.dtype
+    while waiting:
+        operation = waiting.pop()
+        narrow = narrowest[id(operation)]
+        if operation.type == "Placeholder":
+            source = operation.outputs[0].dtype
+            if source.is_integer and (narrow.is_floating or narrow.size < source.size):
+                return narrow
+            continue
+        if operation.type not in _ARRANGING:
+            continue
+        for each in operation.inputs:
+            if id(each.op) not in seen:
+                seen.add(id(each.op))
+                size = 0 if each.dtype.is_floating else each.dtype.size
+                smaller = not narrow.is_floating and size < narrow.size
+                narrowest[id(each.op)] = each.dtype if smaller else narrow
+                waiting.append(each.op)
+    return None
 
 
 def _ancestors(tensor: tf.Tensor) -> Iterator[Any]:

@@ -77,7 +77,7 @@ def test_the_context_reaches_a_constructor_that_takes_it(tmp_path: Path) -> None
             "create_optimizer",
             "return one of tf.keras.optimizers",
         ),
-        ({"create_dataset": "return 3"}, "spec", "create_dataset returns a builtins.int; return a"),
+        ({"create_dataset": "return 3"}, "spec", "create_dataset of 'definition.Spec': returns a builtins.int; return a"),
         (
             {"create_dataset": "return dataset.map(lambda r: (r, r, r))"},
             "spec",
