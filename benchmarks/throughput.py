@@ -5,9 +5,9 @@ The two alternate, so that whatever else the machine does falls on both; the med
 *Training* of a job is from the first task granted, to workers that have built the model, to the
 last one closed: reading the records from the files and tracing the steps are in it. *Training* of
 ``fit`` is the call of ``model.fit`` alone, on records that are in memory already: tracing its step
-is in it. *Whole* is from nothing to the end: starting Python, importing TensorFlow, building the
-model; for a job also checking the model, starting its processes and writing what was trained; for
-``fit`` also reading the records.
+is in it. *Whole* has importing TensorFlow and building the model in it: of a job it is the call of
+``elasticdl.train``, with checking the model, starting processes and writing what was trained; of
+``fit`` it is its process from start to end, with reading the records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from benchmarks.workloads import MODEL_ZOO, WORKLOADS, prepare
 COLUMNS = (
     "training: of the job, first task granted to last one closed, reading and tracing included;\n"
     "          of fit, model.fit alone, records in memory, tracing included\n"
-    "whole:    start of Python to its end; of the job with the model checked and written"
+    "whole:    of the job, the call of elasticdl.train: model checked, processes started, model "
+    "written;\n          of fit, its process from start to end, records read"
 )
 
 
