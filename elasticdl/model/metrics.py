@@ -197,7 +197,8 @@ def _recording(
 
 def _subclasses(kind: type) -> set[type]:
     found: set[type] = {kind}
-    for each in kind.__subclasses__():
+    subclasses: list[type] = kind.__subclasses__()
+    for each in subclasses:
         found |= _subclasses(each)
     return found
 

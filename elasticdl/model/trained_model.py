@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ def write_trained_model(
         partial.mkdir()
         _copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
         parameters.save(partial / PARAMETERS_FILE)
-        model, features, tables = _restore(source, parameters, "export")
+        model, features, tables = _restore(
+            source, parameters, {"role": "export", "job_name": job_name}
+        )
         with user_code(f"exporting the model of '{source.model_def}'"):
             schema = export_saved_model(
                 str(partial / SAVED_MODEL), model, features, list(tables.values())
@@ -129,7 +132,7 @@ def try_export(source: ModelSource, parameters: Parameters) -> None:
     from elasticdl.model.user_code import user_code
 
     try:
-        model, features, tables = _restore(source, parameters, "check")
+        model, features, tables = _restore(source, parameters, {"role": "check"})
     except JobError as error:
         if isinstance(error, UserCodeError):
             raise
@@ -169,12 +172,14 @@ def load_model(path: str) -> keras.Model:
     Raises:
       UsageError: there is no trained model, or it is damaged.
     """
-    model, _, _ = _restore(ModelSource.of_trained_model(path), load_parameters(path), "load_model")
+    model, _, _ = _restore(
+        ModelSource.of_trained_model(path), load_parameters(path), {"role": "load_model"}
+    )
     return model
 
 
 def _restore(
-    source: ModelSource, parameters: Parameters, role: str
+    source: ModelSource, parameters: Parameters, context: Mapping[str, Any]
 ) -> tuple[keras.Model, Any, dict[str, FixedTable]]:
     """Build a model of trained values; return it, the specs of its features, and its tables."""
     import numpy as np
@@ -191,7 +196,7 @@ def _restore(
     from elasticdl.model.element_spec import element_spec
     from elasticdl.model.mode import Mode
 
-    contract = load_contract(source, Mode.PREDICTION, {"role": role})
+    contract = load_contract(source, Mode.PREDICTION, context)
     features = element_spec(contract, Mode.PREDICTION).features
     model = build_model(contract, features, source.seed)
     variables = pull_variables(model)

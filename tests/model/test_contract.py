@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+import elasticdl
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
+from elasticdl.model.user_code import one_line, user_code
 from tests.model_zoos import MNIST, contract_of, write_zoo
 
 MODEL = "tf.keras.Sequential([tf.keras.Input((1,)), tf.keras.layers.Dense(1)])"
@@ -77,7 +79,11 @@ def test_the_context_reaches_a_constructor_that_takes_it(tmp_path: Path) -> None
             "create_optimizer",
             "return one of tf.keras.optimizers",
         ),
-        ({"create_dataset": "return 3"}, "spec", "create_dataset of 'definition.Spec': returns a builtins.int; return a"),
+        (
+            {"create_dataset": "return 3"},
+            "spec",
+            "create_dataset of 'definition.Spec': returns a builtins.int; return a",
+        ),
         (
             {"create_dataset": "return dataset.map(lambda r: (r, r, r))"},
             "spec",
@@ -150,3 +156,105 @@ def test_functions_given_by_name_replace_the_definitions_own(tmp_path: Path) -> 
     assert element_spec(contract, Mode.TRAINING).features.dtype == tf.int64
     with pytest.raises(UsageError, match=r"loss 'definition\.missing': module 'definition'"):
         contract_of(tmp_path, code, loss="missing")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "labels, logits",
+        "logits, labels",
+        "y_true, y_pred, weight=1.0",
+        "labels, scores",
+        "scores, targets",
+        "*, labels, outputs",
+    ],
+)
+def test_a_loss_gets_its_arguments_by_names_that_are_clear(tmp_path: Path, parameters: str) -> None:
+    names = [each for each in parameters.replace("=1.0", "").split(", ") if each != "*"]
+    of_labels = next(each for each in names if each in ("labels", "y_true", "targets"))
+    of_outputs = next(each for each in names[:2] if each != of_labels)
+    code = spec_with() + f"\ndef given({parameters}):\n    return {of_outputs} - 2 * {of_labels}\n"
+    assert contract_of(tmp_path, code, loss="given").loss(5.0, 3.0) == -1.0
+
+
+@pytest.mark.parametrize("parameters", ["a, b", "target, labels", "a, b, temperature=2.0", "*ab"])
+def test_a_loss_gets_outputs_and_labels_by_position_otherwise(
+    tmp_path: Path, parameters: str
+) -> None:
+    first, second = ("*ab",) * 2 if parameters == "*ab" else parameters.split(", ")[:2]
+    body = "ab[0] - 2 * ab[1]" if parameters == "*ab" else f"{first} - 2 * {second}"
+    code = spec_with() + f"\ndef given({parameters}):\n    return {body}\n"
+    assert contract_of(tmp_path, code, loss="given").loss(5.0, 3.0) == -1.0
+
+
+def test_a_keras_loss_object_is_called_as_keras_does(tmp_path: Path) -> None:
+    code = spec_with() + "\ngiven = tf.keras.losses.MeanAbsolutePercentageError()\n"
+    loss = contract_of(tmp_path, code, loss="given").loss(
+        tf.constant([[3.0]]), tf.constant([[2.0]])
+    )
+    assert float(loss) == pytest.approx(50.0)
+
+
+def test_an_error_in_a_replacing_function_names_option_and_function(tmp_path: Path) -> None:
+    code = spec_with() + "\ndef broken(a, b):\n    raise KeyError('x')\n"
+    with pytest.raises(UserCodeError, match=r"^--loss function 'broken': KeyError"):
+        contract_of(tmp_path, code, loss="broken").loss(1.0, 2.0)
+
+
+def test_a_module_that_changed_is_read_again(tmp_path: Path) -> None:
+    for number in (5, 9):
+        code = spec_with(create_model=f"raise ValueError({number})")
+        with pytest.raises(UserCodeError, match=f"ValueError: {number}"):
+            contract_of(tmp_path, code).create_model()
+
+
+def test_predictions_keep_the_order_of_a_shuffled_dataset(tmp_path: Path) -> None:
+    body = "return dataset.map(lambda r: (tf.strings.length(r), 1.0)).shuffle(64, seed=3)"
+    contract = contract_of(tmp_path, spec_with(create_dataset=body))
+    lengths = list(range(1, 21))
+    records = tf.data.Dataset.from_tensor_slices(["x" * each for each in lengths])
+    orders = {
+        mode: [int(each) for each, _ in contract.dataset(records, mode)]
+        for mode in (Mode.PREDICTION, Mode.TRAINING)
+    }
+    assert orders[Mode.PREDICTION] == lengths
+    assert sorted(orders[Mode.TRAINING]) == lengths != orders[Mode.TRAINING]
+
+
+def test_a_dataset_that_batches_itself_is_an_error(tmp_path: Path) -> None:
+    contract = contract_of(
+        tmp_path,
+        spec_with(create_dataset="return dataset.map(lambda r: (tf.zeros([1]), 1.0)).batch(4)"),
+    )
+    with pytest.raises(UsageError, match=r"remove \.batch\(\): minibatches are made of what"):
+        element_spec(contract, Mode.TRAINING)
+
+
+@pytest.mark.parametrize("arguments", ["self, context", "self, **kwargs"])
+def test_the_context_always_says_everything(tmp_path: Path, arguments: str) -> None:
+    given = "**kwargs" if "**" in arguments else "context"
+    code = spec_with(create_model="raise ValueError(sorted(self.context))") + (
+        f"\n    def __init__({arguments}):\n        super().__init__({given})\n"
+    )
+    keys = "['incarnation', 'index', 'job_name', 'master_address', 'mode', 'role']"
+    with pytest.raises(UserCodeError) as raised:
+        contract_of(tmp_path, code).create_model()
+    assert keys in str(raised.value)
+
+
+def test_only_the_users_own_exit_is_an_error_of_the_users(tmp_path: Path) -> None:
+    with pytest.raises(UserCodeError, match="SystemExit: 3"):
+        contract_of(tmp_path, "import sys\nsys.exit(3)\n")
+    stopped = compile("raise SystemExit(143)", str(Path(elasticdl.__file__)), "exec")
+    with pytest.raises(SystemExit), user_code("x"):
+        exec(stopped, {})
+
+
+def test_the_reason_of_a_graphs_error_is_told() -> None:
+    @tf.function
+    def reshape(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(x, [3, -1])
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        reshape.get_concrete_function(tf.TensorSpec([None]))(tf.zeros([8]))
+    assert "Input to reshape is a tensor with 8 values" in one_line(raised.value)

@@ -113,3 +113,25 @@ def test_what_does_not_add_up_is_an_error(tmp_path: Path, returned: str, message
     with pytest.raises(UsageError) as raised:
         metrics.check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)
     assert message in str(raised.value)
+
+
+def test_a_metric_that_was_updated_to_nothing_is_not_updated_again(tmp_path: Path) -> None:
+    returned = "self.updated({'hits': keras.metrics.TruePositives()}, labels * 0, outputs)"
+    assert measured(metrics_of(tmp_path, returned), [20, 30])["hits"] == 0
+
+
+@pytest.mark.parametrize("metric", ["keras.metrics.MeanAbsoluteError()", "self.error"])
+def test_the_result_of_a_keras_metric_is_a_mean_like_any_other(tmp_path: Path, metric: str) -> None:
+    returned = (
+        f"{{n: m.result() for n, m in self.updated({{'e': {metric}}}, labels, outputs).items()}}"
+    )
+    metrics = metrics_of(tmp_path, returned)
+    metrics._contract._spec.error = keras.metrics.MeanAbsoluteError()  # type: ignore[attr-defined]
+    results = measured(metrics, [20, 7, 1, 22])
+    assert results["e"] == pytest.approx(float(np.mean(np.abs(OUTPUTS - LABELS))), rel=1e-6)
+
+
+def test_a_loss_that_sums_does_not_fail_the_check(tmp_path: Path) -> None:
+    metrics = metrics_of(tmp_path, "{}")
+    metrics._contract.loss = lambda outputs, labels: tf.reduce_sum(outputs)  # type: ignore[method-assign]
+    metrics.check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)

@@ -109,3 +109,15 @@ def test_a_zoo_that_is_no_directory_is_named(tmp_path: Path, where: str) -> None
     (tmp_path / "file.py").write_text("")
     with pytest.raises(UsageError, match=f"model_zoo '.*{where}': "):
         ModelZoo(str(tmp_path / where))
+
+
+def test_a_file_named_as_what_it_defines_is_not_taken_for_it(tmp_path: Path) -> None:
+    files = {"a/__init__.py": "from . import Net\n", "a/Net.py": "class Net: pass\n"}
+    assert isinstance(resolve(ModelZoo(str(write_zoo(tmp_path, files))), "a.Net").value, type)
+
+
+def test_a_file_that_cannot_be_read_is_named_where_the_name_is_nowhere(tmp_path: Path) -> None:
+    zoo = ModelZoo(str(write_zoo(tmp_path, {"a/b.py": "\nclass Net(:\n", "a/c.py": "X = 1\n"})))
+    with pytest.raises(UsageError, match=r"b\.py cannot be read: line 2: invalid syntax"):
+        resolve(zoo, "a.Net")
+    assert resolve(zoo, "a.X").value == 1

@@ -216,6 +216,8 @@ def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         (lambda path: shutil.rmtree(path), "does not exist"),
         (lambda path: (path / "trained_model.pb").unlink(), "has no trained_model.pb"),
         (lambda path: (path / "trained_model.pb").write_bytes(b"\xff"), "is damaged"),
+        (lambda path: (path / "trained_model.pb").write_bytes(b""), "trained_model.pb is empty"),
+        (lambda path: shutil.rmtree(path / "model_zoo"), "trained_model .* model_zoo/ is missing"),
         (lambda path: (path / "params.npz").write_bytes(b"PK"), "cannot be read"),
         (lambda path: (path / "params.npz").unlink(), "cannot be read"),
     ],
@@ -227,3 +229,13 @@ def test_a_damaged_model_is_named(tmp_path: Path, damage, message: str) -> None:
     damage(path)
     with pytest.raises(UsageError, match=message):
         load_model(str(path))
+
+
+def test_small_files_beside_the_code_travel_with_the_model(tmp_path: Path) -> None:
+    source, parameters = trained(tmp_path, general(MODEL), "Spec")
+    nets = Path(source.model_zoo) / "nets"
+    for name, size in {"vocabulary.txt": 9, "big.txt": 2 << 20, "d.npz": 9, ".hidden": 9}.items():
+        (nets / name).write_bytes(b"x" * size)
+    write_trained_model(str(tmp_path / "out"), source, parameters)
+    copied = {path.name for path in (tmp_path / "out/model_zoo/nets").iterdir()} - {"__pycache__"}
+    assert copied == {"definition.py", "parts.py", "vocabulary.txt"}

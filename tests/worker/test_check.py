@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,122 @@ def test_options_that_do_not_fit_are_named(tmp_path: Path, options: dict, messag
     with pytest.raises(UsageError) as raised:
         check(mnist(tmp_path, **options))
     assert message in str(raised.value)
+
+
+def write_numbers(path: Path, count: int = 10) -> None:
+    with Writer(path) as writer:
+        for number in range(count):
+            record = {"i": np.array([number, 3]), "v": np.array([1]), "x": np.zeros(3, np.float32)}
+            writer.write(encode({**record, "y": np.array([1.0], np.float32)}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "def create_dataset(self, dataset, mode):",
+            "def create_dataset(self, dataset, mode):\n        if mode == 'prediction': 1 / 0",
+            "ZeroDivisionError",
+        ),
+        (
+            "return example,",
+            "example.pop('v') if mode == 'prediction' else 0\n            return example,",
+            "in mode prediction but",
+        ),
+        ('"i": i, "x": x,', '"other": i, "x": x,', "input 'other' is not among the features"),
+        (
+            'Embedding(4, combiner="sum", name="ids")(i)',
+            "keras.layers.Lambda(lambda i, e=Embedding(4, 'sum'): e(i), output_shape=(4,))(i)",
+            "does not own it",
+        ),
+        (
+            'i = keras.Input((2,), dtype="int64", name="i")',
+            "i = keras.Input((2,), name=\"i\")\n    j = keras.ops.cast(i, 'int64')",
+            "went through float32, which rounds large ones",
+        ),
+        (
+            "return example,",
+            "example.update({'a b': 1., 'a_b': 2.})\n            return example,",
+            "features ['a b'] and ['a_b']: both are 'a_b' in a SavedModel; rename one",
+        ),
+    ],
+    ids=["prediction", "features", "input", "unowned", "float", "clash"],
+)
+def test_what_would_fail_after_the_training_is_an_error_before_it(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    code = general(EMBEDDED)
+    assert old in code
+    code = code.replace(old, new)
+    if "j = " in new:
+        code = code.replace('name="ids")(i)', 'name="ids")(j)')
+    with pytest.raises(UsageError) as raised:
+        check(job(tmp_path, code, "Spec"))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_ids_narrowed_to_int32_are_a_warning(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    code = general(EMBEDDED).replace(
+        'keras.Input((2,), dtype="int64"', 'keras.Input((2,), dtype="int32"'
+    )
+    (warning,) = check(job(tmp_path, code, "Spec")).warnings
+    assert "layer 'ids': its ids are int64 in the data but int32" in warning
+
+
+def test_a_feature_the_model_does_not_take_changes_nothing(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    code = general(EMBEDDED).replace('"x": x, "v": v}', '"x": x}')
+    assert check(job(tmp_path, code, "Spec")).tables[0].distinct_in_minibatch == 10
+
+
+def test_validation_data_that_cannot_be_read_is_an_error_before_launch(tmp_path: Path) -> None:
+    with Writer(tmp_path / "held_out") as writer:
+        writer.write(b"not an example")
+    with pytest.raises(ModelCodeError, match=r"in the first records of '.*held_out'"):
+        check(mnist(tmp_path, validation_data=str(tmp_path / "held_out")))
+
+
+def test_a_file_that_is_filtered_whole_is_passed_over(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "a.recordio", 6)
+    write_numbers(tmp_path / "b.recordio", 12)
+    code = general(EMBEDDED).replace(
+        "return dataset.map(parse)", "return dataset.map(parse).filter(lambda x, _: x['i'][0] > 8)"
+    )
+    report = check(job(tmp_path, code, "Spec", minibatch_size=2))
+    assert report.minibatch_records == 1  # the ninth, of those tried
+
+
+def test_a_loss_that_reshapes_labels_is_not_warned_of(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    assert check(job(tmp_path, general(EMBEDDED), "Spec")).warnings == []
+    code = (
+        general(EMBEDDED)
+        .replace("tf.reshape(outputs, [-1])", "outputs")
+        .replace('example.pop("y")', 'example.pop("y") * tf.random.uniform([])')
+    )
+    (warning,) = check(job(tmp_path, code, "Spec")).warnings
+    assert "the loss makes a matrix of them" in warning
+
+
+def test_a_slow_function_of_the_users_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio", 64)
+    code = (
+        general(EMBEDDED)
+        .replace(
+            "return dataset.map(parse)",
+            "return dataset.map(slow).map(parse).prefetch(50)",
+        )
+        .replace(
+            "            def parse(record):",
+            "            def slow(record):\n"
+            "                return tf.ensure_shape(tf.py_function(work, [record], tf.string), [])\n\n"
+            "            def parse(record):",
+        )
+        + "\n\ndef work(record):\n    import time\n    time.sleep(0.2)\n    return record\n"
+    )
+    start = time.monotonic()
+    assert check(job(tmp_path, code, "Spec", minibatch_size=2)).minibatch_records == 2
+    assert time.monotonic() - start < 64 * 0.2
