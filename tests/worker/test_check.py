@@ -274,20 +274,12 @@ def test_a_loss_that_reshapes_labels_is_not_warned_of(tmp_path: Path) -> None:
 
 def test_a_slow_function_of_the_users_does_not_hold_up_the_end(tmp_path: Path) -> None:
     write_numbers(tmp_path / "train.recordio", 64)
-    code = (
-        general(EMBEDDED)
-        .replace(
-            "return dataset.map(parse)",
-            "return dataset.map(slow).map(parse).prefetch(50)",
-        )
-        .replace(
-            "            def parse(record):",
-            "            def slow(record):\n"
-            "                return tf.ensure_shape(tf.py_function(work, [record], tf.string), [])\n\n"
-            "            def parse(record):",
-        )
-        + "\n\ndef work(record):\n    import time\n    time.sleep(0.2)\n    return record\n"
+    code = general(EMBEDDED).replace(
+        "dataset.map(parse)",
+        "dataset.map(lambda r: tf.ensure_shape(tf.py_function(work, [r], tf.string), []))"
+        ".map(parse).prefetch(50)",
     )
+    code += "\n\ndef work(record):\n    import time\n\n    time.sleep(1)\n    return record\n"
     start = time.monotonic()
     assert check(job(tmp_path, code, "Spec", minibatch_size=2)).minibatch_records == 2
-    assert time.monotonic() - start < 64 * 0.2
+    assert time.monotonic() - start < 64  # as long as all records take
