@@ -96,7 +96,7 @@ def _predict_command(job_spec: JobSpec, trained_model: str) -> str:
 
 def program() -> str:
     """How this program was started, to be typed again."""
-    if Path(sys.argv[0]).name == "__main__.py":
+    if Path(sys.argv[0]).absolute() == Path(__file__).parents[1] / "__main__.py":
         return f"{_shown_path(sys.executable)} -m elasticdl.api"
     return "elasticdl"
 
