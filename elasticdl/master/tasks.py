@@ -25,6 +25,8 @@ class TaskKind(Enum):
     PREDICTION = 4
     EXPORT = 5
     MERGE = 6
+    PIN = 7
+    CALLBACKS = 8
 
     @property
     def spans_records(self) -> bool:
