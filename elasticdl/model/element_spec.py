@@ -47,7 +47,7 @@ def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
     """
     no_records = tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
     elements = contract.dataset(no_records, mode)
-    where = contract.source.function("create_dataset")
+    where = contract.function("dataset")
     if _is_batched(elements):
         raise UsageError(
             f"{where}: yields minibatches; remove .batch(): minibatches are made of what it yields"

@@ -35,7 +35,7 @@ class Metrics:
     def __init__(self, contract: Contract, mode: Mode) -> None:
         self._contract = contract
         self._mode = mode
-        self._name = f"create_metrics of '{contract.source.model_def}'"
+        self._name = contract.function("metrics")
         self._metrics: dict[str, keras.metrics.Metric] = {}
         self._compiled: Any = None
         self._adds_loss = False

@@ -34,23 +34,6 @@ class ModelSource:
     optimizer: str | None = None
     seed: int = 0
 
-    def function(self, name: str) -> str:
-        """Return what messages call a function of the definition, or the one in its place.
-
-        Args:
-          name: of the definition's method, such as ``create_loss``.
-        """
-        options = {"create_dataset": "input_fn", "create_loss": "loss"}
-        option = options.get(name, name.removeprefix("create_"))
-        replacement = {
-            "input_fn": self.input_fn,
-            "loss": self.loss,
-            "optimizer": self.optimizer,
-        }.get(option)
-        if replacement is None:
-            return f"{name} of '{self.model_def}'"
-        return f"--{option} function '{replacement}'"
-
     @classmethod
     def of_job(cls, job_spec: JobSpec) -> ModelSource:
         """Return the source a job names: its trained model where it has one, else its zoo."""

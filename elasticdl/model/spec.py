@@ -54,6 +54,14 @@ class ElasticDLSpec:
         """
         return {}
 
+    def create_callbacks(self) -> list[Any]:
+        """Return the Keras callbacks of the training."""
+        return []
+
+    def create_prediction_outputs_processor(self) -> Any:
+        """Return an object whose ``process(predictions, worker_id)`` is given every output."""
+        return None
+
     def create_dataset(self, dataset: Any, mode: Mode) -> Any:
         """Return a dataset of (features, labels), one record each; features alone in PREDICTION.
 

@@ -175,7 +175,7 @@ class _Check:
 
     @property
     def _function(self) -> str:
-        return self._contract.source.function("create_dataset")
+        return self._contract.function("dataset")
 
     def _values(
         self, model: TwoPhaseModel, ids: list[np.ndarray]

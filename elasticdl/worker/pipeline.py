@@ -100,7 +100,7 @@ class TaskPipeline:
         collect: Callable[[Any], tuple[Any, ...]] | None = None,
         prefetch: int = 2,
     ) -> None:
-        self._function = contract.source.function("create_dataset")
+        self._function = contract.function("dataset")
         self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
         self._tasks: deque[_Descriptor] = deque()
         # Of the task under way:

@@ -280,9 +280,7 @@ class TwoPhaseModel:
 
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
-            raise UsageError(
-                f"{self._contract.source.function('create_dataset')}: yields no labels to train on"
-            )
+            raise UsageError(f"{self._contract.function('dataset')}: yields no labels to train on")
         what = f"the training step of '{self._contract.source.model_def}'"
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -407,7 +405,7 @@ class TwoPhaseModel:
         ]
 
     def _scalar(self, loss: Any) -> tf.Tensor:
-        where = self._contract.source.function("create_loss")
+        where = self._contract.function("loss")
         if not tf.is_tensor(loss) or not loss.dtype.is_floating:
             kind = loss.dtype.name + " tensor" if tf.is_tensor(loss) else type(loss).__name__
             raise UsageError(f"{where}: returns a {kind}; return a scalar float tensor")

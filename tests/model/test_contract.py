@@ -62,12 +62,16 @@ def test_the_context_reaches_a_constructor_that_takes_it(tmp_path: Path) -> None
     [
         ({"create_loss": ""}, "none", "class 'Spec' has no create_loss; define it"),
         ({"create_dataset": ""}, "none", "class 'Spec' has no create_dataset; define it"),
-        ({"create_model": "return None"}, "create_model", "create_model returns None; return a ke"),
+        (
+            {"create_model": "return None"},
+            "create_model",
+            "create_model of 'definition.Spec': returns None; return a ke",
+        ),
         (
             {"create_optimizer": "return tf.train.GradientDescentOptimizer(0.1)"},
             "create_optimizer",
-            "create_optimizer uses tf.train.GradientDescentOptimizer, which TensorFlow 2 does not "
-            "have; use tf.keras.optimizers.SGD",
+            "create_optimizer of 'definition.Spec': uses tf.train.GradientDescentOptimizer, which "
+            "TensorFlow 2 does not have; use tf.keras.optimizers.SGD",
         ),
         (
             {"create_optimizer": "return tf.train.AdamOptimizer(0.1)"},
@@ -240,6 +244,27 @@ def test_the_context_always_says_everything(tmp_path: Path, arguments: str) -> N
     with pytest.raises(UserCodeError) as raised:
         contract_of(tmp_path, code).create_model()
     assert keys in str(raised.value)
+
+
+def test_a_constructor_that_takes_no_context_has_one_all_the_same(tmp_path: Path) -> None:
+    code = spec_with(create_model="raise ValueError(self.context['role'], self.width)") + (
+        "\n    def __init__(self, width):\n        self.width = width\n"
+    )
+    write_zoo(tmp_path, {"definition.py": code})
+    source = ModelSource(str(tmp_path), "definition.Spec", "width=5")
+    with pytest.raises(UserCodeError, match=r"'worker', 5"):
+        load_contract(source, Mode.TRAINING, {"role": "worker"}).create_model()
+
+
+def test_callbacks_are_none_unless_defined(tmp_path: Path) -> None:
+    assert contract_of(tmp_path, spec_with()).callbacks() == []
+    stopping = "return [tf.keras.callbacks.EarlyStopping()]"
+    code = spec_with(create_callbacks=stopping)
+    assert len(contract_of(tmp_path, code).callbacks()) == 1
+    with pytest.raises(
+        UsageError, match=r"returns a list with a builtins\.int; return Keras callb"
+    ):
+        contract_of(tmp_path, spec_with(create_callbacks="return [3]")).callbacks()
 
 
 def test_only_the_users_own_exit_is_an_error_of_the_users(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_what_adds_up_passes_the_check(tmp_path: Path, returned: str) -> None:
         ),
         ('{"each": outputs}', "metric 'each' is of shape (25, 1); return a scalar tensor"),
         ('{"text": "high"}', "metric 'text' is a str; return a scalar tensor or a Keras metric"),
-        ('["accuracy"]', "create_metrics returns a builtins.list; return a dict"),
+        ('["accuracy"]', "returns a builtins.list; return a dict"),
     ],
 )
 def test_what_does_not_add_up_is_an_error(tmp_path: Path, returned: str, message: str) -> None:
@@ -126,7 +126,7 @@ def test_the_result_of_a_keras_metric_is_a_mean_like_any_other(tmp_path: Path, m
         f"{{n: m.result() for n, m in self.updated({{'e': {metric}}}, labels, outputs).items()}}"
     )
     metrics = metrics_of(tmp_path, returned)
-    metrics._contract._spec.error = keras.metrics.MeanAbsoluteError()  # type: ignore[attr-defined]
+    metrics._contract.owner.error = keras.metrics.MeanAbsoluteError()  # type: ignore[attr-defined]
     results = measured(metrics, [20, 7, 1, 22])
     assert results["e"] == pytest.approx(float(np.mean(np.abs(OUTPUTS - LABELS))), rel=1e-6)
 

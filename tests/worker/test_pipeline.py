@@ -196,7 +196,7 @@ def test_labels_in_prediction_are_ignored(tmp_path: Path) -> None:
 def test_the_input_function_is_traced_once_for_all_tasks(tmp_path: Path) -> None:
     contract = contract_of(tmp_path, SPEC)
     pipeline = pipeline_of(contract)
-    traces = contract.dataset.__self__._spec.create_dataset.__globals__["TRACES"]
+    traces = contract.owner.create_dataset.__globals__["TRACES"]
     before = len(traces)
     for task in range(5):
         pipeline.put(task, records(task))

@@ -1,0 +1,1 @@
+"""The ways people define models: one module for each contract."""
