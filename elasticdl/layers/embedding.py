@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +11,7 @@ from elasticdl.errors import UsageError
 from elasticdl.layers.combiners import COMBINERS, combine_axis, combine_segments
 from elasticdl.layers.lookup_context import current_context
 from elasticdl.layers.row_initializers import initial_rows, row_initializer
+from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
 
 
@@ -88,7 +88,7 @@ class Embedding(keras.layers.Layer):
         self.output_dim = output_dim
         self.combiner = combiner
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self._table: FixedTable | None = None
+        self._hold(None)
 
     def row_initializer(self, seed: int) -> RowInitializer:
         """Return what computes a new id's row in a job with this seed."""
@@ -96,15 +96,20 @@ class Embedding(keras.layers.Layer):
 
     def attach(self, table: FixedTable) -> None:
         """Answer from this table wherever no training or prediction step feeds the rows."""
-        self._table = table
+        self._hold(table)
+
+    def _hold(self, table: FixedTable | None) -> None:
+        # Not by assignment: Keras would count the rows among the layer's variables.
+        self.__dict__["_table"] = table
 
     def held_rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Return float32 ``[n, output_dim]`` for int64 ids ``[n]`` from the attached table.
 
         Without a table every row is the initial one, of seed 0.
         """
-        if self._table is not None:
-            return self._table.lookup(ids)
+        table: FixedTable | None = self.__dict__["_table"]
+        if table is not None:
+            return table.lookup(ids)
         return initial_rows(self.row_initializer(seed=0), ids, self.output_dim)
 
     def build(self, input_shape: Any) -> None:
@@ -125,6 +130,10 @@ class Embedding(keras.layers.Layer):
             return self._combine_sparse(ids)
         rows = self._of_dense(ids)
         return rows if self.combiner is None else combine_axis(rows, self.combiner)
+
+    def _autographed_call(self) -> Any:
+        # tf_keras would convert `call`, and wrap the errors it raises.
+        return self.call
 
     def compute_output_spec(self, ids: Any) -> keras.KerasTensor:
         """Return the shape of the vectors for symbolic ids, ragged where they are."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 
-import keras
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
+from elasticdl.model.keras_api import initializer_seed, keras
 from elasticdl.ps.initializers import RowInitializer
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -35,9 +35,7 @@ def row_initializer(
       UsageError: the initializer needs the table's shape, which has no fixed number of rows.
     """
     config = initializer.get_config()
-    own_seed = getattr(initializer, "_init_seed", None)
-    if isinstance(own_seed, keras.random.SeedGenerator):
-        own_seed = own_seed.get_config()["seed"]
+    own_seed = initializer_seed(initializer)
     digest = hashlib.sha256(f"{seed if own_seed is None else own_seed}/{table}".encode()).digest()
     table_seed = int.from_bytes(digest[:8], "little") >> 1
     kinds = keras.initializers

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import collections
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
 
 from elasticdl.errors import UsageError
 from elasticdl.layers.embedding import Embedding
 from elasticdl.layers.lookup_context import BuildOnly
 from elasticdl.model.contract import Contract
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
+from elasticdl.model.keras_api import (
+    fresh_names,
+    input_structure,
+    is_symbolic,
+    keras,
+    metric_variables,
+    variable_path,
+)
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import user_code
-
-_NAME_COUNTERS = "object_name_uids"
-
-# Keras says so for the usual case, a model of one named input over a dataset of dicts, and is right
-# about what it does then.
-warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match", module="keras")
 
 
 def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
@@ -39,7 +36,7 @@ def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
       UsageError: an input of a functional model is not among the features.
       UserCodeError: creating or calling the model raises.
     """
-    with _fresh_names():
+    with fresh_names():
         keras.utils.set_random_seed(seed % (1 << 32))
         model = _with_input(contract.create_model(), features)
         _check_inputs(contract, model, features)
@@ -65,8 +62,9 @@ def call_model(model: keras.Model, features: Any, training: bool) -> Any:
     names = _input_names(model)
     if names is not None and isinstance(features, dict) and set(names) <= set(features):
         named = {name: features[name] for name in names}
-        features = named if isinstance(model._inputs_struct, dict) else list(named.values())
-        if isinstance(model._inputs_struct, keras.KerasTensor):
+        inputs = input_structure(model)
+        features = named if isinstance(inputs, dict) else list(named.values())
+        if is_symbolic(inputs):
             (features,) = features
     return model(features, training=training)
 
@@ -81,7 +79,7 @@ def pull_variables(model: keras.Model) -> list[keras.Variable]:
     for variable in trainable:
         if variable.dtype != "float32":
             raise UsageError(
-                f"variable '{variable.path}': is {variable.dtype}; "
+                f"variable '{variable_path(variable)}': is {tf.as_dtype(variable.dtype).name}; "
                 "trainable variables must be float32, so create the layer with dtype='float32'"
             )
     state = [each for each in model.non_trainable_variables if each.dtype == "float32"]
@@ -94,15 +92,20 @@ def local_variables(model: keras.Model) -> list[keras.Variable]:
     return _not_metrics(model, others)
 
 
-def define_variables(variables: list[keras.Variable]) -> list[VariableDefinition]:
-    """Return what each variable is, under names that differ."""
+def define_variables(
+    model: keras.Model, variables: list[keras.Variable]
+) -> list[VariableDefinition]:
+    """Return what each of some variables of a model is, under names that differ."""
+    trainable = {id(variable) for variable in model.trainable_variables}
     seen: collections.Counter[str] = collections.Counter()
     definitions = []
     for variable in variables:
-        seen[variable.path] += 1
-        count = seen[variable.path]
-        path = variable.path if count == 1 else f"{variable.path}:{count - 1}"
-        definitions.append(VariableDefinition(path, tuple(variable.shape), variable.trainable))
+        path = variable_path(variable)
+        seen[path] += 1
+        if seen[path] > 1:
+            path = f"{path}:{seen[path] - 1}"
+        is_trainable = id(variable) in trainable
+        definitions.append(VariableDefinition(path, tuple(variable.shape), is_trainable))
     return definitions
 
 
@@ -135,14 +138,14 @@ def _input_names(model: keras.Model) -> list[str] | None:
     """Return the names of a functional model's inputs, or None where they have none in one row."""
     if isinstance(model, keras.Sequential):
         return None
-    struct = getattr(model, "_inputs_struct", None)
+    struct = input_structure(model)
     if isinstance(struct, dict):
         parts = list(struct.values())
         names = list(struct)
     else:
         parts = list(struct) if isinstance(struct, list | tuple) else [struct]
         names = [getattr(part, "name", "") for part in parts]
-    return names if all(isinstance(part, keras.KerasTensor) for part in parts) else None
+    return names if all(is_symbolic(part) for part in parts) else None
 
 
 def _check_inputs(contract: Contract, model: keras.Model, features: Any) -> None:
@@ -160,7 +163,7 @@ def _check_inputs(contract: Contract, model: keras.Model, features: Any) -> None
 
 
 def _not_metrics(model: keras.Model, variables: list[keras.Variable]) -> list[keras.Variable]:
-    metrics = {id(variable) for variable in model.metrics_variables}
+    metrics = {id(variable) for variable in metric_variables(model)}
     return [variable for variable in variables if id(variable) not in metrics]
 
 
@@ -180,14 +183,3 @@ def _with_input(model: keras.Model, features: Any) -> keras.Model:
         sparse=isinstance(features, tf.SparseTensorSpec),
     )
     return keras.Sequential([first, *model.layers], name=model.name)
-
-
-@contextmanager
-def _fresh_names() -> Iterator[None]:
-    """Count Keras's automatic names from the start inside the block, whatever was made before."""
-    outer = global_state.get_global_attribute(_NAME_COUNTERS)
-    global_state.set_global_attribute(_NAME_COUNTERS, collections.defaultdict(int))
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute(_NAME_COUNTERS, outer)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
+from elasticdl.model.keras_api import keras, recorded_updates
 from elasticdl.model.metric_states import MetricState, MetricStates, means, merge
 from elasticdl.model.mode import Mode
 from elasticdl.model.user_code import user_code
@@ -57,7 +54,7 @@ class Metrics:
                 values = self._compiled(outputs, labels)
             updated: dict[int, keras.metrics.Metric] = {}
         else:
-            with user_code(self._name), _recorded_updates() as updated:
+            with user_code(self._name), recorded_updates() as updated:
                 values = self._values(outputs, labels)
             if not updated and not any(_is_keras(value) for value in values.values()):
                 self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
@@ -80,7 +77,7 @@ class Metrics:
             metric = self._metrics[name]
             metric.reset_state()
             for variable, value in zip(metric.variables, state.arrays, strict=True):
-                variable.assign(value.astype(variable.dtype))
+                variable.assign(value.astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
             results.update(_flat(name, metric.result()))
             metric.reset_state()
         return results
@@ -164,43 +161,6 @@ class Metrics:
         state = _variables(metric)
         metric.reset_state()
         return MetricState("keras", state)
-
-
-@contextmanager
-def _recorded_updates() -> Iterator[dict[int, keras.metrics.Metric]]:
-    """Yield the metrics, by id, whose update_state is called inside the block.
-
-    Their states do not tell: an update without any positive record leaves Recall's as it was.
-    """
-    updated: dict[int, keras.metrics.Metric] = {}
-    classes = [each for each in _subclasses(keras.metrics.Metric) if "update_state" in vars(each)]
-    originals = [vars(each)["update_state"] for each in classes]
-    for each, update_state in zip(classes, originals, strict=True):
-        setattr(each, "update_state", _recording(update_state, updated))  # noqa: B010
-    try:
-        yield updated
-    finally:
-        for each, update_state in zip(classes, originals, strict=True):
-            setattr(each, "update_state", update_state)  # noqa: B010
-
-
-def _recording(
-    update_state: Callable[..., Any], updated: dict[int, keras.metrics.Metric]
-) -> Callable[..., Any]:
-    @functools.wraps(update_state)
-    def recorded(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> Any:
-        updated[id(metric)] = metric
-        return update_state(metric, *args, **kwargs)
-
-    return recorded
-
-
-def _subclasses(kind: type) -> set[type]:
-    found: set[type] = {kind}
-    subclasses: list[type] = kind.__subclasses__()
-    for each in subclasses:
-        found |= _subclasses(each)
-    return found
 
 
 def _is_keras(value: Any) -> bool:

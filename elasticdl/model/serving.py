@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
@@ -12,6 +11,7 @@ from elasticdl.layers.embedding import FixedTable
 from elasticdl.layers.lookup_context import HeldTables
 from elasticdl.model.building import call_model, local_variables, pull_variables
 from elasticdl.model.element_spec import tensor_names
+from elasticdl.model.keras_api import keras, tf_variable
 from elasticdl.model.tracing import tracing
 
 
@@ -50,7 +50,7 @@ def export_saved_model(
     module = tf.Module()
     # The model itself is not tracked: Keras would trace it once more, over dense float inputs.
     module.variables_of_model = [
-        variable.value for variable in pull_variables(model) + local_variables(model)
+        tf_variable(variable) for variable in pull_variables(model) + local_variables(model)
     ]
     module.resources = _resources(model)
     module.tables = tables

@@ -200,7 +200,7 @@ def _restore(
     features = element_spec(contract, Mode.PREDICTION).features
     model = build_model(contract, features, source.seed)
     variables = pull_variables(model)
-    definitions = define_variables(variables)
+    definitions = define_variables(model, variables)
     parameters.flat(definitions)  # every one is there, in its shape
     for variable, definition in zip(variables, definitions, strict=True):
         variable.assign(parameters.dense[definition.path])

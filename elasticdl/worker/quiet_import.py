@@ -8,7 +8,7 @@ import sys
 
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras; what C++ writes to standard error meanwhile is dropped."""
-    if "keras" in sys.modules:
+    if "elasticdl.model.keras_api" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
@@ -16,8 +16,9 @@ def import_tensorflow() -> None:
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        import keras  # noqa: F401
         import tensorflow as tf
+
+        import elasticdl.model.keras_api  # noqa: F401
 
         tf.constant(0)  # The device's start has something to say as well.
     finally:

@@ -7,13 +7,13 @@ between steps.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -31,16 +31,22 @@ from elasticdl.model.building import (
 )
 from elasticdl.model.contract import Contract
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
+from elasticdl.model.keras_api import (
+    IS_LEGACY,
+    Binding,
+    Randomness,
+    keras,
+    tf_variable,
+    variable_path,
+)
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.ps.optimizers import OptimizerConfig
 
-_SEED_STATE = "seed_generator_state"
 _ARRANGING = {
     *("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "StridedSlice", "Transpose"),
     *("ConcatV2", "Pack", "Split", "SplitV", "Unpack", "Tile", "Slice", "GatherV2"),
 }
-_SEED_MODULUS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -90,15 +96,17 @@ class TwoPhaseModel:
         self._labels = labels
         self.model = build_model(contract, features, seed)
         self._variables = pull_variables(self.model)
-        self.variables: list[VariableDefinition] = define_variables(self._variables)
+        self.variables: list[VariableDefinition] = define_variables(self.model, self._variables)
         self._num_trainable = sum(each.trainable for each in self.variables)
-        self._seed_states: list[tuple[keras.Variable, np.ndarray]] = []
-        self._local: list[keras.Variable] = []
-        for variable in local_variables(self.model):
-            if variable.name == _SEED_STATE:
-                self._seed_states.append((variable, variable.numpy().astype(np.int64)))
-            else:
-                self._local.append(variable)
+        self._initial_dense = self._flat_values() if IS_LEGACY else None
+        self._randomness = Randomness(self.model)
+        self._local: list[keras.Variable] = [
+            variable
+            for variable in local_variables(self.model)
+            if not self._randomness.owns(variable)
+        ]
+        # A step of tf_keras assigns to the model's variables, so that there is one at a time.
+        self._one_step = threading.Lock() if IS_LEGACY else nullcontext()
         self.warnings: list[str] = []
         self._collect, layers, self._num_calls = self._trace_collect()
         self.table_definitions: list[TableDefinition] = define_tables(layers, seed)
@@ -113,10 +121,13 @@ class TwoPhaseModel:
     @property
     def local_variables(self) -> list[str]:
         """Paths of the variables that stay in each worker, random seeds left out."""
-        return [variable.path for variable in self._local]
+        return [variable_path(variable) for variable in self._local]
 
     def initial_dense(self) -> np.ndarray:
         """Return the initial values of all variables, float32 ``[D]``."""
+        return self._flat_values() if self._initial_dense is None else self._initial_dense.copy()
+
+    def _flat_values(self) -> np.ndarray:
         values = [np.ravel(variable.numpy()) for variable in self._variables]
         return np.concatenate([*values, np.zeros(0, np.float32)]).astype(np.float32, copy=False)
 
@@ -162,7 +173,7 @@ class TwoPhaseModel:
         """
         if self._train is None:
             self._train = self._trace_train()
-        with self._step_errors("the training step"):
+        with self._one_step, self._step_errors("the training step"):
             loss, finite, dense_gradients, *row_gradients = self._train(
                 *_flatten(features),
                 *_flatten(labels),
@@ -190,7 +201,7 @@ class TwoPhaseModel:
         """
         if self._forward is None:
             self._forward = self._trace_forward()
-        with self._step_errors("the model"):
+        with self._one_step, self._step_errors("the model"):
             return self._forward(*_flatten(features), *_to_tensors(dense, rows, inverses))
 
     def _trace_collect(
@@ -259,7 +270,7 @@ class TwoPhaseModel:
     def _check_ids(self, context: CollectIds, graph: Any) -> None:
         """Raise UsageError where ids depend on something that is trained, or are rounded."""
         handles = {id(inner): outer for outer, inner in graph.captures}
-        trained = {id(each.value.handle): each for each in self._variables}
+        trained = {id(tf_variable(each).handle): each for each in self._variables}
         answers = {id(call.answer.op): call.layer.name for call in context.calls}
         for call in context.calls:
             self._check_precision(call)
@@ -274,8 +285,8 @@ class TwoPhaseModel:
                     if variable is not None:
                         raise UsageError(
                             f"layer '{call.layer.name}': its ids depend on variable "
-                            f"'{variable.path}', which is trained; ids must depend on the "
-                            "inputs only"
+                            f"'{variable_path(variable)}', which is trained; ids must depend on "
+                            "the inputs only"
                         )
 
     def _trace_train(self) -> Callable[..., Any]:
@@ -287,13 +298,13 @@ class TwoPhaseModel:
             *inputs, step_seed = parts
             features, labels, dense, rows, inverses = self._split(inputs, with_labels=True)
             values = self._unpack(dense)
-            trainable = values[: self._num_trainable]
             context = self._feed(rows, inverses)
-            mapping = [*zip(self._variables, values, strict=True), *self._seeds(step_seed)]
+            binding = Binding(self._variables, values, self._randomness, step_seed)
+            trainable = binding.sources[: self._num_trainable]
             with tf.GradientTape(watch_accessed_variables=False) as tape, tracing(context):
                 tape.watch(trainable)
                 tape.watch(rows)
-                with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                with binding.active():
                     outputs = call_model(self.model, features, training=True)
                     loss = self._scalar(self._contract.loss(outputs, labels))
                     loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in self.model.losses)])
@@ -302,14 +313,14 @@ class TwoPhaseModel:
                 loss, (trainable, rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             changes = [
-                scope.get_current_value(variable) - old
-                for variable, old in zip(self._variables, values, strict=True)
-                if not variable.trainable
+                binding.current(variable) - old
+                for variable, old in zip(
+                    self._variables[self._num_trainable :],
+                    values[self._num_trainable :],
+                    strict=True,
+                )
             ]
-            for variable in self._local:
-                new = scope.get_current_value(variable)
-                if new is not None:
-                    variable.assign(new)
+            binding.keep(self._local)
             flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
             dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
             row_gradients = [
@@ -323,7 +334,8 @@ class TwoPhaseModel:
 
         specs = [*self._input_specs(with_labels=True), tf.TensorSpec([], tf.int64)]
         traced = self._trace(step, specs, what)
-        unknown = traced.graph.trainable_variables
+        known = {id(tf_variable(each)) for each in self._variables}
+        unknown = [each for each in traced.graph.trainable_variables if id(each) not in known]
         if unknown:
             raise UsageError(
                 f"variable '{unknown[0].name}': the model uses it but does not own it, so it would "
@@ -335,8 +347,8 @@ class TwoPhaseModel:
         def forward(*parts: tf.Tensor) -> Any:
             features, _, dense, rows, inverses = self._split(parts, with_labels=False)
             context = self._feed(rows, inverses)
-            mapping = list(zip(self._variables, self._unpack(dense), strict=True))
-            with tracing(context), keras.StatelessScope(mapping):
+            binding = Binding(self._variables, self._unpack(dense))
+            with tracing(context), binding.active():
                 outputs = call_model(self.model, features, training=False)
                 context.check_all_called()
             return outputs
@@ -394,14 +406,6 @@ class TwoPhaseModel:
         return [
             tf.reshape(part, variable.shape)
             for part, variable in zip(parts, self.variables, strict=True)
-        ]
-
-    def _seeds(self, step_seed: tf.Tensor) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """Return the state of every seed generator for this step."""
-        of_step = tf.stack([step_seed % _SEED_MODULUS, step_seed // _SEED_MODULUS])
-        return [
-            (variable, tf.cast((of_step + initial) % _SEED_MODULUS, variable.dtype))
-            for variable, initial in self._seed_states
         ]
 
     def _scalar(self, loss: Any) -> tf.Tensor:

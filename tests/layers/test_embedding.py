@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +12,7 @@ from elasticdl.errors import UsageError
 from elasticdl.layers import Embedding
 from elasticdl.layers.embedding import FixedTable
 from elasticdl.layers.row_initializers import initial_rows
+from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
 
 TABLE = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)

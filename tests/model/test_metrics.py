@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
+from elasticdl.model.keras_api import keras
 from elasticdl.model.metric_states import from_json, means, merge, to_json
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode

@@ -78,7 +78,7 @@ def trained(directory: Path, code: str, name: str) -> tuple[ModelSource, Paramet
     source = ModelSource(str(zoo), f"nets.definition.{name}", "learning_rate=0.5", seed=11)
     contract = load_contract(source, Mode.TRAINING)
     model = build_model(contract, element_spec(contract, Mode.PREDICTION).features, 11)
-    variables = define_variables(pull_variables(model))
+    variables = define_variables(model, pull_variables(model))
     rng = np.random.default_rng(0)
     dense = rng.normal(size=sum(each.num_elements for each in variables)).astype(np.float32)
     tables = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.element_spec import element_spec
+from elasticdl.model.keras_api import keras
 from elasticdl.model.mode import Mode
 from elasticdl.worker.two_phase import TwoPhaseModel
 from tests.model_zoos import MNIST, contract_of, general

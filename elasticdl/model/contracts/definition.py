@@ -86,7 +86,7 @@ class Definition:
 
     def create_model(self) -> keras.Model:
         """Return a new Keras model."""
-        import keras
+        from elasticdl.model.keras_api import keras
 
         with self._users("model"):
             model = self._value("model")()
@@ -96,7 +96,7 @@ class Definition:
 
     def create_optimizer(self) -> keras.optimizers.Optimizer:
         """Return the optimizer, with the learning rate that ``--params`` may have given."""
-        import keras
+        from elasticdl.model.keras_api import keras
 
         with self._users("optimizer"):
             try:
@@ -113,7 +113,7 @@ class Definition:
 
     def loss(self, outputs: Any, labels: Any, sample_weights: Any = None) -> tf.Tensor:
         """Return the loss of a minibatch; callable while a function is traced."""
-        import keras
+        from elasticdl.model.keras_api import keras
 
         function = self._value("loss")
         with self._users("loss"):
@@ -157,7 +157,7 @@ class Definition:
 
     def callbacks(self) -> list[Any]:
         """Return the Keras callbacks of the training; none by default."""
-        import keras
+        from elasticdl.model.keras_api import keras
 
         if "callbacks" not in self._functions:
             return []
