@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,10 @@ PAGE_ROWS = 1 << 16
 
 class StaleCluster(Exception):
     """A partition moved or restarted: the cluster must be asked for again."""
+
+
+class PinGone(Exception):
+    """A partition has not, or not any more, what was pinned under this number."""
 
 
 class GaveUp(Exception):
@@ -90,6 +95,7 @@ class PendingPull:
 
         Raises:
           StaleCluster: a partition moved.
+          PinGone: a partition does not have the pin that was named.
           DeadlinePassed: a partition did not answer in time.
         """
         return self._finish()
@@ -178,15 +184,27 @@ class ParameterClient:
                 )
                 self._ask(index, "LoadRows", frames.pack(header, [unique[part], ordered[part]]))
 
-    def export_rows(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return all ids int64 ``[n]``, ascending, and rows float32 ``[n, dim]`` of one table."""
+    def export_rows(self, position: int, pin: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids int64 ``[n]``, ascending, and rows float32 ``[n, dim]`` of one table.
+
+        Args:
+          position: of the table.
+          pin: as of this pin; 0 for the current ones.
+
+        Raises:
+          PinGone: a partition does not have that pin.
+        """
         table = self.layout.model.tables[position]
         all_ids, all_rows = [np.zeros(0, np.int64)], [np.zeros((0, table.dim), np.float32)]
         for index, incarnation in enumerate(self.incarnations):
             cursor = 0
             while cursor >= 0:
                 header = ps_pb2.ExportRowsHeader(
-                    incarnation=incarnation, table=table.name, cursor=cursor, max_rows=PAGE_ROWS
+                    incarnation=incarnation,
+                    table=table.name,
+                    cursor=cursor,
+                    max_rows=PAGE_ROWS,
+                    pin=pin,
                 )
                 reply, buffers = self._ask(index, "ExportRows", frames.pack(header))
                 all_ids.append(frames.int64s(buffers[0]))
@@ -207,12 +225,21 @@ class ParameterClient:
             tuple(part[2] for part in parts),
         )
 
-    def start_pull(self, lookup: Lookup, dense: bool = True) -> PendingPull:
-        """Ask every partition for its rows and dense slices; returns at once."""
+    def start_pull(self, lookup: Lookup, dense: bool = True, pin: int = 0) -> PendingPull:
+        """Ask every partition for its rows and dense slices; returns at once.
+
+        Args:
+          lookup: the ids.
+          dense: whether the dense slices are wanted.
+          pin: as of this pin; 0 for the current ones.
+        """
         requests = []
         for index, incarnation in enumerate(self.incarnations):
             header = ps_pb2.PullHeader(
-                incarnation=incarnation, routing_version=self._routing.version, dense=dense
+                incarnation=incarnation,
+                routing_version=self._routing.version,
+                dense=dense,
+                pin=pin,
             )
             buffers = [
                 unique[offsets[index] : offsets[index + 1]]
@@ -291,20 +318,73 @@ class ParameterClient:
     def next_minibatch(self, task: int) -> int:
         """The lowest minibatch any group of any partition wants of a task (R2)."""
         lowest = []
-        for client, incarnation in zip(self._clients, self.incarnations, strict=True):
+        for index, incarnation in enumerate(self.incarnations):
             request = ps_pb2.TaskProgressRequest(incarnation=incarnation, task=task)
-            try:
-                reply = client.call_until(
-                    "GetTaskProgress", request, DEADLINE_S, give_up=self._give_up
-                )
-            except DeadlinePassed:
-                if self._give_up():
-                    raise GaveUp from None
-                raise
+            reply = self._call(index, "GetTaskProgress", request)
             if reply.status != ps_pb2.PS_OK:
-                raise StaleCluster(f"{client.name}: {ps_pb2.PsStatus.Name(reply.status)}")
+                raise StaleCluster(
+                    f"{self._clients[index].name}: {ps_pb2.PsStatus.Name(reply.status)}"
+                )
             lowest.append(reply.next)
         return min(lowest)
+
+    # -------------------------------------------------------------------- the pin
+
+    def pin(
+        self,
+        number: int,
+        attempt: int = 0,
+        action: ps_pb2.PinAction = ps_pb2.PIN_NOW,
+        version: int = 0,
+    ) -> list[ps_pb2.PinReply]:
+        """Ask every partition to pin what it holds now, or at a version; see `PinRequest`.
+
+        Returns:
+          Their replies, each PS_OK, PS_NOT_YET or PS_PIN_TOO_LATE.
+
+        Raises:
+          PinGone: a newer pin, or attempt to make it, has come.
+          StaleCluster: a partition moved.
+          DeadlinePassed: one did not answer in time.
+        """
+        return [
+            self._ask_for_pin(
+                index,
+                "Pin",
+                ps_pb2.PinRequest(number=number, attempt=attempt, action=action, version=version),
+            )
+            for index in range(self.num_partitions)
+        ]
+
+    def unpin(self, number: int) -> None:
+        """Let every partition drop a pin and those before it; idempotent. Raises as `pin`."""
+        for index in range(self.num_partitions):
+            self._ask_for_pin(index, "Unpin", ps_pb2.PinRequest(number=number))
+
+    def _ask_for_pin(self, index: int, method: str, request: ps_pb2.PinRequest) -> ps_pb2.PinReply:
+        request.incarnation = self.incarnations[index]
+        reply = self._call(index, method, request)
+        if reply.status in (ps_pb2.PS_OK, ps_pb2.PS_NOT_YET, ps_pb2.PS_PIN_TOO_LATE):
+            return reply
+        name, message = self._clients[index].name, reply.message
+        if reply.status == ps_pb2.PS_PIN_GONE:
+            raise PinGone(f"{name}: pin {request.number} is not the newest")
+        if reply.status == ps_pb2.PS_STALE_INCARNATION:
+            raise StaleCluster(f"{name}: {message}")
+        raise JobError(f"{name} refused a pin ({ps_pb2.PsStatus.Name(reply.status)}): {message}")
+
+    # -------------------------------------------------------------- what it counted
+
+    def training_losses(self) -> dict[int, float]:
+        """Return the mean training loss of each epoch that any minibatch was applied of.
+
+        Every partition counts every minibatch; the first one's sums stand for all.
+        """
+        request = ps_pb2.AuditRequest(incarnation=self.incarnations[0])
+        reply = self._call(0, "GetAudit", request)
+        if reply.status != ps_pb2.PS_OK:
+            raise StaleCluster(f"{self._clients[0].name}: {ps_pb2.PsStatus.Name(reply.status)}")
+        return {one.epoch: one.loss_sum / one.records for one in reply.epochs if one.records}
 
     def close(self) -> None:
         """Free the connections."""
@@ -320,6 +400,8 @@ class ParameterClient:
         name = self._clients[index].name
         if reply.status in (ps_pb2.PS_STALE_INCARNATION, ps_pb2.PS_STALE_ROUTING):
             raise StaleCluster(f"{name}: {reply.message}")
+        if reply.status == ps_pb2.PS_PIN_GONE:
+            raise PinGone(f"{name}: {reply.message}")
         status = ps_pb2.PsStatus.Name(reply.status)
         raise JobError(f"{name} refused a request ({status}): {reply.message}")
 
@@ -327,12 +409,14 @@ class ParameterClient:
         self, index: int, method: str, request: bytes
     ) -> tuple[ps_pb2.PsReply, list[memoryview]]:
         """Call until there is an answer: a lost reply never means that nothing happened."""
+        return self._read(index, self._call(index, method, request))
+
+    def _call(self, index: int, method: str, request: Any) -> Any:
         try:
-            data = self._clients[index].call_until(
+            return self._clients[index].call_until(
                 method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._give_up
             )
         except DeadlinePassed:
             if self._give_up():
                 raise GaveUp from None
             raise
-        return self._read(index, data)

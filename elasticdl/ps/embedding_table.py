@@ -13,6 +13,7 @@ from elasticdl.ps.arrays import require
 from elasticdl.ps.id_index import IdIndex
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
+from elasticdl.ps.table_image import TableImage
 
 
 class TableFullError(ElasticDLError, MemoryError):
@@ -48,6 +49,7 @@ class EmbeddingTable:
         self.initializer = initializer
         self.max_rows = max_rows
         self._num_rows = 0
+        self._image: TableImage | None = None
         self._index = IdIndex()
         self._row_ids = Arena(np.int64, 1)
         self._storage = Arena(np.float32, dim * (1 + optimizer.num_slots))
@@ -65,9 +67,10 @@ class EmbeddingTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory in use: weights, slots and id of each row, and the index."""
+        """Memory in use: weights, slots and id of each row, the index, and a pinned image."""
         row_bytes = self._storage.row_bytes + self._row_ids.row_bytes
-        return self._num_rows * row_bytes + self._index.num_bytes
+        image = 0 if self._image is None else self._image.num_bytes
+        return self._num_rows * row_bytes + self._index.num_bytes + image
 
     def lookup(self, ids: np.ndarray) -> np.ndarray:
         """Return weights, float32 ``[n, dim]``; unseen ids' are initial ones and stay unseen."""
@@ -91,6 +94,8 @@ class EmbeddingTable:
           MemoryError: the system has no room.
         """
         ids = require("ids", ids, np.int64, (None,))
+        if self._image is not None:
+            self._image.reserve(len(ids))
         rows, num_missing = self._index.find(ids)
         if not num_missing:
             return rows
@@ -134,6 +139,7 @@ class EmbeddingTable:
         gradients = require("gradients", gradients, np.float32, (len(ids), self.dim))
         iterations = require("iterations", iterations, np.int64, (len(ids),))
         rows = self.reserve(ids)
+        self._save(rows)
         apply_rows(self.optimizer, self._storage.rows, rows, gradients, learning_rate, iterations)
 
     def load(self, ids: np.ndarray, weights: np.ndarray, slots: np.ndarray | None = None) -> None:
@@ -151,8 +157,56 @@ class EmbeddingTable:
             slots = np.broadcast_to(self._initial_slots, slots_shape)
         slots = require("slots", slots, np.float32, slots_shape)
         rows = self.reserve(ids)
+        self._save(rows)
         kernels.scatter_rows(self._storage.rows, rows, 0, weights)
         kernels.scatter_rows(self._storage.rows, rows, self.dim, slots)
+
+    # ------------------------------------------------------------------ the pin
+
+    def pin(self, with_slots: bool = False) -> None:
+        """Keep what the table holds now, until `unpin`, while it changes; an older image goes."""
+        num_columns = self._storage.rows.shape[1] if with_slots else self.dim
+        self._image = TableImage(self._num_rows, num_columns)
+
+    def unpin(self) -> None:
+        """Let the image go."""
+        self._image = None
+
+    def pinned_lookup(self, ids: np.ndarray) -> np.ndarray:
+        """Return what `lookup` would have returned at the time of `pin`."""
+        assert self._image is not None
+        ids = require("ids", ids, np.int64, (None,))
+        rows, _ = self._index.find(ids)
+        values = np.empty((len(ids), self.dim), np.float32)
+        missing = self._image.lookup(ids, rows, self._storage.rows, values)
+        if len(missing):
+            values[missing] = self.initializer.rows(ids[missing], self.dim)
+        return values
+
+    def pinned_page(
+        self, first_row: int, max_rows: int, with_slots: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return a page of the rows there were at the time of `pin`, and where the next starts.
+
+        The next page's first row is -1 at the end; the rest is as `page` returns it. Slots are
+        there if `pin` was asked to keep them.
+        """
+        assert self._image is not None
+        if first_row < 0 or max_rows < 0:
+            raise ValueError(f"page of {max_rows} rows from {first_row}; neither may be negative")
+        num_columns = self._storage.rows.shape[1] if with_slots else self.dim
+        if num_columns > self._image.num_columns:
+            raise ValueError(f"table '{self.name}': the pin does not hold the optimizer's slots")
+        return self._image.page(
+            first_row, max_rows, num_columns, self._storage.rows, self._row_ids.rows
+        )
+
+    def _save(self, rows: np.ndarray) -> None:
+        """Keep what the image needs of rows about to change."""
+        if self._image is not None:
+            self._image.save(rows, self._storage.rows, self._row_ids.rows)
+
+    # ------------------------------------------------------------------ everything
 
     def page(
         self, first_row: int, max_rows: int, with_slots: bool = False

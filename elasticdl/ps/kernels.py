@@ -401,3 +401,4 @@ def fill_initial_rows(distribution, seed, a, b, ids, values):
 def warm_up() -> None:
     """Load every kernel, or compile and cache it: once, before many processes need them."""
     importlib.import_module("elasticdl.ps.optimizer_kernels")
+    importlib.import_module("elasticdl.ps.image_kernels")

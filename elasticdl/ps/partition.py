@@ -17,6 +17,7 @@ from elasticdl.ps.dense_variables import DenseSlices, plan_slices
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision, Progress
 from elasticdl.ps.routing import group_of
 
@@ -53,6 +54,8 @@ class Partition:
         self._optimizer = OptimizerConfig(name="sgd")
         self._dense: DenseSlices | None = None
         self.progress = Progress(0)
+        self._pins = Pins(self._take_image, self._drop_image)
+        self._pinned_dense = np.zeros(0, np.float32)
 
     # ------------------------------------------------------------------ the model
 
@@ -152,9 +155,13 @@ class Partition:
                 self._check(header.incarnation, self._routing_version)
                 table = self._table(header.table)
                 count = min(max(1, header.max_rows), MAX_EXPORT_ROWS)
-                ids, rows = table.page(header.cursor, count)
-                end = header.cursor + len(ids)
-                cursor = end if end < len(table) else -1
+                if header.pin:
+                    self._check_pin(header.pin)
+                    ids, rows, cursor = table.pinned_page(header.cursor, count)
+                else:
+                    ids, rows = table.page(header.cursor, count)
+                    end = header.cursor + len(ids)
+                    cursor = end if end < len(table) else -1
                 return frames.pack(ps_pb2.PsReply(cursor=cursor), [ids, rows])
         except _Refused as refused:
             return frames.pack(refused.reply)
@@ -171,14 +178,19 @@ class Partition:
                 self._check(header.incarnation, header.routing_version)
                 if len(buffers) != len(self._tables):
                     raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
+                if header.pin:
+                    self._check_pin(header.pin)
                 values = [
-                    table.lookup(frames.int64s(buffer))
-                    for table, buffer in zip(self._tables, buffers, strict=True)
+                    table.pinned_lookup(ids) if header.pin else table.lookup(ids)
+                    for table, ids in zip(
+                        self._tables, [frames.int64s(buffer) for buffer in buffers], strict=True
+                    )
                 ]
                 if header.dense:
                     assert self._dense is not None
-                    values.append(self._dense.values())
-                return frames.pack(ps_pb2.PsReply(version=self._version()), values)
+                    values.append(self._pinned_dense if header.pin else self._dense.values())
+                version = self._pins.version if header.pin else self._version()
+                return frames.pack(ps_pb2.PsReply(version=version), values)
         except _Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, MemoryError) as error:
@@ -282,6 +294,43 @@ class Partition:
             )
         return updates, dense_gradients
 
+    # ------------------------------------------------------------------ the pin
+
+    def pin(self, request: ps_pb2.PinRequest) -> ps_pb2.PinReply:
+        """Keep what is here now, or once a version is reached, while training goes on."""
+        with self._lock:
+            try:
+                self._check(request.incarnation, self._routing_version)
+                return self._pins.pin(request, self._version())
+            except _Refused as refused:
+                reply = refused.reply
+                return ps_pb2.PinReply(status=reply.status, message=reply.message)
+            except MemoryError as error:
+                return ps_pb2.PinReply(status=ps_pb2.PS_INVALID, message=str(error))
+
+    def unpin(self, request: ps_pb2.PinRequest) -> ps_pb2.PinReply:
+        """Let a pin go; nothing happens if a newer one is here."""
+        with self._lock:
+            try:
+                self._check(request.incarnation, self._routing_version)
+            except _Refused as refused:
+                reply = refused.reply
+                return ps_pb2.PinReply(status=reply.status, message=reply.message)
+            self._pins.unpin(request.number)
+            return ps_pb2.PinReply(version=self._version())
+
+    def _take_image(self) -> None:
+        assert self._dense is not None
+        dense = self._dense.values()
+        for table in self._tables:
+            table.pin()
+        self._pinned_dense = dense
+
+    def _drop_image(self) -> None:
+        for table in self._tables:
+            table.unpin()
+        self._pinned_dense = np.zeros(0, np.float32)
+
     # ------------------------------------------------------------------ questions
 
     def get_task_progress(self, request: ps_pb2.TaskProgressRequest) -> ps_pb2.TaskProgressReply:
@@ -348,6 +397,10 @@ class Partition:
                 ps_pb2.PS_STALE_ROUTING,
                 f"routing is at version {self._routing_version}, not {routing_version}",
             )
+
+    def _check_pin(self, number: int) -> None:
+        if not self._pins.is_pinned(number):
+            raise _Refused(ps_pb2.PS_PIN_GONE, f"pin {number} is not there any more")
 
     def _check_hosted(self, ids: np.ndarray) -> np.ndarray:
         """Return the local position of each id's group; FrameError if one is not hosted here."""

@@ -10,75 +10,12 @@ from hypothesis import strategies as st
 from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
-from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
-from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.client import GaveUp, StaleCluster
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue
 from elasticdl.ps.routing import group_of
-from elasticdl.ps.routing_table import RoutingTable
-from elasticdl.rpc import DirectTransport, Service
-
-DESCRIPTOR = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
-MODEL = ps_pb2.ModelDefinition(
-    tables=[
-        ps_pb2.TableDefinition(
-            name="rows",
-            dim=3,
-            initializer=ps_pb2.RowInitializer(kind="uniform", seed=5, a=-1.0, b=1.0),
-        )
-    ],
-    variables=[
-        ps_pb2.VariableDefinition(name="kernel", shape=[40, 7], trainable=True),
-        ps_pb2.VariableDefinition(name="moving_mean", shape=[7], trainable=False),
-    ],
-    optimizer=OptimizerConfig(name="sgd", learning_rate=0.5).to_json(),
-)
-DENSE = np.arange(287, dtype=np.float32)
-
-
-class Servers:
-    """Some partitions and a client of them, in this process."""
-
-    def __init__(self, num_partitions: int = 3, initialize: bool = True) -> None:
-        routing = RoutingTable.initial(64, num_partitions)
-        self.partitions = [Partition(index, 1) for index in range(num_partitions)]
-        self.cluster = master_pb2.Cluster(
-            routing=ps_pb2.Routing(
-                version=routing.version, partition_of_group=routing.partition_of_group
-            ),
-            partitions=[
-                master_pb2.Partition(index=index, incarnation=1) for index in range(num_partitions)
-            ],
-        )
-        self.client = self.connect(self.cluster)
-        if initialize:
-            self.client.initialize(DENSE)
-
-    def connect(self, cluster: master_pb2.Cluster) -> ParameterClient:
-        return ParameterClient(
-            cluster,
-            lambda one: DirectTransport(Service(DESCRIPTOR, self.partitions[one.index])),
-            ModelLayout(MODEL),
-        )
-
-    def pull(self, ids: np.ndarray):
-        lookup = self.client.prepare([ids])
-        pulled = self.client.start_pull(lookup).result()
-        return pulled.dense, pulled.rows[0][lookup.inverses[0]]
-
-    def push(self, k: int, ids: np.ndarray, row_gradient: float, dense_gradient: float):
-        lookup = self.client.prepare([ids])
-        rows = np.full((len(lookup.unique[0]), 3), row_gradient, np.float32)
-        dense = np.full(287, dense_gradient, np.float32)
-        header = ps_pb2.PushHeader(task=9, k=k, num_records=4, loss=1.0)
-        return [
-            self.client.push(index, header, lookup, [rows], dense)
-            for index in range(len(self.partitions))
-        ]
-
-
-IDS = np.array([5, -3, 2**62, 5, 0, 77], np.int64)
+from tests.partitions import DENSE, IDS, MODEL, Servers
 
 
 def test_what_was_pushed_is_pulled():
