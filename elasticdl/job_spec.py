@@ -35,6 +35,7 @@ JOB_FILE = "job.yaml"
 _TRAIN = ("train", "check")
 _JOB = ("train", "evaluate", "predict")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_CALL = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(.*\))?$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
@@ -60,14 +61,14 @@ class JobSpec(BaseModel):
     )
     model_def: str | None = option(
         None,
-        "the model: module.Name of a class or function in the model zoo",
+        "the model: a module of the model zoo, or module.Name of a class or function in it",
         group="Model",
         commands=_TRAIN,
         metavar="MODULE.NAME",
         example="mnist.MnistElasticDLSpec",
         required_by=_TRAIN,
         also=("model", "model_class"),
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        pattern=_FUNCTION,
     )
     params: str = option(
         "",
@@ -102,20 +103,58 @@ class JobSpec(BaseModel):
     )
     loss: str | None = option(
         None,
-        "loss function to use instead of the model's own",
+        "loss to use instead of the model's own: a function of the model zoo, or one of Keras",
         group="Model",
         commands=_TRAIN,
-        metavar="MODULE.NAME",
+        metavar="FUNCTION",
         example="losses.focal",
-        pattern=_FUNCTION,
+        also=("loss_fn",),
+        pattern=_CALL,
     )
     optimizer: str | None = option(
         None,
-        "function making the optimizer to use instead of the model's own",
+        "optimizer to use instead of the model's own: one of Keras, or a function making it",
+        group="Model",
+        commands=_TRAIN,
+        metavar="FUNCTION",
+        example="Adam(learning_rate=0.001)",
+        pattern=_CALL,
+    )
+    eval_metrics_fn: str | None = option(
+        None,
+        "function returning the metrics to measure instead of the model's own",
+        group="Model",
+        commands=(*_TRAIN, "evaluate"),
+        metavar="MODULE.NAME",
+        example="metrics.by_country",
+        also=("metrics", "metrics_fn"),
+        pattern=_FUNCTION,
+    )
+    callbacks: str | None = option(
+        None,
+        "function returning the Keras callbacks to use instead of the model's own",
         group="Model",
         commands=_TRAIN,
         metavar="MODULE.NAME",
-        example="optimizers.adam",
+        example="stopping.callbacks",
+        pattern=_FUNCTION,
+    )
+    prediction_outputs_processor: str | None = option(
+        None,
+        "class whose process(predictions, worker_id) is given the outputs of each minibatch",
+        group="Model",
+        commands=(*_TRAIN, "predict"),
+        metavar="MODULE.NAME",
+        example="tables.Writer",
+        pattern=_FUNCTION,
+    )
+    custom_data_reader: str | None = option(
+        None,
+        "function making a reader of the data, to use instead of those for known formats",
+        group="Model",
+        commands=COMMANDS,
+        metavar="MODULE.NAME",
+        example="readers.of_table",
         pattern=_FUNCTION,
     )
 
@@ -230,6 +269,16 @@ class JobSpec(BaseModel):
         commands=_TRAIN,
         metavar="stop|skip",
         example="stop",
+    )
+    class_weight: str | None = option(
+        None,
+        "how much records count in the loss of training, by class",
+        group="Training",
+        commands=_TRAIN,
+        metavar="DICT",
+        example="{0: 1.0, 1: 3.0}",
+        also=("class_weights",),
+        min_length=1,
     )
     seed: int = option(
         0,

@@ -200,7 +200,9 @@ def wrong_value(one: Option, value: Any, prefix: str, error_type: str) -> str:
         limit = f"≤ {high}" if problem == "too large" else f"≥ {low}"
         right = f"give one {limit}"
     elif error_type == "string_pattern_mismatch" and one.metavar == "MODULE.NAME":
-        problem, right = "not a module and a name with a dot between", "give MODULE.NAME"
+        problem, right = "not names with dots between", "give MODULE.NAME"
+    elif error_type == "string_pattern_mismatch" and one.metavar == "FUNCTION":
+        problem, right = "neither a name nor a call of one", "give MODULE.NAME or NAME(argument=1)"
     elif error_type == "string_pattern_mismatch":
         problem = "not a name"
         right = (
@@ -264,6 +266,8 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
     kind = one.value_type
     if one.name == "params" and isinstance(value, Mapping):
         return params_text(value, prefix)
+    if one.name == "class_weight" and isinstance(value, Mapping):
+        return repr(dict(value))
     if one.name == "keep_columns":
         return _column_names(one, value, prefix)
     if one.form == "patterns" and isinstance(value, list | tuple):

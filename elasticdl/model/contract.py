@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from elasticdl.errors import UsageError
-from elasticdl.model.contracts.calling import kind_of
 from elasticdl.model.contracts.definition import Role
 from elasticdl.model.contracts.elasticdl_spec import define_by_spec
+from elasticdl.model.contracts.functions import (
+    check_is_model,
+    define_by_module,
+    model_of_module,
+)
 from elasticdl.model.mode import Mode
 from elasticdl.model.resolver import resolve
 from elasticdl.model.source import ModelSource
@@ -30,6 +34,7 @@ class Contract(Protocol):
 
     source: ModelSource
     mode: Mode
+    class_weight: Mapping[int, float] | None
 
     def function(self, role: Role) -> str:
         """Return what messages call the function of a role: "create_loss of 'mnist.Mnist'"."""
@@ -63,6 +68,10 @@ class Contract(Protocol):
         """Return a new object with ``process(predictions, worker_id)``, or None."""
         ...
 
+    def process_predictions(self, worker_id: int) -> Callable[[Any], None] | None:
+        """Return what gives outputs to a new processor of them; None if there is none."""
+        ...
+
     def custom_data_reader(self) -> Callable[..., Any] | None:
         """Return the function that makes the user's own reader, or None.
 
@@ -87,11 +96,15 @@ def load_contract(
       UsageError: a name is wrong, or a parameter is.
       UserCodeError: the module or the constructor raises.
     """
+    from elasticdl.model.keras_api import fresh_names
+
     zoo = ModelZoo(source.model_zoo)
-    found = resolve(zoo, source.model_def).value
-    if not (inspect.isclass(found) and issubclass(found, ElasticDLSpec)):
-        raise UsageError(
-            f"model_def '{source.model_def}': is {kind_of(found)}; "
-            "name a class derived from elasticdl.ElasticDLSpec"
-        )
-    return define_by_spec(source, mode, zoo, found, dict(context or {}))
+    with fresh_names():  # a model that is made on import has equal names wherever it is
+        resolved = resolve(zoo, source.model_def, modules=True)
+    found, beside = resolved.value, source.model_def.rpartition(".")[0]
+    if isinstance(found, ModuleType):
+        found, beside = model_of_module(found, source.model_def), resolved.module_name
+    if inspect.isclass(found) and issubclass(found, ElasticDLSpec):
+        return define_by_spec(source, mode, zoo, found, dict(context or {}), beside)
+    check_is_model(found, source.model_def)
+    return define_by_module(source, mode, zoo, resolved.module, found, beside)

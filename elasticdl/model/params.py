@@ -138,7 +138,7 @@ def _split_pairs(text: str) -> list[str]:
 
 def _parse_value(name: str, text: str) -> Any:
     try:
-        return _literal(ast.parse(text, mode="eval").body)
+        return literal(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
     if text in ("true", "false", "null"):
@@ -152,7 +152,7 @@ def _parse_value(name: str, text: str) -> Any:
     )
 
 
-def _literal(node: ast.expr) -> Any:
+def literal(node: ast.expr) -> Any:
     """Return the value of a literal in which bare words are strings."""
     match node:
         case ast.Name(id="true" | "false" | "null"):
@@ -160,16 +160,16 @@ def _literal(node: ast.expr) -> Any:
         case ast.Name(id=word):
             return word
         case ast.Attribute():
-            return f"{_literal(node.value)}.{node.attr}"
+            return f"{literal(node.value)}.{node.attr}"
         case ast.List(elts=elements):
-            return [_literal(element) for element in elements]
+            return [literal(element) for element in elements]
         case ast.Tuple(elts=elements):
-            return tuple(_literal(element) for element in elements)
+            return tuple(literal(element) for element in elements)
         case ast.Dict(keys=keys, values=values):
             if any(key is None for key in keys):
                 raise ValueError
             return {
-                _literal(key): _literal(value)
+                literal(key): literal(value)
                 for key, value in zip(keys, values, strict=True)
                 if key is not None
             }

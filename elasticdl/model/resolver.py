@@ -14,13 +14,24 @@ from elasticdl.model.zoo import ModelZoo
 
 @dataclass(frozen=True)
 class Resolved:
-    """An object of the model zoo and the file it was found in."""
+    """An object of the model zoo, and the module and file it was found in.
+
+    Attributes:
+      value: the object; where a module is asked for, the module itself.
+      path: the file.
+      module: what the file is imported as.
+      module_name: dotted, in the zoo.
+    """
 
     value: Any
     path: Path
+    module: ModuleType
+    module_name: str
 
 
-def resolve(zoo: ModelZoo, dotted_name: str, option: str = "model_def") -> Resolved:
+def resolve(
+    zoo: ModelZoo, dotted_name: str, option: str = "model_def", modules: bool = False
+) -> Resolved:
     """Find the object that ``a.b.Name`` means.
 
     ``a/b.py`` of the zoo if there is one; else the directory ``a/b/``: its ``__init__.py`` if that
@@ -30,6 +41,7 @@ def resolve(zoo: ModelZoo, dotted_name: str, option: str = "model_def") -> Resol
       zoo: where to look.
       dotted_name: as the user wrote it.
       option: the option it was given to, for messages.
+      modules: whether ``a.b`` may mean the module ``a/b.py`` too.
 
     Raises:
       UsageError: nothing, or more than one file, defines the name.
@@ -37,6 +49,8 @@ def resolve(zoo: ModelZoo, dotted_name: str, option: str = "model_def") -> Resol
     """
     *parts, name = dotted_name.split(".")
     label = f"{option} '{dotted_name}'"
+    if modules and (found := _module(zoo, parts, name)) is not None:
+        return found
     if not parts or not all(part.isidentifier() for part in (*parts, name)):
         raise UsageError(f"{label}: not of the form module.Name, for example mnist.MnistSpec")
     relative = Path(*parts)
@@ -51,6 +65,22 @@ def resolve(zoo: ModelZoo, dotted_name: str, option: str = "model_def") -> Resol
     )
 
 
+def _module(zoo: ModelZoo, parts: list[str], name: str) -> Resolved | None:
+    """Return the module of a name, if there is one and it is not the name of an object too."""
+    directory = Path(*parts)
+    relative = directory / f"{name}.py"
+    if not (zoo.directory / relative).is_file():
+        relative = directory / name / "__init__.py"
+    if not name.isidentifier() or not (zoo.directory / relative).is_file():
+        return None
+    beside = [] if not parts else sorted((zoo.directory / directory).glob("*.py"))
+    if any(name in _defined_names(path) for path in beside):
+        return None
+    loaded = relative.parent if relative.name == "__init__.py" else relative
+    module = zoo.load(loaded)
+    return Resolved(module, zoo.directory / relative, module, ".".join([*parts, name]))
+
+
 def _in_directory(
     zoo: ModelZoo, relative: Path, module_name: str, name: str, label: str
 ) -> Resolved:
@@ -60,7 +90,7 @@ def _in_directory(
         module = zoo.load(relative)
         # A module is a file of that name, not what the file defines.
         if not isinstance(value := getattr(module, name, None), ModuleType | None):
-            return Resolved(value, zoo.directory / initial)
+            return Resolved(value, zoo.directory / initial, module, module_name)
     files = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
     defining = [path for path in files if name in _defined_names(path)]
     if len(defining) > 1:
@@ -91,7 +121,7 @@ def _attribute(zoo: ModelZoo, relative: Path, module_name: str, name: str, label
             f"{label}: module '{module_name}' ({path}) has no '{name}'; "
             + _offer("it defines", sorted(_defined_names(path)))
         )
-    return Resolved(getattr(module, name), path)
+    return Resolved(getattr(module, name), path, module, module_name)
 
 
 def _defined_names(path: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +32,23 @@ class ModelSource:
     input_fn: str | None = None
     loss: str | None = None
     optimizer: str | None = None
+    eval_metrics_fn: str | None = None
+    callbacks: str | None = None
+    prediction_outputs_processor: str | None = None
+    custom_data_reader: str | None = None
+    class_weight: str | None = None
     seed: int = 0
 
     @classmethod
     def of_job(cls, job_spec: JobSpec) -> ModelSource:
         """Return the source a job names: its trained model where it has one, else its zoo."""
+        given = {
+            name: value
+            for name in ("eval_metrics_fn", "prediction_outputs_processor", "custom_data_reader")
+            if (value := getattr(job_spec, name)) is not None
+        }
         if job_spec.trained_model is not None:
-            return cls.of_trained_model(job_spec.trained_model)
+            return replace(cls.of_trained_model(job_spec.trained_model), **given)
         if job_spec.model_zoo is None or job_spec.model_def is None:
             raise UsageError(
                 "model_def: not given; give --model_zoo and --model_def, or --trained_model"
@@ -50,6 +60,9 @@ class ModelSource:
             input_fn=job_spec.input_fn,
             loss=job_spec.loss,
             optimizer=job_spec.optimizer,
+            callbacks=job_spec.callbacks,
+            class_weight=job_spec.class_weight,
+            **given,
             seed=job_spec.seed,
         )
 
@@ -69,6 +82,9 @@ class ModelSource:
             input_fn=definition.input_function or None,
             loss=definition.loss or None,
             optimizer=definition.optimizer or None,
+            eval_metrics_fn=definition.eval_metrics_fn or None,
+            prediction_outputs_processor=definition.prediction_outputs_processor or None,
+            custom_data_reader=definition.custom_data_reader or None,
             seed=definition.seed,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,18 @@ class Predictor:
       spec: the job.
       model: the model, split in two phases.
       stream: minibatches with their parameters; owned by the predictor.
+      process: given the outputs of every minibatch, at least once: a task that is predicted again,
+        after its worker was lost, is processed again.
     """
 
-    def __init__(self, spec: JobSpec, model: TwoPhaseModel, stream: MinibatchStream) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        model: TwoPhaseModel,
+        stream: MinibatchStream,
+        process: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._process = process
         self._spec = spec
         self._model = model
         self._stream = stream
@@ -54,6 +63,8 @@ class Predictor:
                 item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
             )
             kept = _feature_columns(item.minibatch.features, self._spec.keep_columns)
+            if self._process is not None:
+                self._process(outputs)
             predicted = output_columns(outputs)
             _check_rows(predicted, item.minibatch.num_records)
             clash = sorted(set(kept) & set(predicted))

@@ -324,8 +324,9 @@ class Worker:
     def _predict(self, held: HeldTask) -> None:
         predictor = self._doers.get(Mode.PREDICTION)
         if not isinstance(predictor, Predictor):
+            process = self._contract.process_predictions(self._instance.index)
             predictor = self._doers[Mode.PREDICTION] = Predictor(
-                self._spec, self.model, self._stream(Mode.PREDICTION)
+                self._spec, self.model, self._stream(Mode.PREDICTION), process
             )
         self._leases.complete(held, result=predictor.predict(held))
 

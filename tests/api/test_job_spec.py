@@ -56,6 +56,8 @@ def _wrong_texts(one: Option) -> list[str]:
         return ["other", ""]
     if one.metavar == "MODULE.NAME":
         return ["", "a b", "3", "os.system('x')", "a..b"]
+    if one.metavar == "FUNCTION":
+        return ["", "a b", "3", "a..b", "Adam(1", "Adam(1) + 1"]
     if one.name == "job_name":
         return ["", "a b", "../a", "a/b", ".hidden", "x" * 200]
     if one.name == "keep_columns":

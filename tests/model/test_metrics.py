@@ -104,8 +104,9 @@ def test_what_adds_up_passes_the_check(tmp_path: Path, returned: str) -> None:
             "metric 'rms': the tensor is not a mean over records",
         ),
         ('{"each": outputs}', "metric 'each' is of shape (25, 1); return a scalar tensor"),
-        ('{"text": "high"}', "metric 'text' is a str; return a scalar tensor or a Keras metric"),
-        ('["accuracy"]', "returns a builtins.list; return a dict"),
+        ('{"text": b"high"}', "metric 'text' is a bytes; return a scalar tensor or a Keras metric"),
+        ('{"text": "high"}', "Keras has no metric 'high'; give one such as 'accuracy', 'mae' or"),
+        ("{1: outputs}", "returns a builtins.dict; return a dict of tensors, functions of"),
     ],
 )
 def test_what_does_not_add_up_is_an_error(tmp_path: Path, returned: str, message: str) -> None:

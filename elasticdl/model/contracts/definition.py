@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from elasticdl.errors import UsageError
 from elasticdl.model.contracts.calling import (
     call_by_names,
-    call_with_outputs_and_labels,
     kind_of,
+    needs_no_arguments,
     without_shuffling,
 )
+from elasticdl.model.contracts.class_weights import parse_class_weight
+from elasticdl.model.contracts.compiled import recorded_compiling
+from elasticdl.model.contracts.losses import LossForm, compute_loss
+from elasticdl.model.contracts.metric_forms import MetricForms
+from elasticdl.model.contracts.optimizers import honoring_lr, old_optimizer, optimizer_maker
 from elasticdl.model.mode import Mode
-from elasticdl.model.resolver import resolve
 from elasticdl.model.source import ModelSource
 from elasticdl.model.user_code import user_code
 from elasticdl.model.zoo import ModelZoo
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
+
+    from elasticdl.model.keras_api import keras
 
 Role = Literal[
     "model",
@@ -35,10 +40,19 @@ Role = Literal[
     "prediction_outputs_processor",
     "custom_data_reader",
 ]
-# The option that puts another function in a role's place.
-OPTIONS: Mapping[str, Role] = {"input_fn": "dataset", "loss": "loss", "optimizer": "optimizer"}
-_OLD_OPTIMIZER = re.compile(r"has no attribute '(\w*Optimizer)'")
-_NEW_NAMES = {"GradientDescentOptimizer": "SGD", "MomentumOptimizer": "SGD"}
+
+
+@dataclass(frozen=True)
+class DataMetadata:
+    """What is known of the data's columns; given to ``feed`` as its third argument.
+
+    Attributes:
+      column_names: of a table; empty for records that tell themselves what they have.
+      column_dtypes: by name, as NumPy and TensorFlow call them.
+    """
+
+    column_names: Sequence[str] = ()
+    column_dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,8 @@ class Definition:
       zoo: where the functions are from.
       functions: by role; what is not there has none.
       owner: the user's object they belong to: a spec, a class or a module.
+      as_keras: whether a loss takes labels first and may return one number per record.
+      hints: by role, what to do where the definition has nothing for it.
     """
 
     def __init__(
@@ -72,37 +88,61 @@ class Definition:
         zoo: ModelZoo,
         functions: Mapping[Role, UserFunction],
         owner: Any,
+        as_keras: bool = False,
+        hints: Mapping[Role, str] | None = None,
     ) -> None:
         self.source = source
         self.mode = mode
+        self.owner = owner
+        self.metadata = DataMetadata()
         self._zoo = zoo
         self._functions = functions
-        self.owner = owner
+        # Of the model that was created last: what it calls its outputs, and is compiled with.
+        self._model_outputs: list[str] = []
+        self._compiled: dict[str, Any] = {}
+        self._as_keras = as_keras
+        self._hints = hints or {}
+        self._loss_weights = getattr(owner, "loss_weights", None)
+        self._metric_forms = MetricForms(self.function("metrics"))
+        self._given_metrics: Any = None
+        self.class_weight: Mapping[int, float] | None = None
+        for_classes = source.class_weight or getattr(owner, "class_weight", None)
+        if for_classes is not None and mode is Mode.TRAINING:
+            self.class_weight = parse_class_weight(for_classes, "class_weight")
 
     def function(self, role: Role) -> str:
         """Return what messages call the function of a role."""
         found = self._functions.get(role)
+        if found is None and self._compiled.get(role) is not None:
+            return f"the {role} that '{self.source.model_def}' is compiled with"
         return found.label if found is not None else f"{role} of '{self.source.model_def}'"
 
     def create_model(self) -> keras.Model:
         """Return a new Keras model."""
         from elasticdl.model.keras_api import keras
 
-        with self._users("model"):
+        with self._users("model"), honoring_lr(), recorded_compiling() as compiled:
             model = self._value("model")()
         if not isinstance(model, keras.Model):
             raise self._wrong("model", model, "return a keras.Model")
+        self._model_outputs = list(getattr(model, "output_names", None) or [])
+        self._compiled = compiled.get(id(model), {})
+        if self._compiled.get("weighted_metrics") and "metrics" not in self._functions:
+            raise UsageError(
+                f"{self.function('model')}: compiled with weighted_metrics, which are not "
+                "supported; compile it with metrics, or define the metrics beside the model"
+            )
         return model
 
     def create_optimizer(self) -> keras.optimizers.Optimizer:
         """Return the optimizer, with the learning rate that ``--params`` may have given."""
         from elasticdl.model.keras_api import keras
 
-        with self._users("optimizer"):
+        with self._users("optimizer"), honoring_lr():
             try:
-                optimizer = self._value("optimizer")()
+                optimizer = optimizer_maker(self._value("optimizer"), self.function("optimizer"))()
             except AttributeError as error:
-                raise _old_optimizer(error, self.function("optimizer")) from error
+                raise old_optimizer(error, self.function("optimizer")) from error
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise self._wrong(
                 "optimizer",
@@ -113,35 +153,31 @@ class Definition:
 
     def loss(self, outputs: Any, labels: Any, sample_weights: Any = None) -> tf.Tensor:
         """Return the loss of a minibatch; callable while a function is traced."""
-        from elasticdl.model.keras_api import keras
-
-        function = self._value("loss")
+        weights = self._loss_weights
+        form = LossForm(
+            self.function("loss"),
+            self._as_keras,
+            self._model_outputs,
+            self._compiled.get("loss_weights") if weights is None else weights,
+        )
         with self._users("loss"):
-            if isinstance(function, keras.losses.Loss):
-                return function(labels, outputs, sample_weights)
-            if sample_weights is not None:
-                raise UsageError(
-                    f"{self.function('loss')}: does not take sample weights; return an object of "
-                    "keras.losses"
-                )
-            return call_with_outputs_and_labels(function, outputs, labels)
+            return compute_loss(self._value("loss"), outputs, labels, sample_weights, form)
 
     def metrics(self, mode: Mode, outputs: Any, labels: Any, predictions: Any) -> dict[str, Any]:
         """Return scalar tensors and Keras metrics by name."""
-        if "metrics" not in self._functions:
+        if not self._has("metrics"):
             return {}
         with self._users("metrics"):
-            metrics = call_by_names(
-                self._value("metrics"),
-                {"mode": mode, "outputs": outputs, "labels": labels, "predictions": predictions},
-            )
-        if metrics is None:
-            return {}
-        if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
-            raise self._wrong(
-                "metrics", metrics, "return a dict of tensors or Keras metrics by name"
-            )
-        return dict(metrics)
+            given = self._value("metrics")
+            if inspect.isroutine(given) and needs_no_arguments(given):
+                # Called once: what it makes is kept, and measured from its initial state.
+                if self._given_metrics is None:
+                    self._given_metrics = given()
+                given = self._given_metrics
+            elif callable(given):
+                arguments = {"mode": mode, "outputs": outputs, "labels": labels}
+                given = call_by_names(given, {**arguments, "predictions": predictions})
+            return self._metric_forms.values(given, outputs, labels, self._model_outputs)
 
     def dataset(self, dataset: tf.data.Dataset, mode: Mode) -> tf.data.Dataset:
         """Map serialized records to elements of one record each."""
@@ -150,7 +186,8 @@ class Definition:
         # Predictions stand in the order of the input.
         ordered = without_shuffling() if mode is Mode.PREDICTION else nullcontext()
         with self._users("dataset"), ordered:
-            mapped = call_by_names(self._value("dataset"), {"dataset": dataset, "mode": mode})
+            arguments = {"dataset": dataset, "mode": mode, "metadata": self.metadata}
+            mapped = call_by_names(self._value("dataset"), arguments)
         if not isinstance(mapped, tf.data.Dataset):
             raise self._wrong("dataset", mapped, "return a tf.data.Dataset")
         return mapped
@@ -159,10 +196,12 @@ class Definition:
         """Return the Keras callbacks of the training; none by default."""
         from elasticdl.model.keras_api import keras
 
-        if "callbacks" not in self._functions:
+        if not self._has("callbacks"):
             return []
-        with self._users("callbacks"):
-            callbacks = self._value("callbacks")()
+        callbacks = self._value("callbacks")
+        if callable(callbacks):
+            with self._users("callbacks"):
+                callbacks = callbacks()
         callbacks = [] if callbacks is None else callbacks
         if not isinstance(callbacks, list | tuple):
             raise self._wrong("callbacks", callbacks, "return a list of Keras callbacks")
@@ -172,18 +211,33 @@ class Definition:
         return list(callbacks)
 
     def prediction_outputs_processor(self) -> Any | None:
-        """Return the object whose ``process(predictions, worker_id)`` is given the outputs."""
-        if "prediction_outputs_processor" not in self._functions:
+        """Return a new object with ``process(predictions, worker_id)``, or None."""
+        role: Role = "prediction_outputs_processor"
+        if role not in self._functions:
             return None
-        with self._users("prediction_outputs_processor"):
-            processor = self._value("prediction_outputs_processor")()
+        with self._users(role):
+            processor = self._value(role)()
         if processor is not None and not callable(getattr(processor, "process", None)):
             raise self._wrong(
-                "prediction_outputs_processor",
-                processor,
-                "give a class with process(self, predictions, worker_id)",
+                role, processor, "give a class with process(self, predictions, worker_id)"
             )
         return processor
+
+    def process_predictions(self, worker_id: int) -> Callable[[Any], None] | None:
+        """Return a function that gives outputs to a new processor of them; None if there is none.
+
+        Args:
+          worker_id: of this process.
+        """
+        processor = self.prediction_outputs_processor()
+        if processor is None:
+            return None
+
+        def process(outputs: Any) -> None:
+            with self._users("prediction_outputs_processor"):
+                processor.process(outputs, worker_id)
+
+        return process
 
     def custom_data_reader(self) -> Callable[..., Any] | None:
         """Return the function that makes the user's own reader of some data."""
@@ -196,11 +250,17 @@ class Definition:
 
         return make
 
+    def _has(self, role: Role) -> bool:
+        return role in self._functions or self._compiled.get(role) is not None
+
     def _value(self, role: Role) -> Any:
-        found = self._functions.get(role)
-        if found is None:
-            raise UsageError(f"model_def '{self.source.model_def}': has no {role}")
-        return found.value
+        """Return what the definition has for a role, else what the model was compiled with."""
+        if role in self._functions:
+            return self._functions[role].value
+        if self._compiled.get(role) is not None:
+            return self._compiled[role]
+        hint = self._hints.get(role, f"has no {role}")
+        raise UsageError(f"model_def '{self.source.model_def}': {hint}")
 
     def _wrong(self, role: Role, value: Any, right: str, lead: str = "") -> UsageError:
         return UsageError(f"{self.function(role)}: returns {lead}{kind_of(value)}; {right}")
@@ -210,38 +270,3 @@ class Definition:
         """Run a function of the user's: its imports work, its errors are its own."""
         with self._zoo.importable(), user_code(self.function(role)):
             yield
-
-
-def replacements(source: ModelSource, zoo: ModelZoo) -> dict[Role, UserFunction]:
-    """Resolve the functions that options put in the place of a definition's own.
-
-    Raises:
-      UsageError: an option names nothing, or no function.
-    """
-    functions: dict[Role, UserFunction] = {}
-    for option, role in OPTIONS.items():
-        name = getattr(source, option)
-        if name is None:
-            continue
-        label = f"--{option} function '{name}'"
-        if "." not in name:
-            # A bare name is a function beside the model.
-            name = f"{source.model_def.rpartition('.')[0]}.{name}"
-        function = resolve(zoo, name, option).value
-        if not callable(function):
-            raise UsageError(f"{option} '{name}': is {kind_of(function)}; name a function")
-        functions[role] = UserFunction(function, label)
-    return functions
-
-
-def _old_optimizer(error: AttributeError, label: str) -> Exception:
-    """Return the error that says what became of tf.train's optimizers, or the error itself."""
-    match = _OLD_OPTIMIZER.search(str(error))
-    if match is None:
-        return error
-    old = match.group(1)
-    new = _NEW_NAMES.get(old, old.removesuffix("Optimizer"))
-    return UsageError(
-        f"{label}: uses tf.train.{old}, which TensorFlow 2 does not have; "
-        f"use tf.keras.optimizers.{new}"
-    )

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from elasticdl.errors import UsageError
-from elasticdl.model.contracts.definition import Definition, Role, UserFunction, replacements
+from elasticdl.model.contracts.definition import Definition, Role, UserFunction
+from elasticdl.model.contracts.optimizers import optimizer_maker
+from elasticdl.model.contracts.replacements import replacements
 from elasticdl.model.mode import Mode
 from elasticdl.model.params import parse_params, split_params
 from elasticdl.model.source import ModelSource
@@ -36,6 +38,7 @@ def define_by_spec(
     zoo: ModelZoo,
     spec_class: type[ElasticDLSpec],
     context: Mapping[str, Any],
+    beside: str,
 ) -> Definition:
     """Construct the user's spec with its parameters, and return the definition it is.
 
@@ -43,7 +46,7 @@ def define_by_spec(
       UsageError: a method that is needed is not defined, or a parameter is wrong.
       UserCodeError: the constructor raises.
     """
-    functions = replacements(source, zoo)
+    functions = replacements(source, zoo, beside)
     needed: list[Role] = ["model", "dataset"]
     if mode is not Mode.PREDICTION:
         needed.append("loss")
@@ -57,11 +60,14 @@ def define_by_spec(
                 "define it"
             )
     own_optimizer = functions.get("optimizer")
+    create_optimizer: Any = spec_class.create_optimizer
+    if own_optimizer is not None:
+        create_optimizer = optimizer_maker(own_optimizer.value, own_optimizer.label)
     for_constructor, for_optimizer = split_params(
         parse_params(source.params),
         source.model_def,
         spec_class,
-        own_optimizer.value if own_optimizer is not None else spec_class.create_optimizer,
+        create_optimizer,
     )
     full_context = {**_NO_JOB, **context, "mode": mode}
     takes_context = _takes_context(spec_class)
@@ -75,8 +81,9 @@ def define_by_spec(
         label = f"{name} of '{source.model_def}'"
         functions.setdefault(role, UserFunction(getattr(spec, name), label))
     optimizer = functions["optimizer"]
+    create = optimizer_maker(optimizer.value, optimizer.label)
     functions["optimizer"] = UserFunction(
-        functools.partial(optimizer.value, **for_optimizer), optimizer.label
+        functools.partial(create, **for_optimizer), optimizer.label
     )
     return Definition(source, mode, zoo, functions, spec)
 

@@ -1,0 +1,35 @@
+"""What a model was compiled with, for definitions that give no loss or optimizer of their own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def recorded_compiling() -> Iterator[dict[int, dict[str, Any]]]:
+    """Yield the arguments of `keras.Model.compile`, by the model's id, as they are given inside.
+
+    Inside the lock that `ModelZoo.importable` holds.
+    """
+    from elasticdl.model.keras_api import keras
+
+    recorded: dict[int, dict[str, Any]] = {}
+    own = vars(keras.Model).get("compile")
+    original = keras.Model.compile
+    signature = inspect.signature(original)
+
+    def compile_and_record(model: Any, *args: Any, **kwargs: Any) -> Any:
+        recorded[id(model)] = dict(signature.bind(model, *args, **kwargs).arguments)
+        return original(model, *args, **kwargs)
+
+    keras.Model.compile = compile_and_record
+    try:
+        yield recorded
+    finally:
+        if own is None:
+            del keras.Model.compile
+        else:
+            keras.Model.compile = own

@@ -1,0 +1,168 @@
+"""The forms in which people give metrics: functions, Keras's own, names, and nests by output."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elasticdl.errors import UsageError
+from elasticdl.model.contracts.calling import call_with_outputs_and_labels, kind_of
+from elasticdl.model.contracts.outputs import output_names, part
+
+_CROSSENTROPIES = ("crossentropy", "ce")
+_ACCURACIES = ("accuracy", "acc")
+
+
+class MetricForms:
+    """Turns what a definition gives into tensors and Keras metrics by name.
+
+    Keras metrics that are made here, from a class or a name, are kept. Not thread-safe.
+
+    Args:
+      label: what messages call the definition's function.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._made: dict[str, Any] = {}
+
+    def values(
+        self, given: Any, outputs: Any, labels: Any, model_outputs: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return scalar tensors and Keras metrics by name.
+
+        Functions are called and averaged over the records; Keras metrics by output, and those made
+        here, are updated. Tensors, and metrics for all outputs, are as they were given.
+
+        Args:
+          given: a dict by name, nested by output's name; or a list.
+          outputs: what the model returned.
+          labels: the minibatch's.
+          model_outputs: the names of a functional model's outputs.
+
+        Raises:
+          UsageError: something is no metric, or names no output.
+        """
+        if given is None:
+            return {}
+        names = output_names(outputs, model_outputs)
+        if isinstance(given, list | tuple):
+            if len(given) == len(names) and any(isinstance(each, list | tuple) for each in given):
+                given = dict(zip(names, given, strict=True))
+            else:
+                given = {_name_of(each): each for each in given}
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise UsageError(
+                f"{self._label}: returns {kind_of(given)}; return a dict of tensors, functions of "
+                "(labels, predictions) or Keras metrics by name"
+            )
+        found: dict[str, Any] = {}
+        for name, metric in given.items():
+            if metric is None:
+                continue
+            if not isinstance(metric, Mapping | list | tuple) and name not in names:
+                found[name] = self._value(name, metric, outputs, labels)
+                continue
+            inner = metric if isinstance(metric, Mapping | list | tuple) else [metric]
+            if not isinstance(inner, Mapping):
+                inner = {_name_of(each): each for each in inner}
+            of_output, of_labels = outputs, labels
+            if names:
+                of_output = (
+                    part(outputs, name, names, f"{self._label}: outputs")
+                    if (name in names)
+                    else self._no_output(name, names)
+                )
+                of_labels = part(labels, name, names, "labels")
+            for inner_name, each in inner.items():
+                full = f"{name}_{inner_name}"
+                found[full] = self._value(full, each, of_output, of_labels, is_part=True)
+        return found
+
+    def _value(
+        self, name: str, metric: Any, outputs: Any, labels: Any, is_part: bool = False
+    ) -> Any:
+        import tensorflow as tf
+
+        from elasticdl.model.keras_api import keras
+
+        is_kept = isinstance(metric, keras.metrics.Metric)
+        if isinstance(metric, str) or inspect.isclass(metric):
+            key = f"{name}/{metric}"
+            if key not in self._made:
+                self._made[key] = self._make(metric, outputs, labels)
+            metric = self._made[key]
+        if isinstance(metric, keras.metrics.Metric):
+            if is_part or not is_kept:
+                metric.update_state(*as_columns(labels, outputs))
+            return metric
+        if not callable(metric):
+            return metric
+        if (getattr(metric, "__module__", "") or "").partition(".")[0] in ("keras", "tf_keras"):
+            labels, outputs = as_columns(labels, outputs)
+        value = call_with_outputs_and_labels(metric, outputs, labels, labels_first=True)
+        if not tf.is_tensor(value) and not hasattr(value, "shape"):
+            return value
+        value = tf.convert_to_tensor(value)
+        if not value.dtype.is_floating:
+            value = tf.cast(value, tf.float32)
+        return tf.reduce_mean(value)
+
+    def _make(self, metric: Any, outputs: Any, labels: Any) -> Any:
+        """Return the metric, or the function, that a class or a name means."""
+        from elasticdl.model.keras_api import keras
+
+        if inspect.isclass(metric):
+            if not issubclass(metric, keras.metrics.Metric):
+                raise UsageError(
+                    f"{self._label}: {kind_of(metric)} is no metric; give one of keras.metrics"
+                )
+            return metric()
+        name = metric.lower()
+        if name in _ACCURACIES or name in _CROSSENTROPIES:
+            kind = _kind_of_labels(outputs, labels)
+            ending = "accuracy" if name in _ACCURACIES else "crossentropy"
+            return keras.metrics.get(f"{kind}_{ending}")
+        try:
+            found = keras.metrics.get(metric)
+        except ValueError:
+            raise UsageError(
+                f"{self._label}: Keras has no metric '{metric}'; give one such as 'accuracy', "
+                "'mae' or 'AUC'"
+            ) from None
+        return found() if inspect.isclass(found) else found
+
+    def _no_output(self, name: str, names: Sequence[str]) -> Any:
+        raise UsageError(
+            f"{self._label}: has metrics for '{name}', which is no output of the model; its "
+            f"outputs are {', '.join(map(repr, names))}"
+        )
+
+
+def as_columns(labels: Any, outputs: Any) -> tuple[Any, Any]:
+    """Return labels and outputs of rank 1 as ``[n, 1]``: Keras takes a vector for one record."""
+    import tensorflow as tf
+
+    if _rank(labels) == 1 and _rank(outputs) == 1:
+        return tf.expand_dims(labels, -1), tf.expand_dims(outputs, -1)
+    return labels, outputs
+
+
+def _rank(value: Any) -> int | None:
+    return getattr(getattr(value, "shape", None), "rank", None)
+
+
+def _name_of(metric: Any) -> str:
+    if isinstance(metric, str):
+        return metric
+    name = getattr(metric, "name", None) or getattr(metric, "__name__", None)
+    return str(name) if name else type(metric).__name__
+
+
+def _kind_of_labels(outputs: Any, labels: Any) -> str:
+    """Return which of Keras's accuracies suits, as `keras.Model.compile` chooses it."""
+    if outputs.shape.rank < 2 or outputs.shape[-1] == 1:
+        return "binary"
+    fewer = labels.shape.rank < outputs.shape.rank
+    return "sparse_categorical" if fewer or labels.shape[-1] == 1 else "categorical"
