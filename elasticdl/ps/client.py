@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 
 from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
@@ -20,6 +21,8 @@ from elasticdl.rpc import Client, DeadlinePassed, RpcUnavailable, Transport
 DEADLINE_S = 120.0
 CALL_TIMEOUT_S = 30.0
 PAGE_ROWS = 1 << 16
+Answer = tuple[ps_pb2.PsReply, list[memoryview]]
+_ANSWERED = (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER)
 
 
 class StaleCluster(Exception):
@@ -28,6 +31,10 @@ class StaleCluster(Exception):
 
 class PinGone(Exception):
     """A partition has not, or not any more, what was pinned under this number."""
+
+
+class TaskRewound(Exception):
+    """A partition wants an earlier minibatch of the task than was sent: it must start again."""
 
 
 class GaveUp(Exception):
@@ -233,40 +240,48 @@ class ParameterClient:
           dense: whether the dense slices are wanted.
           pin: as of this pin; 0 for the current ones.
         """
+        requests = self.pull_requests(lookup, ps_pb2.PullHeader(dense=dense, pin=pin))
+        calls = [self.start(index, "Pull", request) for index, request in enumerate(requests)]
+        return PendingPull(lambda: self._finish_pull(lookup, dense, requests, calls))
+
+    def pull_requests(self, lookup: Lookup, header: ps_pb2.PullHeader) -> list[bytes]:
+        """Return the frame that pulls a lookup's rows from each partition."""
         requests = []
         for index, incarnation in enumerate(self.incarnations):
-            header = ps_pb2.PullHeader(
-                incarnation=incarnation,
-                routing_version=self._routing.version,
-                dense=dense,
-                pin=pin,
-            )
+            header.incarnation = incarnation
+            header.routing_version = self._routing.version
             buffers = [
                 unique[offsets[index] : offsets[index + 1]]
                 for unique, offsets in zip(lookup.unique, lookup.offsets, strict=True)
             ]
             requests.append(frames.pack(header, buffers))
-        calls = [
-            client.start("Pull", request, CALL_TIMEOUT_S)
-            for client, request in zip(self._clients, requests, strict=True)
-        ]
-        return PendingPull(lambda: self._finish_pull(lookup, dense, requests, calls))
+        return requests
 
     def _finish_pull(
         self, lookup: Lookup, dense: bool, requests: list[bytes], calls: list[Future[bytes]]
     ) -> Pulled:
+        answers = []
+        for index, call in enumerate(calls):
+            try:
+                answers.append(self.read(index, call.result()))
+            except RpcUnavailable:
+                answers.append(self._ask(index, "Pull", requests[index]))
+        return self.pulled(lookup, dense, answers)
+
+    def pulled(
+        self,
+        lookup: Lookup,
+        dense: bool,
+        answers: Sequence[Answer],
+    ) -> Pulled:
+        """Put together what the partitions, in order, answered to `pull_requests`."""
         rows = tuple(
             np.empty((len(unique), dim), np.float32)
             for unique, dim in zip(lookup.unique, self.layout.dims, strict=True)
         )
         flat = np.empty(self.dense_size, np.float32) if dense else None
         versions = []
-        for index, call in enumerate(calls):
-            try:
-                data = call.result()
-                reply, buffers = self._read(index, data)
-            except RpcUnavailable:
-                reply, buffers = self._ask(index, "Pull", requests[index])
+        for index, (reply, buffers) in enumerate(answers):
             for table, offsets in enumerate(lookup.offsets):
                 part = rows[table][offsets[index] : offsets[index + 1]]
                 part[:] = frames.float32_rows(buffers[table], part.shape[1])
@@ -303,8 +318,6 @@ class ParameterClient:
           StaleCluster: the partition moved; nothing was applied.
           DeadlinePassed: it did not answer in time.
         """
-        header.incarnation = self.incarnations[index]
-        header.routing_version = self._routing.version
         buffers: list[np.ndarray] = []
         if lookup is not None:
             assert dense_gradients is not None
@@ -312,21 +325,38 @@ class ParameterClient:
                 part = slice(int(offsets[index]), int(offsets[index + 1]))
                 buffers += [lookup.unique[table][part], row_gradients[table][part]]
             buffers.append(self._dense_of(index, dense_gradients))
-        reply, _ = self._ask(index, "Push", frames.pack(header, buffers))
+        reply, _ = self._ask(index, "Push", frames.pack(self.addressed(index, header), buffers))
         return reply.next, reply.status != ps_pb2.PS_OUT_OF_ORDER
+
+    def addressed(self, index: int, header: ps_pb2.PushHeader) -> ps_pb2.PushHeader:
+        """Fill in which incarnation and which routing the header means, and return it."""
+        header.incarnation = self.incarnations[index]
+        header.routing_version = self._routing.version
+        return header
 
     def next_minibatch(self, task: int) -> int:
         """The lowest minibatch any group of any partition wants of a task (R2)."""
-        lowest = []
-        for index, incarnation in enumerate(self.incarnations):
-            request = ps_pb2.TaskProgressRequest(incarnation=incarnation, task=task)
-            reply = self._call(index, "GetTaskProgress", request)
-            if reply.status != ps_pb2.PS_OK:
-                raise StaleCluster(
-                    f"{self._clients[index].name}: {ps_pb2.PsStatus.Name(reply.status)}"
-                )
-            lowest.append(reply.next)
-        return min(lowest)
+        request = ps_pb2.TaskProgressRequest(task=task)
+        return min(self._task_progress(index, request).next for index in range(self.num_partitions))
+
+    def task_progress(
+        self, task: int, lane: ps_pb2.LanePosition
+    ) -> tuple[int, ps_pb2.TaskClosing | None]:
+        """The same of a task of a lane (sync mode), and how it was closed where it was."""
+        request = ps_pb2.TaskProgressRequest(task=task, lane=lane)
+        replies = [self._task_progress(index, request) for index in range(self.num_partitions)]
+        closings = [reply.closing for reply in replies if reply.HasField("closing")]
+        return min(reply.next for reply in replies), closings[0] if closings else None
+
+    def _task_progress(
+        self, index: int, request: ps_pb2.TaskProgressRequest
+    ) -> ps_pb2.TaskProgressReply:
+        request.incarnation = self.incarnations[index]
+        reply = self.call(index, "GetTaskProgress", request)
+        if reply.status != ps_pb2.PS_OK:
+            name = ps_pb2.PsStatus.Name(reply.status)
+            raise StaleCluster(f"{self.name(index)}: {name}")
+        return reply
 
     # -------------------------------------------------------------------- the pin
 
@@ -363,10 +393,10 @@ class ParameterClient:
 
     def _ask_for_pin(self, index: int, method: str, request: ps_pb2.PinRequest) -> ps_pb2.PinReply:
         request.incarnation = self.incarnations[index]
-        reply = self._call(index, method, request)
+        reply = self.call(index, method, request)
         if reply.status in (ps_pb2.PS_OK, ps_pb2.PS_NOT_YET, ps_pb2.PS_PIN_TOO_LATE):
             return reply
-        name, message = self._clients[index].name, reply.message
+        name, message = self.name(index), reply.message
         if reply.status == ps_pb2.PS_PIN_GONE:
             raise PinGone(f"{name}: pin {request.number} is not the newest")
         if reply.status == ps_pb2.PS_STALE_INCARNATION:
@@ -381,7 +411,7 @@ class ParameterClient:
         Every partition counts every minibatch; the first one's sums stand for all.
         """
         request = ps_pb2.AuditRequest(incarnation=self.incarnations[0])
-        reply = self._call(0, "GetAudit", request)
+        reply = self.call(0, "GetAudit", request)
         if reply.status != ps_pb2.PS_OK:
             raise StaleCluster(f"{self._clients[0].name}: {ps_pb2.PsStatus.Name(reply.status)}")
         return {one.epoch: one.loss_sum / one.records for one in reply.epochs if one.records}
@@ -393,11 +423,30 @@ class ParameterClient:
 
     # ------------------------------------------------------------------- one call
 
-    def _read(self, index: int, data: bytes) -> tuple[ps_pb2.PsReply, list[memoryview]]:
+    @property
+    def gave_up(self) -> bool:
+        """Whether the job is over, or this worker is to leave."""
+        return self._give_up()
+
+    def name(self, index: int) -> str:
+        """A partition's name, for messages."""
+        return self._clients[index].name
+
+    def start(self, index: int, method: str, request: bytes) -> Future[bytes]:
+        """Start a call of a partition that takes and returns a frame."""
+        return self._clients[index].start(method, request, CALL_TIMEOUT_S)
+
+    def read(self, index: int, data: bytes, expected: Container[int] = _ANSWERED) -> Answer:
+        """Take apart a partition's reply.
+
+        Raises:
+          StaleCluster: the partition moved.
+          JobError: it refused, with none of the `expected` statuses.
+        """
         reply, buffers = frames.unpack(data, ps_pb2.PsReply)
-        if reply.status in (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER):
+        if reply.status in expected:
             return reply, buffers
-        name = self._clients[index].name
+        name = self.name(index)
         if reply.status in (ps_pb2.PS_STALE_INCARNATION, ps_pb2.PS_STALE_ROUTING):
             raise StaleCluster(f"{name}: {reply.message}")
         if reply.status == ps_pb2.PS_PIN_GONE:
@@ -405,13 +454,13 @@ class ParameterClient:
         status = ps_pb2.PsStatus.Name(reply.status)
         raise JobError(f"{name} refused a request ({status}): {reply.message}")
 
-    def _ask(
-        self, index: int, method: str, request: bytes
-    ) -> tuple[ps_pb2.PsReply, list[memoryview]]:
-        """Call until there is an answer: a lost reply never means that nothing happened."""
-        return self._read(index, self._call(index, method, request))
+    def call(self, index: int, method: str, request: Message | bytes) -> Any:
+        """Call a partition until there is an answer: a lost reply never means nothing happened.
 
-    def _call(self, index: int, method: str, request: Any) -> Any:
+        Raises:
+          DeadlinePassed: it did not answer in time.
+          GaveUp: the job is over.
+        """
         try:
             return self._clients[index].call_until(
                 method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._give_up
@@ -420,3 +469,6 @@ class ParameterClient:
             if self._give_up():
                 raise GaveUp from None
             raise
+
+    def _ask(self, index: int, method: str, request: bytes) -> Answer:
+        return self.read(index, self.call(index, method, request))

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
+from elasticdl.ps.averaging import Gradients
 from elasticdl.ps.dense_variables import DenseSlices, plan_slices
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
+from elasticdl.ps.lanes import LaneError
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision, Progress
+from elasticdl.ps.refusal import Refused
 from elasticdl.ps.routing import group_of
+from elasticdl.ps.synchronous import SynchronousSteps
 
 MAX_EXPORT_ROWS = 1 << 18
 MAX_DENSE_ELEMENTS = 1 << 33
-
-
-class _Refused(Exception):
-    """The request is answered with a status, and nothing was changed."""
-
-    def __init__(self, status: ps_pb2.PsStatus, message: str = "", next_wanted: int = 0) -> None:
-        super().__init__(message)
-        self.reply = ps_pb2.PsReply(status=status, message=message, next=next_wanted)
 
 
 class Partition:
@@ -39,12 +36,19 @@ class Partition:
     Args:
       index: which partition this is.
       incarnation: which life of it; requests that name another are refused.
+      longest_wait_s: of a request that has to wait, in sync mode.
+      most_waiting: requests that may wait at a time; fewer than the threads that bring requests.
     """
 
-    def __init__(self, index: int, incarnation: int) -> None:
+    def __init__(
+        self, index: int, incarnation: int, longest_wait_s: float = 2.0, most_waiting: int = 8
+    ) -> None:
         self.index = index
         self.incarnation = incarnation
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._longest_wait_s = longest_wait_s
+        self._most_waiting = most_waiting
         self._model: ps_pb2.ModelDefinition | None = None
         self._routing_version = -1
         self._partition_of_group = np.zeros(0, np.int32)
@@ -56,6 +60,7 @@ class Partition:
         self.progress = Progress(0)
         self._pins = Pins(self._take_image, self._drop_image)
         self._pinned_dense = np.zeros(0, np.float32)
+        self._steps: SynchronousSteps | None = None
 
     # ------------------------------------------------------------------ the model
 
@@ -68,13 +73,13 @@ class Partition:
                 if self._model is None:
                     self._define(header, buffers)
                 elif self._model != header.model:
-                    raise _Refused(
+                    raise Refused(
                         ps_pb2.PS_INVALID,
                         "the partition was initialized with another model; do all workers see the "
                         "same model zoo?",
                     )
             return frames.pack(ps_pb2.PsReply())
-        except _Refused as refused:
+        except Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
@@ -123,6 +128,15 @@ class Partition:
         self._partition_of_group = partition_of_group
         self._optimizer, self._dense, self._tables = optimizer, dense, tables
         self.progress = Progress(len(self._groups))
+        if header.model.HasField("synchronous"):
+            self._steps = SynchronousSteps(
+                header.model.synchronous.max_steps or None,
+                self.progress,
+                StepUpdates(self),
+                self._changed,
+                self._longest_wait_s,
+                self._most_waiting,
+            )
         self._routing_version = header.routing.version
         self._model = header.model
 
@@ -142,7 +156,7 @@ class Partition:
                 self._check_hosted(ids)
                 table.load(ids, rows)
             return frames.pack(ps_pb2.PsReply())
-        except _Refused as refused:
+        except Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
@@ -163,7 +177,7 @@ class Partition:
                     end = header.cursor + len(ids)
                     cursor = end if end < len(table) else -1
                 return frames.pack(ps_pb2.PsReply(cursor=cursor), [ids, rows])
-        except _Refused as refused:
+        except Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, ValueError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
@@ -171,11 +185,16 @@ class Partition:
     # ------------------------------------------------------------------ a minibatch
 
     def pull(self, data: bytes) -> bytes:
-        """Return rows for ids of each table, and the dense slices if asked for; changes nothing."""
+        """Return rows for ids of each table, and the dense slices if asked for; changes nothing.
+
+        In sync mode, for a minibatch that is to be computed: once its step is open.
+        """
         try:
             header, buffers = frames.unpack(data, ps_pb2.PullHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
+                if header.HasField("lane"):
+                    self._synchronous().pull(header.lane, header.k)
                 if len(buffers) != len(self._tables):
                     raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
                 if header.pin:
@@ -191,9 +210,9 @@ class Partition:
                     values.append(self._pinned_dense if header.pin else self._dense.values())
                 version = self._pins.version if header.pin else self._version()
                 return frames.pack(ps_pb2.PsReply(version=version), values)
-        except _Refused as refused:
+        except Refused as refused:
             return frames.pack(refused.reply)
-        except (frames.FrameError, MemoryError) as error:
+        except (frames.FrameError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def push(self, data: bytes) -> bytes:
@@ -202,9 +221,11 @@ class Partition:
             header, buffers = frames.unpack(data, ps_pb2.PushHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
+                if self._steps is not None:
+                    return frames.pack(self._push_to_step(self._steps, header, buffers))
                 decision = self.progress.decide(header.task, header.k)
                 if not decision.in_order:
-                    raise _Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=decision.next)
+                    raise Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=decision.next)
                 if header.close:
                     self._close_task(header, decision)
                 else:
@@ -212,14 +233,23 @@ class Partition:
                 return frames.pack(
                     ps_pb2.PsReply(version=self._version(), next=self.progress.next(header.task))
                 )
-        except _Refused as refused:
+        except Refused as refused:
             return frames.pack(refused.reply)
-        except (frames.FrameError, MemoryError) as error:
+        except (frames.FrameError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
+
+    def _push_to_step(
+        self, steps: SynchronousSteps, header: ps_pb2.PushHeader, buffers: list[memoryview]
+    ) -> ps_pb2.PsReply:
+        if header.close:
+            steps.close(header)
+            return ps_pb2.PsReply(version=steps.version, next=CLOSED)
+        next_wanted = steps.push(header, lambda: self._read_gradients(buffers)[0])
+        return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
     def _close_task(self, header: ps_pb2.PushHeader, decision: Decision) -> None:
         if self.progress.has_passed(header.task, header.k):
-            raise _Refused(
+            raise Refused(
                 ps_pb2.PS_INVALID,
                 f"task {header.task} is closed after {header.k} minibatches, but more of it were "
                 "applied before: the input function does not make the same minibatches of the "
@@ -244,37 +274,63 @@ class Partition:
             self.progress.drop_repeat(decision)
             self.progress.skip(decision, header.task, header.num_records)
             return
-        updates, dense_gradients = self._read_gradients(buffers, decision)
-        for table, (ids, _, _) in zip(self._tables, updates, strict=True):
-            table.reserve(ids)
+        gradients, positions = self._read_gradients(buffers, decision)
+        self._reserve(gradients)
         # Nothing fails from here on: the groups change together with their progress.
         self.progress.drop_repeat(decision)
         iterations = self.progress.advance(
             decision, header.task, header.epoch, header.num_records, header.loss
         )
-        learning_rate = self._optimizer.learning_rate
-        for table, (ids, gradients, positions) in zip(self._tables, updates, strict=True):
-            table.apply(ids, gradients, learning_rate, iterations[positions])
+        self._update(
+            gradients, positions, self._optimizer.learning_rate, iterations, decision.apply
+        )
+
+    def _reserve(self, gradients: Gradients) -> None:
+        """Make room for all rows; what may fail of an update."""
+        for table, (ids, _) in zip(self._tables, gradients.tables, strict=True):
+            table.reserve(ids)
+
+    def _update(
+        self,
+        gradients: Gradients,
+        positions: Sequence[np.ndarray],
+        learning_rate: float,
+        iterations: np.ndarray,
+        apply: np.ndarray,
+    ) -> None:
+        """Update the groups that `apply` names.
+
+        Args:
+          gradients: of the groups' rows, and of all dense slices.
+          positions: for each table, the position of each id's group.
+          learning_rate: of this update.
+          iterations: 1 for a group's first update, int64 ``[groups]``.
+          apply: bool ``[groups]``.
+        """
+        for table, (ids, of_rows), where in zip(
+            self._tables, gradients.tables, positions, strict=True
+        ):
+            table.apply(ids, of_rows, learning_rate, iterations[where])
         assert self._dense is not None
         if self._dense.size:
             num_groups = len(self._partition_of_group)
             all_iterations = np.zeros(num_groups, np.int64)
             all_iterations[self._groups] = iterations
             mask = np.zeros(num_groups, bool)
-            mask[self._groups] = decision.apply
-            self._dense.apply(dense_gradients, learning_rate, all_iterations, mask)
+            mask[self._groups] = apply
+            self._dense.apply(gradients.dense, learning_rate, all_iterations, mask)
 
     def _read_gradients(
-        self, buffers: list[memoryview], decision: Decision
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], np.ndarray]:
-        """Return (ids, gradients, their groups' positions) of each table, and dense gradients.
+        self, buffers: list[memoryview], decision: Decision | None = None
+    ) -> tuple[Gradients, list[np.ndarray]]:
+        """Return the gradients of a push and, for each table, the position of each id's group.
 
         Where only some groups want the minibatch, the others' ids are left out.
         """
         assert self._dense is not None
         if len(buffers) != 2 * len(self._tables) + 1:
             raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
-        updates = []
+        tables, all_positions = [], []
         for position, table in enumerate(self._tables):
             ids = frames.int64s(buffers[2 * position])
             gradients = frames.float32_rows(buffers[2 * position + 1], table.dim)
@@ -283,16 +339,17 @@ class Partition:
                     f"table {table.name}: {len(ids)} ids, {len(gradients)} gradient rows"
                 )
             positions = self._check_hosted(ids)
-            if not decision.apply.all():
+            if decision is not None and not decision.apply.all():
                 wanted = decision.apply[positions]
                 ids, gradients, positions = ids[wanted], gradients[wanted], positions[wanted]
-            updates.append((ids, gradients, positions))
+            tables.append((ids, gradients))
+            all_positions.append(positions)
         dense_gradients = frames.float32s(buffers[-1])
         if len(dense_gradients) != self._dense.size:
             raise frames.FrameError(
                 f"{len(dense_gradients)} dense gradients; the partition holds {self._dense.size}"
             )
-        return updates, dense_gradients
+        return Gradients(tuple(tables), dense_gradients), all_positions
 
     # ------------------------------------------------------------------ the pin
 
@@ -302,7 +359,7 @@ class Partition:
             try:
                 self._check(request.incarnation, self._routing_version)
                 return self._pins.pin(request, self._version())
-            except _Refused as refused:
+            except Refused as refused:
                 reply = refused.reply
                 return ps_pb2.PinReply(status=reply.status, message=reply.message)
             except MemoryError as error:
@@ -313,7 +370,7 @@ class Partition:
         with self._lock:
             try:
                 self._check(request.incarnation, self._routing_version)
-            except _Refused as refused:
+            except Refused as refused:
                 reply = refused.reply
                 return ps_pb2.PinReply(status=reply.status, message=reply.message)
             self._pins.unpin(request.number)
@@ -338,16 +395,41 @@ class Partition:
         with self._lock:
             try:
                 self._check(request.incarnation, self._routing_version)
-            except _Refused as refused:
+            except Refused as refused:
                 return ps_pb2.TaskProgressReply(status=refused.reply.status)
+            if self._steps is not None:
+                return self._steps.task_progress(request.lane)
             return ps_pb2.TaskProgressReply(next=self.progress.next(request.task))
+
+    def get_step_norms(self, request: ps_pb2.StepNormsRequest) -> ps_pb2.StepNorms:
+        """This partition's part of the norms by which a step is clipped."""
+        with self._lock:
+            try:
+                self._check(request.incarnation, self._routing_version)
+                return self._synchronous().get_norms(request.step)
+            except Refused as refused:
+                return ps_pb2.StepNorms(status=refused.reply.status)
+
+    def set_step_norms(self, request: ps_pb2.StepNorms) -> ps_pb2.StepNormsReply:
+        """Close a step that waits for the norms over all partitions."""
+        with self._lock:
+            try:
+                self._check(request.incarnation, self._routing_version)
+                self._synchronous().set_norms(request.step, request.sums)
+                return ps_pb2.StepNormsReply()
+            except Refused as refused:
+                return ps_pb2.StepNormsReply(
+                    status=refused.reply.status, message=refused.reply.message
+                )
+            except (ValueError, MemoryError) as error:
+                return ps_pb2.StepNormsReply(status=ps_pb2.PS_INVALID, message=str(error))
 
     def get_audit(self, request: ps_pb2.AuditRequest) -> ps_pb2.PartitionAudit:
         """What every group of this partition has counted."""
         with self._lock:
             try:
                 self._check(request.incarnation, self._routing_version)
-            except _Refused as refused:
+            except Refused as refused:
                 return ps_pb2.PartitionAudit(status=refused.reply.status)
             totals = self.progress.totals
             assert self._dense is not None
@@ -379,11 +461,18 @@ class Partition:
     # ------------------------------------------------------------------ checks
 
     def _version(self) -> int:
+        if self._steps is not None:
+            return self._steps.version
         return int(self.progress.totals.applied_minibatches.max())
+
+    def _synchronous(self) -> SynchronousSteps:
+        if self._steps is None:
+            raise Refused(ps_pb2.PS_INVALID, "the partition trains asynchronously: no lanes")
+        return self._steps
 
     def _check_incarnation(self, incarnation: int) -> None:
         if incarnation != self.incarnation:
-            raise _Refused(
+            raise Refused(
                 ps_pb2.PS_STALE_INCARNATION,
                 f"partition {self.index} is at incarnation {self.incarnation}, not {incarnation}",
             )
@@ -391,16 +480,16 @@ class Partition:
     def _check(self, incarnation: int, routing_version: int) -> None:
         self._check_incarnation(incarnation)
         if self._model is None:
-            raise _Refused(ps_pb2.PS_NOT_INITIALIZED)
+            raise Refused(ps_pb2.PS_NOT_INITIALIZED)
         if routing_version != self._routing_version:
-            raise _Refused(
+            raise Refused(
                 ps_pb2.PS_STALE_ROUTING,
                 f"routing is at version {self._routing_version}, not {routing_version}",
             )
 
     def _check_pin(self, number: int) -> None:
         if not self._pins.is_pinned(number):
-            raise _Refused(ps_pb2.PS_PIN_GONE, f"pin {number} is not there any more")
+            raise Refused(ps_pb2.PS_PIN_GONE, f"pin {number} is not there any more")
 
     def _check_hosted(self, ids: np.ndarray) -> np.ndarray:
         """Return the local position of each id's group; FrameError if one is not hosted here."""
@@ -414,6 +503,39 @@ class Partition:
             if table.name == name:
                 return table
         raise frames.FrameError(f"no table '{name}'; there are {[t.name for t in self._tables]}")
+
+
+class StepUpdates:
+    """Applies the steps of sync mode to a partition, whose lock is held: all groups alike."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._num_updates = 0
+
+    def reserve(self, gradients: Gradients) -> None:
+        """Make room for all rows."""
+        self._partition._reserve(gradients)
+
+    def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
+        """No norm of the average is clipped."""
+        return None
+
+    def apply(self, gradients: Gradients, learning_rate: float, totals: np.ndarray | None) -> None:
+        """Update every group."""
+        partition = self._partition
+        self._num_updates += 1
+        num_groups = len(partition._groups)
+        partition._update(
+            gradients,
+            [partition._check_hosted(ids) for ids, _ in gradients.tables],
+            learning_rate or partition._optimizer.learning_rate,
+            np.full(num_groups, self._num_updates, np.int64),
+            np.ones(num_groups, bool),
+        )
+
+    def closed(self, version: int) -> None:
+        """Pin this version, if it is to be pinned."""
+        self._partition._pins.reached(version)
 
 
 __all__ = ["CLOSED", "Partition"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.client import ParameterClient
+from elasticdl.ps.client import ParameterClient, TaskRewound
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue, Send
 from elasticdl.worker.leases import HeldTask, Leases
@@ -20,10 +20,6 @@ from elasticdl.worker.two_phase import TwoPhaseModel
 logger = logging.getLogger(__name__)
 
 LOSS_MEMORY = 0.9
-
-
-class TaskRewound(Exception):
-    """A partition wants an earlier minibatch of the task than was pushed: it must start again."""
 
 
 class NotFiniteError(JobError):

@@ -22,7 +22,7 @@ from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.source import ModelSource
 from elasticdl.model.trained_model import load_parameters, write_trained_model
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
+from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster, TaskRewound
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.rpc import Client, DeadlinePassed, RpcError, Transport
 from elasticdl.worker.evaluation import Evaluator
@@ -31,7 +31,7 @@ from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import read_task_records
 from elasticdl.worker.stream import MinibatchStream
-from elasticdl.worker.training import TaskRewound, Trainer
+from elasticdl.worker.training import Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)

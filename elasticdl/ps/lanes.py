@@ -1,0 +1,245 @@
+"""The lanes of sync mode on one partition: what each wants next, what waits, when a step closes.
+
+Pure: no thread, clock, network or arithmetic on gradients. Handling a message twice has the effect
+of once. docs/decisions/sync-mode.md says why no version of the parameters is ever needed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from elasticdl.ps.progress import CLOSED
+
+MAX_LANES = 1 << 16
+
+
+class Answer(Enum):
+    """What a message of a lane is answered with.
+
+    GO: do it: serve the parameters, take the gradients, count the task as closed.
+    WAIT: its step is not open yet; the same message will be answered differently later.
+    PAST: it has been done. `Verdict.next` is the first that may still have to be computed.
+    AHEAD: something that comes before it is missing; `Verdict.next` is wanted first.
+    FINISHED: the step it belongs to is beyond `max_steps`.
+    """
+
+    GO = 0
+    WAIT = 1
+    PAST = 2
+    AHEAD = 3
+    FINISHED = 4
+
+
+class LaneError(ValueError):
+    """The message does not fit what the lanes are: sender or input function are wrong."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task stands: at a position of one of the lanes of an epoch; `last` ends its lane."""
+
+    epoch: int
+    lane: int
+    position: int
+    num_lanes: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a task was closed.
+
+    num_minibatches: how many it had. emitted_records: what they were of. limited: `max_steps` ended
+    it, not the end of its records.
+    """
+
+    num_minibatches: int
+    emitted_records: int
+    limited: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer; `closing` where the task was closed in this epoch."""
+
+    answer: Answer
+    next: int = 0
+    closing: Closing | None = None
+
+
+@dataclass
+class _Lane:
+    """One lane: tasks closed so far, the minibatch wanted next, and the one that waits, if any."""
+
+    closings: list[Closing] = field(default_factory=list)
+    next: int = 0
+    is_buffered: bool = False
+    is_confirmed: bool = False
+    has_ended: bool = False
+
+    @property
+    def position(self) -> int:
+        return len(self.closings)
+
+    @property
+    def lowest_needed(self) -> int:
+        """All minibatches below are known to be on every partition."""
+        return self.next - 1 if self.is_buffered and not self.is_confirmed else self.next
+
+
+class Lanes:
+    """All lanes of a partition. Not thread-safe.
+
+    Args:
+      max_steps: steps of training in all; None for no limit.
+
+    Attributes:
+      step: steps closed, all epochs.
+      epoch: the one its lanes are of; −1 before the first.
+    """
+
+    def __init__(self, max_steps: int | None = None) -> None:
+        self.step = 0
+        self.epoch = -1
+        self._max_steps = max_steps
+        self._lanes: list[_Lane] = []
+
+    # ---------------------------------------------------------------- what it knows
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the open step has a confirmed minibatch of every live lane, and may close."""
+        live = [lane for lane in self._lanes if not lane.has_ended]
+        return bool(live) and all(lane.is_confirmed for lane in live)
+
+    @property
+    def awaited(self) -> list[int]:
+        """The lanes that the open step still waits for."""
+        return [
+            number
+            for number, lane in enumerate(self._lanes)
+            if not lane.has_ended and not lane.is_confirmed
+        ]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps that are wanted are closed."""
+        return self._max_steps is not None and self.step >= self._max_steps
+
+    def progress(self, place: Place) -> Verdict:
+        """Say which minibatch of a task is wanted next; `PAST` where it is closed."""
+        self._check(place)
+        if place.epoch < self.epoch:
+            return Verdict(Answer.PAST, CLOSED)
+        if place.epoch > self.epoch:
+            return Verdict(Answer.GO)
+        lane = self._lanes[place.lane]
+        if place.position < lane.position:
+            return Verdict(Answer.PAST, CLOSED, lane.closings[place.position])
+        return Verdict(Answer.GO, lane.next if place.position == lane.position else 0)
+
+    # -------------------------------------------------------------------- messages
+
+    def pull(self, place: Place, k: int) -> Verdict:
+        """Somebody wants to compute minibatch k, and so says that every partition has k − 1."""
+        lane, verdict = self._find(place)
+        if lane is None:
+            return verdict
+        if k < lane.lowest_needed:
+            return Verdict(Answer.PAST, lane.lowest_needed)
+        if k > lane.next:
+            return Verdict(Answer.AHEAD, lane.next)
+        if not lane.is_buffered:
+            return Verdict(Answer.FINISHED if self.is_finished else Answer.GO, k)
+        if k < lane.next:  # Buffered and not confirmed: another partition may lack it.
+            return Verdict(Answer.GO, k)
+        lane.is_confirmed = True
+        return Verdict(Answer.WAIT, k)
+
+    def decide_push(self, place: Place, k: int) -> Verdict:
+        """Say what a push of minibatch k means; on `GO`, `take` it."""
+        lane, verdict = self._find(place)
+        if lane is None:
+            return Verdict(Answer.AHEAD) if verdict.answer is Answer.WAIT else verdict
+        if k < lane.next:
+            return Verdict(Answer.PAST, lane.next)
+        if k > lane.next or lane.is_buffered or self.is_finished:
+            return Verdict(Answer.AHEAD, lane.next)
+        return Verdict(Answer.GO, k)
+
+    def take(self, place: Place) -> None:
+        """Note that the minibatch wanted next is buffered."""
+        lane = self._lanes[place.lane]
+        assert not lane.is_buffered
+        lane.is_buffered = True
+        lane.next += 1
+
+    def close(self, place: Place, closing: Closing) -> Verdict:
+        """The task has ended, and every partition has its last minibatch.
+
+        `GO` is answered once: the task has just been closed.
+
+        Raises:
+          LaneError: more minibatches of the task than it is said to have were taken.
+        """
+        lane, verdict = self._find(place)
+        if lane is None:
+            return verdict
+        if closing.num_minibatches < lane.next:
+            raise LaneError(
+                f"closed after {closing.num_minibatches} minibatches, but {lane.next} were taken "
+                "before: the input function does not make the same minibatches of the same "
+                "records each time; make it deterministic"
+            )
+        if closing.num_minibatches > lane.next:
+            return Verdict(Answer.AHEAD, lane.next)
+        if lane.is_buffered:
+            lane.is_confirmed = True
+            return Verdict(Answer.WAIT)
+        lane.closings.append(closing)
+        lane.next = 0
+        lane.has_ended = place.last
+        return Verdict(Answer.GO, CLOSED, closing)
+
+    def close_step(self) -> list[int]:
+        """Close the open step, which is complete; return the lanes that are in it, in order."""
+        assert self.is_complete
+        numbers = [number for number, lane in enumerate(self._lanes) if lane.is_buffered]
+        for number in numbers:
+            lane = self._lanes[number]
+            lane.is_buffered = lane.is_confirmed = False
+        self.step += 1
+        return numbers
+
+    # --------------------------------------------------------------------- finding
+
+    def _find(self, place: Place) -> tuple[_Lane | None, Verdict]:
+        """Return the lane, if the task is its open one; else what to answer."""
+        self._check(place)
+        if place.epoch < self.epoch:
+            return None, Verdict(Answer.PAST, CLOSED)
+        if place.epoch > self.epoch:
+            if not all(lane.has_ended for lane in self._lanes):
+                return None, Verdict(Answer.WAIT)
+            self.epoch = place.epoch
+            self._lanes = [_Lane() for _ in range(place.num_lanes)]
+        lane = self._lanes[place.lane]
+        if place.position < lane.position:
+            return None, Verdict(Answer.PAST, CLOSED, lane.closings[place.position])
+        if lane.has_ended:
+            raise LaneError(f"lane {place.lane} of epoch {place.epoch} has no such task: it ended")
+        if place.position > lane.position:
+            return None, Verdict(Answer.WAIT)
+        return lane, Verdict(Answer.GO)
+
+    def _check(self, place: Place) -> None:
+        if (
+            not 0 <= place.lane < place.num_lanes <= MAX_LANES
+            or min(place.epoch, place.position) < 0
+        ):
+            raise LaneError(f"there is no {place}")
+        if place.epoch == self.epoch and place.num_lanes != len(self._lanes):
+            raise LaneError(
+                f"epoch {self.epoch} has {len(self._lanes)} lanes, not {place.num_lanes}"
+            )
