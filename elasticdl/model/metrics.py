@@ -37,13 +37,16 @@ class Metrics:
         self._compiled: Any = None
         self._adds_loss = False
 
-    def measure(self, outputs: Any, labels: Any, num_records: int) -> dict[str, MetricState]:
+    def measure(
+        self, outputs: Any, labels: Any, num_records: int, penalty: Any = 0.0
+    ) -> dict[str, MetricState]:
         """Return the states over one minibatch.
 
         Args:
           outputs: what the model returned.
           labels: the minibatch's.
           num_records: how many records it is of.
+          penalty: what the model adds to the loss: regularization.
 
         Raises:
           UsageError: a value is neither a scalar tensor nor a Keras metric.
@@ -58,6 +61,8 @@ class Metrics:
                 values = self._values(outputs, labels)
             if not updated and not any(_is_keras(value) for value in values.values()):
                 self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
+        if self._adds_loss:
+            values = {**values, "loss": tf.cast(values["loss"], tf.float32) + penalty}
         states = {
             name: self._keras_state(name, value, outputs, labels, id(value) in updated)
             if _is_keras(value)

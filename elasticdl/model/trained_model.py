@@ -117,6 +117,30 @@ def write_trained_model(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def copy_trained_model(path: str, copy: str, overwrite: bool = False, job_name: str = "") -> None:
+    """Make a copy of a trained model; at no moment is there half of one.
+
+    Args:
+      path: the directory to copy.
+      copy: the directory to make.
+      overwrite: replace a trained model that is there.
+      job_name: of the job that copies; what it has written already is replaced in any case.
+
+    Raises:
+      UsageError: see `check_output`, or there is no trained model at `path`.
+    """
+    read_definition(path)
+    check_output(copy, overwrite, job_name)
+    output = Path(copy).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(output, job_name)
+    try:
+        shutil.copytree(path, partial)
+        _replace(partial, output, job_name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def try_export(source: ModelSource, parameters: Parameters) -> None:
     """Do what writing a trained model does with the user's code, and keep nothing of it.
 

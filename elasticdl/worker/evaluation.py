@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from elasticdl.model import metric_states
@@ -22,15 +23,23 @@ class Evaluator:
       model: the model, split in two phases.
       metrics: what to measure.
       stream: minibatches with their parameters; owned by the evaluator.
+      training_loss: asks the partitions for the mean training loss of an epoch, None where nothing
+        of it was trained.
       max_chunk_bytes: the largest RecordIO chunk accepted.
     """
 
     def __init__(
-        self, model: TwoPhaseModel, metrics: Metrics, stream: MinibatchStream, max_chunk_bytes: int
+        self,
+        model: TwoPhaseModel,
+        metrics: Metrics,
+        stream: MinibatchStream,
+        training_loss: Callable[[int], float | None],
+        max_chunk_bytes: int,
     ) -> None:
         self._model = model
         self._metrics = metrics
         self._stream = stream
+        self._training_loss = training_loss
         self._max_chunk_bytes = max_chunk_bytes
 
     def evaluate(self, held: HeldTask) -> dict[str, Any]:
@@ -40,15 +49,17 @@ class Evaluator:
           UserCodeError: the model's code raised.
         """
         task = held.task
-        states, num_records = self._measure(task.id, held.records)
+        states, num_records = self._measure(task, held.records)
         return {
             "states": metric_states.to_json(states),
             "records": num_records,
             "range": [task.shard, task.start, task.end],
         }
 
-    def _measure(self, task: int, records: list[bytes]) -> tuple[metric_states.MetricStates, int]:
-        self._stream.put(task, records, 0, None)
+    def _measure(
+        self, task: master_pb2.Task, records: list[bytes]
+    ) -> tuple[metric_states.MetricStates, int]:
+        self._stream.put(task.id, records, 0, None, task.pin)
         states: metric_states.MetricStates = {}
         while not isinstance(item := self._stream.next(), TaskEnd):
             states = metric_states.merge(states, self._measure_minibatch(item))
@@ -58,24 +69,41 @@ class Evaluator:
         pulled = item.pull.result()
         assert pulled.dense is not None
         minibatch = item.minibatch
-        outputs = self._model.forward(
+        outputs, penalty = self._model.forward_with_penalty(
             minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
         )
-        return self._metrics.measure(outputs, minibatch.labels, minibatch.num_records)
+        return self._metrics.measure(outputs, minibatch.labels, minibatch.num_records, penalty)
 
     def summarize(self, task: master_pb2.Task) -> dict[str, Any]:
-        """Return the metrics over all evaluation tasks, whose results are the task's payload."""
-        results = [json.loads(one) for one in json.loads(task.payload)]
+        """Return the numbers of one evaluation, from the results of all its tasks.
+
+        The task's payload has the ``results`` of its EVALUATION tasks and, in a training, its
+        ``epoch``. ``metrics`` are by name; ``logs`` are what Keras's callbacks call the same, and
+        the training's loss in that epoch.
+        """
+        payload = json.loads(task.payload)
+        if isinstance(payload, list):
+            payload = {"results": payload}
+        metrics = self._merged(task, [json.loads(one) for one in payload["results"]])
+        logs = {}
+        epoch = payload.get("epoch")
+        loss = None if epoch is None else self._training_loss(epoch)
+        if loss is not None:
+            logs["loss"] = loss
+        logs |= {f"val_{name}": value for name, value in metrics.items()}
+        return {"metrics": metrics, "logs": logs}
+
+    def _merged(self, task: master_pb2.Task, results: list[Any]) -> dict[str, float]:
         results = [result for result in results if result["records"]]
         if not results:
-            return {"metrics": {}}
+            return {}
         # A worker that measured nothing yet does not know the metrics: it measures a task again.
         shard, start, end = results[0]["range"]
-        self._measure(task.id, read_task_records(shard, start, end, None, self._max_chunk_bytes))
+        self._measure(task, read_task_records(shard, start, end, None, self._max_chunk_bytes))
         states: metric_states.MetricStates = {}
         for result in results:
             states = metric_states.merge(states, metric_states.from_json(result["states"]))
-        return {"metrics": self._metrics.result(states)}
+        return self._metrics.result(states)
 
     def close(self) -> None:
         """End the threads."""

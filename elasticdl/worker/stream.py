@@ -47,14 +47,29 @@ class MinibatchStream:
         self._client = client
         self._before_pull = before_pull
         self._items: queue.Queue[Item | BaseException] = queue.Queue(max(1, most_ahead))
+        self._pins: dict[int, int] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._prepare_all, name="stream", daemon=True)
         self._thread.start()
 
     def put(
-        self, task: int, records: list[bytes], first_minibatch: int, max_minibatches: int | None
+        self,
+        task: int,
+        records: list[bytes],
+        first_minibatch: int,
+        max_minibatches: int | None,
+        pin: int = 0,
     ) -> None:
-        """Add a task; its items come after those of the tasks before."""
+        """Add a task; its items come after those of the tasks before.
+
+        Args:
+          task: its id.
+          records: in the order they are to be read.
+          first_minibatch: those before are not wanted.
+          max_minibatches: how many are wanted at most.
+          pin: whose parameters are pulled; 0 for the current ones.
+        """
+        self._pins[task] = pin
         self._pipeline.put(task, records, first_minibatch, max_minibatches)
 
     def next(self) -> Item:
@@ -80,11 +95,14 @@ class MinibatchStream:
         try:
             for position, element in enumerate(self._pipeline):
                 if isinstance(element, TaskEnd):
+                    self._pins.pop(element.task_id, None)
                     self._hand_over(element)
                     continue
+                pin = self._pins.get(element.task_id, 0)
                 lookup = self._client.prepare(element.ids)
                 self._before_pull(position)
-                self._hand_over(Prepared(element, lookup, self._client.start_pull(lookup)))
+                pull = self._client.start_pull(lookup, pin=pin)
+                self._hand_over(Prepared(element, lookup, pull))
         except _Closed:
             pass
         except BaseException as error:

@@ -199,6 +199,19 @@ class TwoPhaseModel:
         Raises:
           UserCodeError: the model raises.
         """
+        return self.forward_with_penalty(features, dense, rows, inverses)[0]
+
+    def forward_with_penalty(
+        self,
+        features: Any,
+        dense: np.ndarray,
+        rows: Sequence[np.ndarray],
+        inverses: Sequence[np.ndarray],
+    ) -> tuple[Any, tf.Tensor]:
+        """Return the outputs, and what the model adds to the loss, as `forward` computes them.
+
+        It adds its regularization and what its layers give to `add_loss`; float32, a scalar.
+        """
         if self._forward is None:
             self._forward = self._trace_forward()
         with self._one_step, self._step_errors("the model"):
@@ -350,8 +363,9 @@ class TwoPhaseModel:
             binding = Binding(self._variables, self._unpack(dense))
             with tracing(context), binding.active():
                 outputs = call_model(self.model, features, training=False)
+                penalties = [tf.cast(each, tf.float32) for each in self.model.losses]
                 context.check_all_called()
-            return outputs
+            return outputs, tf.add_n([tf.zeros([]), *penalties])
 
         what = f"the model of '{self._contract.source.model_def}'"
         return self._trace(forward, self._input_specs(with_labels=False), what)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from elasticdl.errors import ElasticDLError, UserCodeError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
@@ -18,15 +17,23 @@ from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
-from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.source import ModelSource
-from elasticdl.model.trained_model import load_parameters, write_trained_model
+from elasticdl.model.trained_model import load_parameters
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster, TaskRewound
+from elasticdl.ps.client import (
+    GaveUp,
+    ModelLayout,
+    ParameterClient,
+    PinGone,
+    StaleCluster,
+    TaskRewound,
+)
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.rpc import Client, DeadlinePassed, RpcError, Transport
 from elasticdl.worker.evaluation import Evaluator
+from elasticdl.worker.exporting import export
 from elasticdl.worker.leases import HeldTask, Leases
+from elasticdl.worker.pinning import make_pin
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import read_task_records
@@ -81,6 +88,7 @@ class Worker:
             kinds.PREDICTION: self._predict,
             kinds.EXPORT: self._export,
             kinds.MERGE: self._merge,
+            kinds.PIN: self._pin,
         }
 
     # ----------------------------------------------------------- asked by others
@@ -186,7 +194,7 @@ class Worker:
             return
         except UserCodeError as error:
             self._leases.fail(held, str(error), error.traceback_text)
-        except (TaskRewound, StaleCluster, DeadlinePassed) as error:
+        except (TaskRewound, StaleCluster, PinGone, DeadlinePassed) as error:
             # Nobody's fault: the task is leased again, here or elsewhere.
             logger.warning("starts again: %s", error)
             self._close_client()
@@ -311,6 +319,7 @@ class Worker:
                 self.model,
                 Metrics(self._contract, Mode.EVALUATION),
                 self._stream(Mode.EVALUATION),
+                lambda epoch: self._parameters().training_losses().get(epoch),
                 self._spec.max_chunk_bytes,
             )
         return evaluator
@@ -331,25 +340,14 @@ class Worker:
         self._leases.complete(held, result=predictor.predict(held))
 
     def _export(self, held: HeldTask) -> None:
-        client, model = self._parameters(), self.model
-        no_ids = np.zeros(0, np.int64)
-        pull = client.start_pull(client.prepare([no_ids for _ in model.table_definitions]))
-        dense = pull.result().dense
-        assert dense is not None
-        assert self._spec.output is not None
-        tables = {
-            table.name: TableRows(*client.export_rows(position))
-            for position, table in enumerate(model.table_definitions)
-        }
-        parameters = Parameters.of_flat(model.variables, dense, tables)
-        write_trained_model(
-            self._spec.output,
-            self._source,
-            parameters,
-            overwrite=self._spec.overwrite,
-            job_name=self._spec.job_name,
-        )
-        self._leases.complete(held, result={"output": self._spec.output})
+        result = export(self._spec, self._source, self.model, self._parameters(), held.task)
+        self._leases.complete(held, result=result)
+
+    def _pin(self, held: HeldTask) -> None:
+        is_sync = json.loads(held.task.payload)["consistency"] == "sync"
+        client, number = self._parameters(), held.task.pin
+        versions = make_pin(client, number, held.grant, is_sync, self._leaving)
+        self._leases.complete(held, result={"versions": versions})
 
     def _merge(self, held: HeldTask) -> None:
         self._leases.complete(held, result=merge(self._spec, held.task))

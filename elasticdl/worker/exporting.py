@@ -1,0 +1,67 @@
+"""Writes trained models: the parameters as they are, as they were pinned, or a copy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from elasticdl.job_spec import JobSpec
+from elasticdl.model.parameters import Parameters, TableRows
+from elasticdl.model.source import ModelSource
+from elasticdl.model.trained_model import copy_trained_model, write_trained_model
+from elasticdl.proto import master_pb2
+from elasticdl.ps.client import ParameterClient
+from elasticdl.worker.two_phase import TwoPhaseModel
+
+
+def export(
+    spec: JobSpec,
+    source: ModelSource,
+    model: TwoPhaseModel,
+    client: ParameterClient,
+    task: master_pb2.Task,
+) -> dict[str, Any]:
+    """Do an EXPORT task and return where its model is.
+
+    Its payload says what of: ``{}`` the current parameters, to the job's output; ``pin`` and
+    ``path``: those of a pin, in the place of what is at the path; ``copy``: the model at that path,
+    to the job's output.
+
+    Raises:
+      PinGone: a partition does not have the pin.
+    """
+    payload = json.loads(task.payload or "{}")
+    if not isinstance(payload, dict):
+        payload = {}
+    assert spec.output is not None
+    if "copy" in payload:
+        copy_trained_model(payload["copy"], spec.output, spec.overwrite, spec.job_name)
+        return {"output": spec.output}
+    pin = payload.get("pin", 0)
+    path = payload.get("path", spec.output)
+    parameters = pull_parameters(model, client, pin)
+    write_trained_model(path, source, parameters, spec.overwrite, spec.job_name)
+    return {"output": path}
+
+
+def pull_parameters(model: TwoPhaseModel, client: ParameterClient, pin: int = 0) -> Parameters:
+    """Return all parameters there are; nothing may be pushed meanwhile, or a pin must be named.
+
+    Raises:
+      PinGone: a partition does not have the pin.
+    """
+    tables = {
+        table.name: TableRows(*client.export_rows(position, pin))
+        for position, table in enumerate(model.table_definitions)
+    }
+    return Parameters.of_flat(model.variables, pull_dense(model, client, pin), tables)
+
+
+def pull_dense(model: TwoPhaseModel, client: ParameterClient, pin: int = 0) -> np.ndarray:
+    """Return the flat vector of all variables, float32 ``[D]``; PinGone as `pull_parameters`."""
+    no_ids = [np.zeros(0, np.int64) for _ in model.table_definitions]
+    dense = client.start_pull(client.prepare(no_ids), pin=pin).result().dense
+    assert dense is not None
+    return dense
