@@ -160,7 +160,7 @@ class JobSpec(BaseModel):
 
     data: str | None = option(
         None,
-        "RecordIO files: a path or pattern, or several with commas between",
+        "RecordIO, TFRecord, Parquet, CSV or Arrow files: paths or patterns, with commas between",
         group="Data",
         commands=COMMANDS,
         metavar="PATTERN",
@@ -172,7 +172,7 @@ class JobSpec(BaseModel):
     )
     validation_data: str | None = option(
         None,
-        "RecordIO files, held out; evaluated once, after training, on the trained model",
+        "held-out files like those of --data; evaluated once, after training, on the trained model",
         group="Data",
         commands=("train",),
         metavar="PATTERN",
@@ -219,9 +219,25 @@ class JobSpec(BaseModel):
         metavar="NAMES",
         example="id,label",
     )
+    columns: tuple[str, ...] = option(
+        (),
+        "columns to read of files that have columns, with commas between (default: all)",
+        group="Data",
+        commands=COMMANDS,
+        metavar="NAMES",
+        example="id,price,label",
+    )
+    column_types: tuple[str, ...] = option(
+        (),
+        "types of columns in place of the files' own: int64, float32, bool or bytes",
+        group="Data",
+        commands=COMMANDS,
+        metavar="NAME=TYPE,…",
+        example="id=bytes,price=float32",
+    )
     max_chunk_bytes: int = option(
         256 << 20,
-        "largest RecordIO chunk, uncompressed, that a reader accepts",
+        "largest chunk or row group, uncompressed, that a reader accepts and keeps in memory",
         group="Data",
         commands=COMMANDS,
         metavar="BYTES",

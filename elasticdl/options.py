@@ -268,7 +268,7 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
         return params_text(value, prefix)
     if one.name == "class_weight" and isinstance(value, Mapping):
         return repr(dict(value))
-    if one.name == "keep_columns":
+    if kind == tuple[str, ...]:
         return _column_names(one, value, prefix)
     if one.form == "patterns" and isinstance(value, list | tuple):
         parts = [os.fspath(p) if isinstance(p, os.PathLike) else p for p in value]

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from elasticdl.data.shards import find_shards
+from elasticdl.data.columns import decide_columns
+from elasticdl.data.readers import open_reader
+from elasticdl.data.schema import Schema, parse_schema, texts_of
+from elasticdl.data.shards import find_files, find_shards
 from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.params import parse_params
-from elasticdl.model.source import DEFINITION_FILE
+from elasticdl.model.source import DEFINITION_FILE, ModelSource
 
 
 def validate(job_spec: JobSpec) -> None:
@@ -29,6 +32,28 @@ def validate(job_spec: JobSpec) -> None:
         ) from None
 
 
+def with_columns(job_spec: JobSpec) -> JobSpec:
+    """Return a job whose `column_types` are all columns that it reads; none for records of bytes.
+
+    The same then in every process: the master's, the workers' and the check's.
+
+    Raises:
+      UsageError: columns that are not there, or are of types that no tensor can have.
+    """
+    assert job_spec.data is not None
+    paths = find_files(job_spec.data)
+    if job_spec.validation_data is not None:
+        paths += find_files(job_spec.validation_data, "validation_data")
+    trained: Schema = ()
+    if job_spec.trained_model is not None:
+        trained = ModelSource.of_trained_model(job_spec.trained_model).schema
+    wanted = job_spec.columns
+    if wanted:
+        wanted += tuple(name for name in job_spec.keep_columns if name not in wanted)
+    schema = decide_columns(paths, job_spec.max_chunk_bytes, wanted, job_spec.column_types, trained)
+    return job_spec.model_copy(update={"column_types": texts_of(schema)})
+
+
 def _validate(job_spec: JobSpec) -> None:
     if job_spec.model_zoo is not None:
         _check_directory("model_zoo", job_spec.model_zoo, "give the directory of the model's files")
@@ -37,6 +62,7 @@ def _validate(job_spec: JobSpec) -> None:
     parse_params(job_spec.params)
     inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
     _check_keep_columns(job_spec.keep_columns, inputs, job_spec.max_chunk_bytes)
+    parse_schema(job_spec.column_types)
     _check_data("validation_data", job_spec.validation_data, job_spec.max_chunk_bytes)
     if job_spec.output is not None:
         if job_spec.command == "train":
@@ -66,7 +92,7 @@ def check_trained_model(path: str) -> None:
 
 
 def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> list[str]:
-    """Check that patterns name RecordIO files with records; return the files' paths."""
+    """Check that patterns name data files with records; return the files' paths."""
     if patterns is None:
         return []
     _local(option, patterns)
@@ -78,13 +104,16 @@ def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes
     if not names:
         return
     from elasticdl.data.example import decode
-    from elasticdl.data.recordio import Scanner
 
-    record = next(iter(Scanner(inputs[0], 0, 1, max_chunk_bytes=max_chunk_bytes)))
-    try:
-        columns = sorted(decode(record))
-    except DataError:
-        return
+    reader = open_reader(inputs[0], max_chunk_bytes)
+    columns = reader.names()
+    if not reader.is_table:
+        records = reader.read(0, 1)
+        assert isinstance(records, list)
+        try:
+            columns = sorted(decode(records[0]))
+        except DataError:
+            return
     for name in names:
         if columns and name not in columns:
             raise UsageError(

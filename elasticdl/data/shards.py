@@ -7,7 +7,8 @@ import glob
 import os
 from dataclasses import dataclass
 
-from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES, Index
+from elasticdl.data.readers import detect_format, open_reader
+from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES
 from elasticdl.errors import DataError, UsageError
 
 _FILES_SHOWN = 3
@@ -24,7 +25,7 @@ class Shard:
 def find_shards(
     pattern: str, max_chunk_bytes: int = DEFAULT_MAX_CHUNK_BYTES, option: str = "data"
 ) -> list[Shard]:
-    """Return the RecordIO files a pattern names, sorted by path, each once.
+    """Return the data files a pattern names, sorted by path, each once; all of one format.
 
     Args:
       pattern: paths and globs, separated by commas; a path that exists is taken as it is.
@@ -32,15 +33,32 @@ def find_shards(
       option: what the pattern was given as, for the errors.
 
     Raises:
-      UsageError: nothing there, no match, or a file without records.
-      DataError: a file that is not RecordIO.
+      UsageError: nothing there, no match, a file without records, or files of several formats or
+        with other columns.
+      DataError: a file that is broken, or of no known format.
     """
-    shards = []
+    shards: list[Shard] = []
+    first_format, names = "", None
     for path in find_files(pattern, option):
-        num_records = Index(path, max_chunk_bytes).num_records
-        if not num_records:
+        file_format = detect_format(path)
+        if shards and file_format != first_format:
+            raise UsageError(
+                f"{option} '{path}': is {file_format}, '{shards[0].path}' is {first_format}; "
+                "name files of one format"
+            )
+        first_format = file_format
+        reader = open_reader(path, max_chunk_bytes, file_format)
+        if not reader.num_records:
             raise UsageError(f"{option} '{path}': has no records; name files that have some")
-        shards.append(Shard(path, num_records))
+        if reader.is_table:
+            if names is not None and set(names) != set(reader.names()):
+                odd = sorted(set(names) ^ set(reader.names()))
+                raise UsageError(
+                    f"{option} '{path}': column '{odd[0]}' is not in both, it and "
+                    f"'{shards[0].path}'; files of one job have the same columns"
+                )
+            names = reader.names()
+        shards.append(Shard(path, reader.num_records))
     return shards
 
 

@@ -57,7 +57,7 @@ class Contract(Protocol):
         ...
 
     def dataset(self, dataset: tf.data.Dataset, mode: Mode) -> tf.data.Dataset:
-        """Map serialized records to elements of one record each."""
+        """Map serialized records to elements of one record each; batches of columns to batches."""
         ...
 
     def callbacks(self) -> list[Any]:

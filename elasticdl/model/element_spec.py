@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.mode import Mode
+from elasticdl.model.records_input import minibatches, no_records
 
 
 class ElementSpec(NamedTuple):
@@ -45,32 +44,15 @@ def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
       UsageError: an element is not (features, labels), or labels are missing where needed.
       UserCodeError: the function raises.
     """
-    no_records = tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
-    elements = contract.dataset(no_records, mode)
+    schema = contract.source.schema
     where = contract.function("dataset")
-    if _is_batched(elements):
-        raise UsageError(
-            f"{where}: yields minibatches; remove .batch(): minibatches are made of what it yields"
-        )
-    features, labels = split_element(elements.batch(1).element_spec)
+    elements = contract.dataset(no_records(schema), mode)
+    features, labels = split_element(minibatches(elements, schema, 1, where).element_spec)
     if labels is None and mode is not Mode.PREDICTION:
         raise UsageError(
             f"{where}: yields no labels in mode {mode.value}; yield (features, labels)"
         )
     return ElementSpec(features, labels)
-
-
-def _is_batched(dataset: tf.data.Dataset) -> bool:
-    """Whether elements were batched and are still: a first dimension that is open, in all parts."""
-    specs = tf.nest.flatten(dataset.element_spec)
-    if any(not each.shape.rank or each.shape[0] is not None for each in specs):
-        return False
-    step: Any = dataset
-    while step is not None and "Unbatch" not in (kind := type(step).__name__):
-        if "Batch" in kind:
-            return True
-        step = getattr(step, "_input_dataset", None)
-    return False
 
 
 def tensor_names(nest: Any, alone: str) -> list[str]:

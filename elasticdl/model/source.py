@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from elasticdl.data.schema import Schema, parse_schema
 from elasticdl.errors import UsageError
 from elasticdl.proto.trained_model_pb2 import TrainedModel
 
@@ -24,6 +25,8 @@ class ModelSource:
 
     Attributes:
       seed: of the initial values; a trained table's unseen ids need it too.
+      columns: names and types of what the input function is given, as `elasticdl.data.schema`
+        writes them; none where it is given records that are bytes.
     """
 
     model_zoo: str
@@ -38,6 +41,12 @@ class ModelSource:
     custom_data_reader: str | None = None
     class_weight: str | None = None
     seed: int = 0
+    columns: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the input, parsed."""
+        return parse_schema(self.columns)
 
     @classmethod
     def of_job(cls, job_spec: JobSpec) -> ModelSource:
@@ -48,7 +57,8 @@ class ModelSource:
             if (value := getattr(job_spec, name)) is not None
         }
         if job_spec.trained_model is not None:
-            return replace(cls.of_trained_model(job_spec.trained_model), **given)
+            trained = cls.of_trained_model(job_spec.trained_model)
+            return replace(trained, columns=job_spec.column_types, **given)
         if job_spec.model_zoo is None or job_spec.model_def is None:
             raise UsageError(
                 "model_def: not given; give --model_zoo and --model_def, or --trained_model"
@@ -64,6 +74,7 @@ class ModelSource:
             class_weight=job_spec.class_weight,
             **given,
             seed=job_spec.seed,
+            columns=job_spec.column_types,
         )
 
     @classmethod
@@ -86,6 +97,7 @@ class ModelSource:
             prediction_outputs_processor=definition.prediction_outputs_processor or None,
             custom_data_reader=definition.custom_data_reader or None,
             seed=definition.seed,
+            columns=tuple(definition.columns),
         )
 
 

@@ -251,6 +251,7 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
         prediction_outputs_processor=source.prediction_outputs_processor or "",
         custom_data_reader=source.custom_data_reader or "",
         seed=source.seed,
+        columns=source.columns,
         elasticdl_version=elasticdl.__version__,
         job_name=job_name,
         tables=[

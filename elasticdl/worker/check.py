@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from elasticdl.data.recordio import read_range
 from elasticdl.data.shards import Shard, find_shards
 from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
@@ -18,6 +17,7 @@ from elasticdl.model.element_spec import ElementSpec, element_spec, tensor_names
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.parameters import Parameters, TableRows
+from elasticdl.model.records_input import array_specs, records_dataset
 from elasticdl.model.source import ModelSource
 from elasticdl.model.trained_model import load_parameters, try_export
 from elasticdl.model.user_code import ModelCodeError, before_launch
@@ -29,6 +29,7 @@ from elasticdl.worker.check_report import (
     VariableReport,
 )
 from elasticdl.worker.pipeline import Minibatch, TaskPipeline
+from elasticdl.worker.records import TableRecords, TaskRecords, read_task_records
 from elasticdl.worker.two_phase import TwoPhaseModel
 
 _MODES = {"evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
@@ -130,18 +131,19 @@ class _Check:
             f"'{shards[0].path}' on, in mode {mode.value}; its filter may be too strict"
         )
 
-    def _first_records(self, shard: Shard) -> Iterator[list[bytes]]:
+    def _first_records(self, shard: Shard) -> Iterator[TaskRecords]:
         """Yield the records of a file in growing parts, as long as more are asked for."""
         start, count = 0, self._job_spec.minibatch_size
         while start < min(shard.num_records, _MOST_RECORDS_OF_FILE):
             count = min(count, shard.num_records - start)
-            yield read_range(shard.path, start, count, self._job_spec.max_chunk_bytes)
+            limit, schema = self._job_spec.max_chunk_bytes, self._contract.source.schema
+            yield read_task_records(shard.path, start, start + count, None, limit, schema)
             start += count
             most = max(_MOST_RECORDS_AT_ONCE, self._job_spec.minibatch_size)
             count = min(count * _GROWTH, most)
 
     def _minibatch_of(
-        self, model: TwoPhaseModel, mode: Mode, shard: Shard, records: list[bytes]
+        self, model: TwoPhaseModel, mode: Mode, shard: Shard, records: TaskRecords
     ) -> Minibatch | None:
         size = self._job_spec.minibatch_size
         pipeline = TaskPipeline(self._contract, mode, size, model.collect, prefetch=0)
@@ -165,8 +167,15 @@ class _Check:
             pipeline.release()
         return first if isinstance(first, Minibatch) else None
 
-    def _check_ends(self, records: list[bytes], mode: Mode) -> None:
-        elements = self._contract.dataset(tf.data.Dataset.from_tensor_slices(records), mode)
+    def _check_ends(self, records: TaskRecords, mode: Mode) -> None:
+        schema = self._contract.source.schema
+        arrays = records.arrays if isinstance(records, TableRecords) else [records]
+        given = [
+            tf.constant(array, spec.dtype)
+            for array, spec in zip(arrays, array_specs(schema), strict=True)
+        ]
+        dataset = records_dataset(given, schema, self._job_spec.minibatch_size)
+        elements = self._contract.dataset(dataset, mode)
         if elements.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise UsageError(
                 f"{self._function}: never ends; remove its repeat(): --num_epochs says how often "

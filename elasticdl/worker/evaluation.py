@@ -11,7 +11,7 @@ from elasticdl.model.metrics import Metrics
 from elasticdl.proto import master_pb2
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import TaskEnd
-from elasticdl.worker.records import read_task_records
+from elasticdl.worker.records import TaskRecords
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TwoPhaseModel
 
@@ -25,7 +25,7 @@ class Evaluator:
       stream: minibatches with their parameters; owned by the evaluator.
       training_loss: asks the partitions for the mean training loss of an epoch, None where nothing
         of it was trained.
-      max_chunk_bytes: the largest RecordIO chunk accepted.
+      read: reads records of a shard, from one to another, in their order.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Evaluator:
         metrics: Metrics,
         stream: MinibatchStream,
         training_loss: Callable[[int], float | None],
-        max_chunk_bytes: int,
+        read: Callable[[str, int, int], TaskRecords],
     ) -> None:
         self._model = model
         self._metrics = metrics
         self._stream = stream
         self._training_loss = training_loss
-        self._max_chunk_bytes = max_chunk_bytes
+        self._read = read
 
     def evaluate(self, held: HeldTask) -> dict[str, Any]:
         """Return a task's metric states, of how many records they are, and where those are.
@@ -57,7 +57,7 @@ class Evaluator:
         }
 
     def _measure(
-        self, task: master_pb2.Task, records: list[bytes]
+        self, task: master_pb2.Task, records: TaskRecords
     ) -> tuple[metric_states.MetricStates, int]:
         self._stream.put(task.id, records, 0, None, task.pin)
         states: metric_states.MetricStates = {}
@@ -99,7 +99,7 @@ class Evaluator:
             return {}
         # A worker that measured nothing yet does not know the metrics: it measures a task again.
         shard, start, end = results[0]["range"]
-        self._measure(task, read_task_records(shard, start, end, None, self._max_chunk_bytes))
+        self._measure(task, self._read(shard, start, end))
         states: metric_states.MetricStates = {}
         for result in results:
             states = metric_states.merge(states, metric_states.from_json(result["states"]))

@@ -12,6 +12,7 @@ from typing import Any
 
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client
+from elasticdl.worker.records import TaskRecords
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class HeldTask:
 
     task: master_pb2.Task
     grant: int
-    records: list[bytes]
+    records: TaskRecords
     error: Exception | None = None
 
 
@@ -42,7 +43,7 @@ class Leases:
         self,
         master: Client,
         instance: master_pb2.InstanceId,
-        read: Callable[[master_pb2.Task], list[bytes]],
+        read: Callable[[master_pb2.Task], TaskRecords],
     ) -> None:
         self._master = master
         self._instance = instance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from elasticdl.errors import UserCodeError
 from elasticdl.model.contract import Contract
 from elasticdl.model.element_spec import split_element
 from elasticdl.model.mode import Mode
+from elasticdl.model.records_input import array_specs, minibatches, records_dataset
 from elasticdl.model.user_code import without_library_frames
+from elasticdl.worker.records import TableRecords, TaskRecords
 
 _END_OF_TASK = -1
 _NO_LIMIT = -1
@@ -68,7 +70,7 @@ class _Descriptor:
     task_id: int
     first_minibatch: int
     max_minibatches: int | None
-    records: Sequence[bytes]
+    records: TaskRecords
 
     def has_reached_limit(self, num_minibatches: int) -> bool:
         """Whether a task that made so many minibatches may make no more."""
@@ -119,7 +121,7 @@ class TaskPipeline:
             output_signature=(
                 tf.TensorSpec([], tf.int64),
                 tf.TensorSpec([], tf.int64),
-                tf.TensorSpec([None], tf.string),
+                *array_specs(contract.source.schema),
             ),
         ).flat_map(_minibatches(contract, mode, minibatch_size, collect))
         self._elements = iter(dataset.with_options(options).prefetch(prefetch))
@@ -127,7 +129,7 @@ class TaskPipeline:
     def put(
         self,
         task_id: int,
-        records: Sequence[bytes],
+        records: TaskRecords,
         first_minibatch: int = 0,
         max_minibatches: int | None = None,
     ) -> None:
@@ -135,7 +137,7 @@ class TaskPipeline:
 
         Args:
           task_id: names it in what comes out.
-          records: its serialized records, in the order they are to be used.
+          records: its records, in the order they are to be used; rows where the job has columns.
           first_minibatch: start at this one; those before it are made of the records and only
             counted.
           max_minibatches: how many the task may have, those before the first included.
@@ -210,11 +212,13 @@ class TaskPipeline:
         self._is_cut = False
         self._failed = False
 
-    def _descriptors(self) -> Iterator[tuple[int, int, Sequence[bytes]]]:
+    def _descriptors(self) -> Iterator[tuple[Any, ...]]:
         while (task := self._waiting.get()) is not None:
             # One more than the limit, to know whether there is more.
             limit = _NO_LIMIT if task.max_minibatches is None else task.max_minibatches + 1
-            yield task.task_id, limit, list(task.records)
+            records = task.records
+            arrays = records.arrays if isinstance(records, TableRecords) else [list(records)]
+            yield task.task_id, limit, *arrays
 
     def _error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserCodeError:
         task = self._tasks[0]
@@ -246,12 +250,14 @@ def _minibatches(
         some_labels = () if labels is None or mode is Mode.PREDICTION else (labels,)
         return _num_records(features), (features, some_labels, ids)
 
-    def of_task(task_id: tf.Tensor, limit: tf.Tensor, records: tf.Tensor) -> tf.data.Dataset:
-        elements = contract.dataset(tf.data.Dataset.from_tensor_slices(records), mode)
-        batches = elements.batch(minibatch_size).take(limit).enumerate()
+    schema, where = contract.source.schema, contract.function("dataset")
+
+    def of_task(task_id: tf.Tensor, limit: tf.Tensor, *arrays: tf.Tensor) -> tf.data.Dataset:
+        elements = contract.dataset(records_dataset(arrays, schema, minibatch_size), mode)
+        batches = minibatches(elements, schema, minibatch_size, where).take(limit).enumerate()
         finished = batches.map(lambda k, element: (k, *finish(*_as_arguments(element))))
         spec = finished.element_spec[2]
-        minibatches = finished.map(
+        made = finished.map(
             lambda k, num_records, value: (
                 task_id,
                 k,
@@ -262,7 +268,7 @@ def _minibatches(
         end = tf.data.Dataset.from_tensors(tf.constant(_END_OF_TASK, tf.int64)).map(
             lambda k: (task_id, k, tf.constant(0, tf.int64), tf.experimental.Optional.empty(spec))
         )
-        return minibatches.concatenate(end)
+        return made.concatenate(end)
 
     return of_task
 

@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from elasticdl.data.example import decode
 from elasticdl.data.predictions import PredictionWriter, merge_parts
+from elasticdl.data.schema import arrays_of, schema_of
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.proto import master_pb2
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import TaskEnd
+from elasticdl.worker.records import TableRecords, TaskRecords
 from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.two_phase import TwoPhaseModel
 
@@ -94,14 +96,7 @@ class Predictor:
                 f"keep_columns '{missing[0]}': not a feature, and the input function does not keep "
                 "every record, so it cannot be taken from the records; make it a feature"
             )
-        examples = [decode(record) for record in held.records]
-        for name in missing:
-            if any(name not in example for example in examples):
-                known = ", ".join(sorted(examples[0]))
-                raise UsageError(
-                    f"keep_columns '{name}': records have no such column; they have {known}"
-                )
-            columns[name] = [example[name] for example in examples]
+        columns.update(_record_columns(held.records, missing))
         ordered = {name: columns.pop(name) for name in self._spec.keep_columns if name in columns}
         outputs = dict(columns)
         columns.clear()
@@ -127,6 +122,28 @@ def output_columns(outputs: Any) -> dict[str, np.ndarray]:
     if isinstance(outputs, list | tuple):
         return {f"{PREDICTION}_{i}": np.asarray(value) for i, value in enumerate(outputs)}
     return {PREDICTION: np.asarray(outputs)}
+
+
+def _record_columns(records: TaskRecords, names: Sequence[str]) -> dict[str, Any]:
+    """Return columns of a task's records, one value a row."""
+    if isinstance(records, TableRecords):
+        return {name: _table_values(records, name) for name in names}
+    examples = [decode(record) for record in records]
+    for name in names:
+        if any(name not in example for example in examples):
+            known = ", ".join(sorted(examples[0]))
+            raise UsageError(
+                f"keep_columns '{name}': records have no such column; they have {known}"
+            )
+    return {name: [example[name] for example in examples] for name in names}
+
+
+def _table_values(records: TableRecords, name: str) -> Any:
+    (column,) = schema_of(records.table.select([name]).schema, "the data")
+    values, *splits = arrays_of(records.table, (column,), "the data")
+    if splits:
+        return np.split(values, splits[0][1:-1])
+    return values.tolist() if values.dtype == object and values.ndim == 1 else values
 
 
 def _check_rows(predicted: Mapping[str, np.ndarray], num_records: int) -> None:

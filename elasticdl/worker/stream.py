@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from elasticdl.ps.client import Lookup, ParameterClient, PendingPull
 from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
+from elasticdl.worker.records import TaskRecords
 
 _CHECK_S = 0.5
 
@@ -55,7 +56,7 @@ class MinibatchStream:
     def put(
         self,
         task: int,
-        records: list[bytes],
+        records: TaskRecords,
         first_minibatch: int,
         max_minibatches: int | None,
         pin: int = 0,

@@ -36,7 +36,7 @@ from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pinning import make_pin
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
-from elasticdl.worker.records import read_task_records
+from elasticdl.worker.records import TaskRecords, read_task_records
 from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.training import Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
@@ -240,7 +240,7 @@ class Worker:
 
     # -------------------------------------------------------------- what it needs
 
-    def _read(self, task: master_pb2.Task) -> list[bytes]:
+    def _read(self, task: master_pb2.Task) -> TaskRecords:
         if task.kind not in (
             master_pb2.TaskKind.TRAINING,
             master_pb2.TaskKind.EVALUATION,
@@ -249,7 +249,13 @@ class Worker:
             return []
         shuffled = task.kind == master_pb2.TaskKind.TRAINING and self._spec.shuffle
         seed = f"{self._spec.seed}/{task.id}" if shuffled else None
-        return read_task_records(task.shard, task.start, task.end, seed, self._spec.max_chunk_bytes)
+        return self._read_range(task.shard, task.start, task.end, seed)
+
+    def _read_range(
+        self, shard: str, start: int, end: int, permutation_seed: str | None = None
+    ) -> TaskRecords:
+        limit, schema = self._spec.max_chunk_bytes, self._source.schema
+        return read_task_records(shard, start, end, permutation_seed, limit, schema)
 
     @property
     def model(self) -> TwoPhaseModel:
@@ -320,7 +326,7 @@ class Worker:
                 Metrics(self._contract, Mode.EVALUATION),
                 self._stream(Mode.EVALUATION),
                 lambda epoch: self._parameters().training_losses().get(epoch),
-                self._spec.max_chunk_bytes,
+                self._read_range,
             )
         return evaluator
 

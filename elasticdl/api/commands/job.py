@@ -111,10 +111,10 @@ def _check(words: Sequence[str]) -> None:
     job_spec = resolve("check", words)
 
     from elasticdl.api.preflight import preflight
-    from elasticdl.api.validation import validate
+    from elasticdl.api.validation import validate, with_columns
 
     validate(job_spec)
-    report = preflight(job_spec)
+    report = preflight(with_columns(job_spec))
     text = report.pop("text")
     if job_spec.print_json:
         print(json.dumps(finite(report)))

@@ -1,0 +1,107 @@
+"""Arrow IPC files (Feather version 2) as data of a job, by record batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from elasticdl.data.readers.chunk_cache import CACHE
+from elasticdl.data.readers.reader import check_range, identity
+from elasticdl.data.schema import Column, Schema, conform, schema_of
+from elasticdl.errors import DataError
+
+MAGIC = b"ARROW1"
+
+
+class ArrowReader:
+    """See `Reader`. The file is mapped: what is not compressed is not copied either.
+
+    A compressed record batch is decompressed whole; those used last stay in memory.
+    """
+
+    is_table = True
+
+    def __init__(self, path: str, max_chunk_bytes: int) -> None:
+        self.path = path
+        self._max_chunk_bytes = max_chunk_bytes
+        self._identity = identity(path, "Arrow")
+        self._lock = threading.Lock()
+        try:
+            self._source = pa.memory_map(path, "rb")
+            self._file = pa.ipc.open_file(self._source)
+            self._arrow_schema = self._file.schema
+            # Of one column, so that counting decompresses little.
+            options = pa.ipc.IpcReadOptions(included_fields=[0] if self._arrow_schema.names else [])
+            counter = pa.ipc.open_file(self._source, options=options)
+            counts = [counter.get_batch(i).num_rows for i in range(counter.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from error
+        self._first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+        self.num_records = int(self._first_rows[-1])
+
+    def schema(
+        self, names: Sequence[str] | None = None, given: Mapping[str, Column] | None = None
+    ) -> Schema:
+        """Return the columns."""
+        return schema_of(self._arrow_schema, self.path, names, given)
+
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._arrow_schema.names)
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The file's own."""
+        return self._arrow_schema
+
+    @property
+    def num_batches(self) -> int:
+        """Record batches in the file."""
+        return len(self._first_rows) - 1
+
+    def read(self, start: int, end: int, schema: Schema | None = None) -> pa.Table:
+        """Return the rows of a range."""
+        check_range(self, start, end)
+        schema = self.schema() if schema is None else schema
+        parts = []
+        while start < end:
+            number = int(np.searchsorted(self._first_rows, start, side="right")) - 1
+            first, last = int(self._first_rows[number]), int(self._first_rows[number + 1])
+            batch = self._batch(number)
+            part = batch.slice(start - first, min(last, end) - start)
+            parts.append(conform(pa.Table.from_batches([part]), schema, self.path))
+            start = min(last, end)
+        if not parts:
+            return conform(self._arrow_schema.empty_table(), schema, self.path)
+        return pa.concat_tables(parts)
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        return CACHE.get(
+            (self._identity, number), lambda: self._load(number), self._max_chunk_bytes
+        )
+
+    def _load(self, number: int) -> tuple[pa.RecordBatch, int]:
+        try:
+            with self._lock:
+                before = pa.total_allocated_bytes()
+                batch = self._file.get_batch(number)
+                copied = max(0, pa.total_allocated_bytes() - before)
+                batch.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error, f" record batch {number}:") from error
+        if copied > self._max_chunk_bytes:
+            raise DataError(
+                f"Arrow file '{self.path}': record batch {number} decompresses to more than "
+                f"max_chunk_bytes={self._max_chunk_bytes}; write it again with smaller batches: "
+                "elasticdl data convert does"
+            )
+        return batch, copied
+
+    def _broken(self, why: object, where: str = "") -> DataError:
+        return DataError(
+            f"Arrow file '{self.path}':{where} {str(why).splitlines()[0]}; "
+            "name an Arrow IPC file, or write it again"
+        )
