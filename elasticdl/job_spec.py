@@ -278,6 +278,57 @@ class JobSpec(BaseModel):
         ge=0,
         le=64,
     )
+    consistency: Literal["async", "sync"] = option(
+        "async",
+        "async: each minibatch is applied when it is pushed; sync: --grads_to_wait of them as one",
+        group="Training",
+        commands=_TRAIN,
+        metavar="async|sync",
+        example="sync",
+    )
+    grads_to_wait: int | None = option(
+        None,
+        "minibatches that make a step in sync mode (default: --num_workers at launch)",
+        group="Training",
+        commands=_TRAIN,
+        metavar="G",
+        example="2",
+        ge=1,
+        le=10_000,
+    )
+    evaluation_epochs: int | None = option(
+        None,
+        "evaluate on --validation_data after every N epochs, 0 for not "
+        "(default: 1, or 0 where --evaluation_steps or --evaluation_secs are given)",
+        group="Evaluation",
+        commands=("train",),
+        metavar="N",
+        example="1",
+        also=("validation_freq",),
+        ge=0,
+        le=1_000_000,
+    )
+    evaluation_steps: int = option(
+        0,
+        "evaluate on --validation_data after every N steps; 0: not by steps",
+        group="Evaluation",
+        commands=("train",),
+        metavar="N",
+        example="1000",
+        ge=0,
+        le=1 << 60,
+    )
+    evaluation_secs: float = option(
+        0.0,
+        "evaluate on --validation_data every so many seconds; 0: not by time",
+        group="Evaluation",
+        commands=("train",),
+        metavar="SECONDS",
+        example="60",
+        also=("evaluation_throttle_secs",),
+        ge=0,
+        le=1e9,
+    )
     on_nan: Literal["stop", "skip"] = option(
         "stop",
         "when a loss or gradient is not finite: stop the job, or skip the minibatch and count it",

@@ -18,13 +18,13 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger as ledger_module
+from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
 from elasticdl.master.journal import Journal
-from elasticdl.master.ledger import JobFailed, Ledger
+from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
-from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.tasks import JobPlan, Task, TaskKind
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,22 @@ class Outcome:
     output: str | None = None
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found: after which epoch, from 0, and how many steps."""
+
+    reason: str
+    epoch: int
+    steps: int
+    metrics: dict[str, float]
+    logs: dict[str, float]
+
+
 @dataclass
 class CountedRecords:
-    """Of the tasks done of one kind: the records they span, and those their results are of."""
+    """Of the tasks of one kind, the records they span; of those done, and what results are of."""
 
+    defined: int = 0
     expected: int = 0
     counted: int = 0
 
@@ -98,6 +110,9 @@ class Coordinator:
             TaskKind.PREDICTION: CountedRecords(),
         }
         self._training_started: float | None = None
+        self.evaluations: list[Evaluation] = []
+        # The evaluation of the model that the job's end restores.
+        self._restored: Evaluation | None = None
 
     # ------------------------------------------------------------------ the run
 
@@ -139,7 +154,7 @@ class Coordinator:
                     if paused_s > LONGEST_TICK_S:
                         self._time_lost += paused_s
                     now = self._clock()
-                    self._carry_out_ledger(self._ledger.handle(ledger_module.Tick(), now))
+                    self._carry_out_ledger(self._ledger.handle(ledger_events.Tick(), now))
                     self._carry_out_membership(
                         self._membership.handle(membership_module.Tick(), now)
                     )
@@ -206,29 +221,29 @@ class Coordinator:
             now = self._clock()
             self._membership.handle(membership_module.Heard(spec), now)
             if spec.role is Role.WORKER:
-                held = ledger_module.LeasesHeld(spec.index, spec.incarnation, tuple(grants))
+                held = ledger_events.LeasesHeld(spec.index, spec.incarnation, tuple(grants))
                 self._carry_out_ledger(self._ledger.handle(held, now))
                 if loss is not None:
                     self._losses[spec.index] = loss
             return True
 
-    def lease(self, spec: InstanceSpec, request: int) -> ledger_module.Action | None:
+    def lease(self, spec: InstanceSpec, request: int) -> ledger_events.Action | None:
         """Grant, Wait or NoMoreTasks; None if the worker is not a current incarnation."""
         with self._lock:
             if self.outcome is not None:
-                return ledger_module.NoMoreTasks()
+                return ledger_events.NoMoreTasks()
             if not self._membership.is_current(spec):
                 return None
             if self._membership.is_leaving(spec):
-                return ledger_module.NoMoreTasks()
-            event = ledger_module.LeaseRequested(spec.index, spec.incarnation, request)
+                return ledger_events.NoMoreTasks()
+            event = ledger_events.LeaseRequested(spec.index, spec.incarnation, request)
             *before, answer = self._ledger.handle(event, self._clock())
             self._carry_out_ledger(before)
-            if isinstance(answer, ledger_module.Grant) and not answer.repeated:
+            if isinstance(answer, ledger_events.Grant) and not answer.repeated:
                 self._note_grant(spec, answer)
             return answer
 
-    def _note_grant(self, spec: InstanceSpec, answer: ledger_module.Grant) -> None:
+    def _note_grant(self, spec: InstanceSpec, answer: ledger_events.Grant) -> None:
         if answer.task.kind is TaskKind.TRAINING and self._training_started is None:
             self._training_started = self._clock()
         self._write(
@@ -239,16 +254,17 @@ class Coordinator:
                 "worker": spec.index,
                 "incarnation": spec.incarnation,
                 "max_minibatches": answer.task.max_minibatches,
+                "learning_rate": answer.task.learning_rate,
             },
         )
 
-    def complete(self, event: ledger_module.TaskCompleted) -> None:
+    def complete(self, event: ledger_events.TaskCompleted) -> None:
         """All groups have closed a task, or its result is here."""
         with self._lock:
             if self.outcome is None:
                 self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
-    def fail(self, event: ledger_module.TaskFailed) -> None:
+    def fail(self, event: ledger_events.TaskFailed) -> None:
         """The user's code raised on a task."""
         with self._lock:
             if self.outcome is None:
@@ -260,7 +276,7 @@ class Coordinator:
         with self._lock:
             if goodbye:
                 self._membership.handle(membership_module.Leaving(spec), self._clock())
-            event = ledger_module.GrantsReturned(tuple(grants))
+            event = ledger_events.GrantsReturned(tuple(grants))
             self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
     def scale(self, num_workers: int) -> None:
@@ -273,17 +289,23 @@ class Coordinator:
 
     # -------------------------------------------------------------- carrying out
 
-    def _carry_out_ledger(self, actions: Sequence[ledger_module.Action]) -> None:
+    def _carry_out_ledger(self, actions: Sequence[ledger_events.Action]) -> None:
         for action in actions:
             handle = _LEDGER_ACTIONS.get(type(action))
             if handle is not None:
                 handle(self, action)
 
-    def _tasks_defined(self, action: ledger_module.TasksDefined) -> None:
-        tasks = [[t.id, t.kind.name, t.epoch, t.shard, t.start, t.end] for t in action.tasks]
+    def _tasks_defined(self, action: ledger_events.TasksDefined) -> None:
+        tasks = [
+            [t.id, t.kind.name, t.epoch, t.shard, t.start, t.end, t.pin, t.payload, _lane(t)]
+            for t in action.tasks
+        ]
         self._write("tasks", {"tasks": tasks}, durable=True)
+        for task in action.tasks:
+            if task.kind in self.counted:
+                self.counted[task.kind].defined += task.num_records
 
-    def _task_done(self, action: ledger_module.TaskDone) -> None:
+    def _task_done(self, action: ledger_events.TaskDone) -> None:
         body: dict[str, Any] = {"task": action.task.id, "kind": action.task.kind.name}
         kind = action.task.kind
         if action.result:
@@ -296,33 +318,69 @@ class Coordinator:
         self._write("done", body, durable=bool(action.result))
         self._membership.handle(membership_module.Progressed(), self._clock())
 
-    def _requeued(self, action: ledger_module.Requeued) -> None:
+    def _requeued(self, action: ledger_events.Requeued) -> None:
         self._write("requeued", {"task": action.task.id, "reason": action.reason})
         self._say(f"{action.task} will be leased again: {action.reason}")
 
-    def _epoch_ended(self, action: ledger_module.EpochEnded) -> None:
+    def _epoch_ended(self, action: ledger_events.EpochEnded) -> None:
         self.epoch_ended_at[action.epoch] = self._training_time()
         self._write("epoch", {"epoch": action.epoch}, durable=True)
 
-    def _phase_ended(self, action: ledger_module.PhaseEnded) -> None:
+    def _phase_ended(self, action: ledger_events.PhaseEnded) -> None:
         self._write("phase", {"kind": action.kind.name}, durable=True)
         if action.kind is TaskKind.TRAINING:
             self.training_seconds = self._training_time()
+
+    def _round_began(self, action: ledger_events.RoundBegan) -> None:
+        began = action.round
+        body = {"number": began.number, "reason": began.reason, "epoch": began.epoch}
+        self._write("round", {**body, "evaluates": began.evaluates}, durable=True)
+
+    def _evaluated(self, action: ledger_events.Evaluated) -> None:
+        done = action.round
+        self._write(
+            "evaluated",
+            {"number": done.number, "metrics": done.metrics, "logs": done.logs},
+            durable=True,
+        )
+        if not done.evaluates:
+            return
+        evaluation = Evaluation(done.reason, done.epoch, done.steps, done.metrics, done.logs)
+        self.evaluations.append(evaluation)
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in done.metrics.items())
+        when = f"epoch {done.epoch + 1}" if done.reason == "epoch" else f"step {done.steps}"
+        self._say(f"evaluation after {when}: {numbers}")
+
+    def _decided(self, action: ledger_events.Decided) -> None:
+        decision = action.decision
+        self._write(
+            "decided",
+            {"kind": decision.kind, "value": decision.value, "reason": decision.reason},
+            durable=True,
+        )
+        if decision.kind == "best":
+            if decision.value == self._ledger.rounds.decisions.restores and self.evaluations:
+                self._restored = self.evaluations[-1]
+            return
+        what = "training stops" if decision.kind == "stop" else f"learning rate {decision.value:g}"
+        self._say(f"{what}: {decision.reason}")
 
     def _training_time(self) -> float:
         started = self._training_started
         return 0.0 if started is None else self._clock() - started
 
-    def _job_done(self, action: ledger_module.JobDone) -> None:
+    def _job_done(self, action: ledger_events.JobDone) -> None:
         outcome = Outcome("succeeded")
-        if TaskKind.SUMMARIZE in self._results:
+        if self.evaluations:
+            outcome.metrics = (self._restored or self.evaluations[-1]).metrics
+        elif TaskKind.SUMMARIZE in self._results:
             outcome.metrics = json.loads(self._results[TaskKind.SUMMARIZE])["metrics"]
         for kind in (TaskKind.EXPORT, TaskKind.MERGE):
             if kind in self._results:
                 outcome.output = json.loads(self._results[kind])["output"]
         self.end(outcome)
 
-    def _job_failed(self, action: JobFailed) -> None:
+    def _job_failed(self, action: ledger_events.JobFailed) -> None:
         self.end(Outcome("failed", action.message, action.traceback))
 
     def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
@@ -338,7 +396,7 @@ class Coordinator:
             elif isinstance(action, membership_module.WorkerGone):
                 self._worker_gone(action)
             elif isinstance(action, membership_module.PartitionUp):
-                event = ledger_module.PartitionStarted(action.spec.index, action.spec.incarnation)
+                event = ledger_events.PartitionStarted(action.spec.index, action.spec.incarnation)
                 self._carry_out_ledger(self._ledger.handle(event, self._clock()))
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
@@ -346,7 +404,7 @@ class Coordinator:
     def _worker_gone(self, action: membership_module.WorkerGone) -> None:
         self._losses.pop(action.spec.index, None)
         self._say(f"{action.spec} is gone: {action.reason}")
-        event = ledger_module.WorkerLost(action.spec.index, action.spec.incarnation, action.reason)
+        event = ledger_events.WorkerLost(action.spec.index, action.spec.incarnation, action.reason)
         self._carry_out_ledger(self._ledger.handle(event, self._clock()))
 
     def _say(self, text: str) -> None:
@@ -367,11 +425,12 @@ class Coordinator:
             ledger, phase = self._ledger, self._ledger.phase
             expected = sum(shard.num_records for shard in self.plan.shards) * self.plan.num_epochs
             if self.plan.max_steps is not None:
-                expected = min(expected, self.plan.max_steps * self.plan.minibatch_size)
+                step = self.plan.minibatch_size * max(1, self.plan.lanes)
+                expected = min(expected, self.plan.max_steps * step)
             losses = list(self._losses.values())
             return Snapshot(
                 state=self.outcome.state if self.outcome else "running",
-                phase=phase.name.lower() if phase is not None else "done",
+                phase=self._doing(phase),
                 epoch=ledger.epoch,
                 records_done=ledger.records_done(self.plan.main_kind),
                 records_expected=expected,
@@ -382,6 +441,12 @@ class Coordinator:
                 tasks_done=ledger.num_done,
                 instances=self._membership.instances(),
             )
+
+    def _doing(self, phase: TaskKind | None) -> str:
+        """The phase in a word; an epoch's end may have it evaluate instead of train."""
+        if phase is TaskKind.TRAINING and self._ledger.is_between_epochs:
+            return TaskKind.EVALUATION.name.lower()
+        return phase.name.lower() if phase is not None else "done"
 
     def training_granted(self) -> tuple[int, int]:
         """Records and tasks of training that were granted, all epochs: what the audit expects."""
@@ -420,6 +485,11 @@ class Snapshot:
     instances: list[membership_module.Instance]
 
 
+def _lane(task: Task) -> list[int] | None:
+    lane = task.lane
+    return None if lane is None else [lane.lane, lane.position, lane.num_lanes, int(lane.last)]
+
+
 def _id(spec: InstanceSpec) -> dict[str, Any]:
     return {"role": spec.role.value, "index": spec.index, "incarnation": spec.incarnation}
 
@@ -433,12 +503,15 @@ def _log_tail(path: str) -> str:
     return f"; the end of {path}:\n{data.decode(errors='replace')}" if data else ""
 
 
-_LEDGER_ACTIONS: dict[type[ledger_module.Action], Callable[[Coordinator, Any], None]] = {
-    ledger_module.TasksDefined: Coordinator._tasks_defined,
-    ledger_module.TaskDone: Coordinator._task_done,
-    ledger_module.Requeued: Coordinator._requeued,
-    ledger_module.EpochEnded: Coordinator._epoch_ended,
-    ledger_module.PhaseEnded: Coordinator._phase_ended,
-    ledger_module.JobDone: Coordinator._job_done,
-    ledger_module.JobFailed: Coordinator._job_failed,
+_LEDGER_ACTIONS: dict[type[ledger_events.Action], Callable[[Coordinator, Any], None]] = {
+    ledger_events.TasksDefined: Coordinator._tasks_defined,
+    ledger_events.TaskDone: Coordinator._task_done,
+    ledger_events.Requeued: Coordinator._requeued,
+    ledger_events.EpochEnded: Coordinator._epoch_ended,
+    ledger_events.PhaseEnded: Coordinator._phase_ended,
+    ledger_events.RoundBegan: Coordinator._round_began,
+    ledger_events.Evaluated: Coordinator._evaluated,
+    ledger_events.Decided: Coordinator._decided,
+    ledger_events.JobDone: Coordinator._job_done,
+    ledger_events.JobFailed: Coordinator._job_failed,
 }

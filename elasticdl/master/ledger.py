@@ -12,163 +12,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from elasticdl.master.decisions import Decisions
+from elasticdl.master.lanes import LaneQueues, carve_lanes, follows
+from elasticdl.master.ledger_events import (
+    Action,
+    Decided,
+    EpochEnded,
+    Evaluated,
+    Event,
+    Grant,
+    GrantsReturned,
+    JobDone,
+    JobFailed,
+    LeaseRequested,
+    LeasesHeld,
+    NoMoreTasks,
+    PartitionStarted,
+    PhaseEnded,
+    Requeued,
+    RoundBegan,
+    TaskCompleted,
+    TaskDone,
+    TaskFailed,
+    TasksDefined,
+    Tick,
+    Wait,
+    WorkerLost,
+)
+from elasticdl.master.rounds import Rounds
 from elasticdl.master.tasks import JobPlan, Task, TaskKind, carve
 
 LEASES_PER_WORKER = 2
-RETRY_S = 0.1
-
-# ---------------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something the ledger must know of; `incarnation` tells a worker from its replacement."""
-
-
-@dataclass(frozen=True)
-class LeaseRequested(Event):
-    """`request` counts up in one worker; repeating one brings the same answer."""
-
-    worker: int
-    incarnation: int
-    request: int
-
-
-@dataclass(frozen=True)
-class LeasesHeld(Event):
-    """The worker lives and works on these grants; only these are extended."""
-
-    worker: int
-    incarnation: int
-    grants: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TaskCompleted(Event):
-    """All partitions, at these incarnations, have closed the task; `result` is what it produced."""
-
-    task: int
-    partition_incarnations: tuple[int, ...] = ()
-    num_minibatches: int = 0
-    result: str = ""
-
-
-@dataclass(frozen=True)
-class TaskFailed(Event):
-    """The user's code raised; `fatal` where trying again is pointless."""
-
-    grant: int
-    message: str
-    traceback: str = ""
-    fatal: bool = False
-
-
-@dataclass(frozen=True)
-class GrantsReturned(Event):
-    """A worker gives leases back unharmed: it leaves, or its partition moved."""
-
-    grants: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class WorkerLost(Event):
-    """The worker is gone: preempted, killed, silent. This never counts against a task."""
-
-    worker: int
-    incarnation: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class PartitionStarted(Event):
-    """A parameter server serves; completions must name this incarnation from now on (R3)."""
-
-    index: int
-    incarnation: int
-
-
-@dataclass(frozen=True)
-class Tick(Event):
-    """Time passes: leases that nobody extended end."""
-
-
-# --------------------------------------------------------------------- actions
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something the ledger decided, to be carried out or written down by others."""
-
-
-@dataclass(frozen=True)
-class Grant(Action):
-    """Answer to LeaseRequested: work on this task under this grant."""
-
-    task: Task
-    grant: int
-    repeated: bool = False
-
-
-@dataclass(frozen=True)
-class Wait(Action):
-    """Answer to LeaseRequested: nothing to do right now, ask again."""
-
-    retry_after_s: float = RETRY_S
-
-
-@dataclass(frozen=True)
-class NoMoreTasks(Action):
-    """Answer to LeaseRequested: the job is over, leave."""
-
-
-@dataclass(frozen=True)
-class TasksDefined(Action):
-    """New tasks exist; the journal must hold them before any of them is granted."""
-
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True)
-class TaskDone(Action):
-    """A task is closed everywhere, or its result is here."""
-
-    task: Task
-    result: str = ""
-
-
-@dataclass(frozen=True)
-class Requeued(Action):
-    """A granted task has no worker any more; it is granted again before new ones."""
-
-    task: Task
-    reason: str
-
-
-@dataclass(frozen=True)
-class EpochEnded(Action):
-    """Every training task of the epoch is done."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class PhaseEnded(Action):
-    """Every task of the phase is done."""
-
-    kind: TaskKind
-
-
-@dataclass(frozen=True)
-class JobDone(Action):
-    """Every task of every phase is done."""
-
-
-@dataclass(frozen=True)
-class JobFailed(Action):
-    """A task failed too often, or fatally."""
-
-    message: str
-    traceback: str = ""
 
 
 @dataclass
@@ -190,6 +64,7 @@ class Ledger:
 
     def __init__(self, plan: JobPlan, now: float = 0.0) -> None:
         self.plan = plan
+        self.rounds = Rounds(plan, now)
         self.finished = False
         self.failure: JobFailed | None = None
         self.results: dict[int, str] = {}
@@ -203,12 +78,21 @@ class Ledger:
         self._next_grant = 1
         self._epoch = -1
         self._todo: deque[Task] = deque()
+        self._lanes = LaneQueues()
+        # Workers that have asked for a lease, and the one that runs the user's callbacks.
+        self._workers: dict[int, int] = {}
+        self._host: tuple[int, int] | None = None
         self._leases: dict[int, _Lease] = {}
         self._open: dict[int, Task] = {}
         self._done: dict[int, int] = {}
         self._left_in_epoch: dict[int, int] = {}
+        # The last epoch at whose end it was settled whether to evaluate.
+        self._epoch_settled = -1
         self._phase_results: list[str] = []
-        self._steps_left = plan.max_steps
+        # In sync mode the partitions count the steps, and say when there are enough.
+        self._steps_left = None if plan.lanes else plan.max_steps
+        self._limit_reached = False
+        self._lane_steps: dict[int, Counter[int]] = {}
         self._answers: dict[tuple[int, int], tuple[int, int]] = {}
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             LeaseRequested: self._lease_requested,
@@ -239,8 +123,13 @@ class Ledger:
         return max(0, self._epoch)
 
     @property
+    def is_between_epochs(self) -> bool:
+        """Whether only a round is under way, and no task of training."""
+        return self.rounds.current is not None and not self._training_open()
+
+    @property
     def num_todo(self) -> int:
-        return len(self._todo)
+        return len(self._todo) + len(self._lanes)
 
     @property
     def num_leased(self) -> int:
@@ -268,43 +157,146 @@ class Ledger:
 
     # ------------------------------------------------------------------ phases
 
-    def _next_phase(self) -> list[Action]:
+    def _next_phase(self, now: float = 0.0) -> list[Action]:
         """Enter the next phase that has tasks, or end the job."""
         actions: list[Action] = []
         if self._phase >= 0:
             actions.append(PhaseEnded(self.plan.phases[self._phase]))
         results, self._phase_results = self._phase_results, []
         self._phase += 1
-        self._epoch = -1
         if self._phase == len(self.plan.phases):
             self.finished = True
             return [*actions, JobDone()]
         kind = self.plan.phases[self._phase]
+        if kind is TaskKind.TRAINING:
+            return actions + self._advance_training(now)
         if kind.spans_records:
-            return actions + self._define_epoch()
-        return actions + self._define([Task(self._next_id, kind, payload=json.dumps(results))])
+            tasks = list(carve(self.plan.shards, kind, 0, self._next_id, self.plan))
+            return actions + self._define(tasks)
+        payload = json.dumps(self._payload(kind, results))
+        return actions + self._define([Task(self._next_id, kind, payload=payload)])
 
-    def _shards(self, kind: TaskKind) -> tuple[Any, ...]:
-        validates = kind is TaskKind.EVALUATION and TaskKind.TRAINING in self.plan.phases
-        return self.plan.validation_shards if validates else self.plan.shards
-
-    def _define_epoch(self) -> list[Action]:
-        kind = self.plan.phases[self._phase]
-        self._epoch += 1
-        tasks = list(carve(self._shards(kind), kind, self._epoch, self._next_id, self.plan))
-        self._left_in_epoch[self._epoch] = len(tasks)
-        return self._define(tasks)
+    def _payload(self, kind: TaskKind, results: list[str]) -> Any:
+        if kind is TaskKind.SUMMARIZE:
+            return {"results": results, "epoch": 0, "pin": 0, "evaluated": True}
+        if kind is TaskKind.EXPORT:
+            restores = self.rounds.decisions.restores
+            return {"copy": restores} if restores in self.rounds.kept else {}
+        return results
 
     def _define(self, tasks: list[Task]) -> list[Action]:
         self._next_id += len(tasks)
         self.num_tasks += len(tasks)
-        self._todo.extend(tasks)
         for task in tasks:
             self._open[task.id] = task
+        if tasks and tasks[0].lane is not None:
+            for task in tasks:
+                self._lanes.put(task)
+        elif self.rounds.current is not None and tasks[0].id in self.rounds.current.open:
+            self._todo.extendleft(reversed(tasks))
+        else:
+            self._todo.extend(tasks)
         return [TasksDefined(tuple(tasks))]
 
-    def _epochs_left(self) -> bool:
-        return self.phase is TaskKind.TRAINING and self._epoch + 1 < self.plan.num_epochs
+    # ---------------------------------------------------------------- training
+
+    def _define_epoch(self) -> list[Action]:
+        self._epoch += 1
+        if self.plan.lanes:
+            tasks = list(carve_lanes(self.plan.shards, self._epoch, self._next_id, self.plan))
+        else:
+            kind = TaskKind.TRAINING
+            tasks = list(carve(self.plan.shards, kind, self._epoch, self._next_id, self.plan))
+        self._left_in_epoch[self._epoch] = len(tasks)
+        return self._define(tasks)
+
+    def _training_is_over(self) -> bool:
+        """Whether no task of training is to be granted for the first time any more."""
+        is_last = self._epoch + 1 >= self.plan.num_epochs
+        return is_last or self._is_cut_short()
+
+    def _is_cut_short(self) -> bool:
+        return self._steps_left == 0 or self._limit_reached or bool(self.rounds.stopped)
+
+    def _may_overlap(self) -> bool:
+        """Whether the next epoch's tasks may be defined before this one's are done."""
+        return (
+            self.phase is TaskKind.TRAINING
+            and self._epoch >= 0
+            and not self.plan.lanes
+            and not self._training_is_over()
+            and not self.rounds.wanted_after(self._epoch)
+        )
+
+    def _training_open(self, granted_only: bool = False) -> bool:
+        return any(
+            task.kind is TaskKind.TRAINING and (task.granted or not granted_only)
+            for task in self._open.values()
+        )
+
+    def _drop_ungranted(self) -> None:
+        """Forget tasks of training that were never granted: they are not wanted."""
+
+        def drops(task: Task) -> bool:
+            return task.kind is TaskKind.TRAINING and not task.granted
+
+        dropped = [task for task in self._todo if drops(task)] + self._lanes.drop(drops)
+        self._todo = deque(task for task in self._todo if not drops(task))
+        for task in dropped:
+            del self._open[task.id]
+            self.num_tasks -= 1
+
+    def _advance_training(self, now: float) -> list[Action]:
+        """Begin what comes next in training: a round, an epoch, or the phase after it."""
+        rounds = self.rounds
+        if self.phase is not TaskKind.TRAINING:
+            return []
+        # While a task is under way that may give steps back, those that wait for one are wanted.
+        waits_for_steps = self._steps_left == 0 and self._training_open(granted_only=True)
+        if self._is_cut_short() and (self.rounds.stopped or not waits_for_steps):
+            self._drop_ungranted()
+        if rounds.current is not None:
+            return []
+        if self._training_open():
+            due = rounds.begin_if_due(self.epoch, self.steps_done, now)
+            return self._round_began() if due else []
+        over = self._training_is_over()
+        if self._epoch_settled < self._epoch:
+            self._epoch_settled = self._epoch
+            if rounds.begin_after_epoch(self._epoch, self.steps_done, now, over):
+                return self._round_began()
+        if over:
+            if rounds.begin_at_end(self.epoch, self.steps_done, now):
+                return self._round_began()
+            told = rounds.begin_to_tell({"event": "train_end"})
+            return self._round_began() if told else self._next_phase(now)
+        epoch_begin = {"event": "epoch_begin", "epoch": self._epoch + 1}
+        if rounds.begin_to_tell({"event": "train_begin"}, epoch_begin):
+            return self._round_began()
+        return self._define_epoch()
+
+    def _round_began(self) -> list[Action]:
+        assert self.rounds.current is not None
+        began = RoundBegan(self.rounds.current)
+        return [began, *self._define(self.rounds.next_tasks(self._next_id))]
+
+    def _round_task_done(self, task: Task, result: str, now: float) -> list[Action]:
+        """Go on with the round when a stage is done, and with training when the round is."""
+        current = self.rounds.current
+        assert current is not None
+        decisions = self.rounds.done(task, result)
+        actions: list[Action] = []
+        if task.kind is TaskKind.SUMMARIZE:
+            actions.append(Evaluated(current))
+        actions += [Decided(one, current.epoch, self.steps_done) for one in decisions]
+        if self.rounds.stopped:
+            self._drop_ungranted()
+        if current.open:
+            return actions
+        tasks = self.rounds.next_tasks(self._next_id)
+        if tasks:
+            return actions + self._define(tasks)
+        return actions + self._advance_training(now)
 
     # ------------------------------------------------------------------ leases
 
@@ -317,15 +309,12 @@ class Ledger:
             return [Wait()]
         if self.finished or self.failure is not None:
             return [NoMoreTasks()]
+        self._workers[event.worker] = event.incarnation
         actions: list[Action] = []
         # The next epoch's tasks exist before this one's last is done: nobody waits at its end.
-        if not self._todo and self._epochs_left() and self._steps_left != 0:
+        if not self._todo and self._may_overlap():
             actions += self._define_epoch()
-        holding = sum(1 for lease in self._leases.values() if lease.worker == event.worker)
-        workers = len({lease.worker for lease in self._leases.values()})
-        if holding >= LEASES_PER_WORKER or (holding and len(self._todo) < workers):
-            return [*actions, Wait()]
-        task = self._take()
+        task = self._take(event.worker, event.incarnation)
         if task is None:
             return [*actions, Wait()]
         grant = self._next_grant
@@ -336,31 +325,50 @@ class Ledger:
         self._answers[key] = (event.request, grant)
         return [*actions, Grant(task, grant)]
 
-    def _take(self) -> Task | None:
-        """Take the next task to grant; None where there is none, or no step left to give it."""
-        for position, task in enumerate(self._todo):
-            if not task.granted and task.kind is TaskKind.TRAINING and self._steps_left is not None:
-                if self._steps_left == 0:
-                    continue
-                # A task is given as many steps as its records make if none is dropped; what it does
-                # not use comes back when it is done. One that would be cut short waits until the
-                # others are done: only then is it known how many steps are left.
-                most = -(-task.num_records // self.plan.minibatch_size)
-                if most > self._steps_left and self._training_under_way():
-                    continue
-                task.max_minibatches = min(most, self._steps_left)
-                task.truncated = most > self._steps_left
-                self._steps_left -= task.max_minibatches
-            if not task.granted and task.kind is TaskKind.TRAINING:
-                records, tasks = self._training_granted
-                self._training_granted = (records + task.num_records, tasks + 1)
-            task.granted = True
-            del self._todo[position]
-            return task
-        return None
+    def _take(self, worker: int, incarnation: int) -> Task | None:
+        """Take the next task to grant to a worker; None where there is none for it now."""
+        in_lanes = [one for one in self._leases.values() if one.task.lane is not None]
+        holding = [one for one in self._leases.values() if one.worker == worker]
+        num_others = sum(1 for one in holding if one.task.lane is None)
+        num_workers = len({lease.worker for lease in self._leases.values()})
+        may_hold = num_others < LEASES_PER_WORKER
+        if may_hold and not (num_others and len(self._todo) < num_workers):
+            for position, task in enumerate(self._todo):
+                if self._may_take(task, worker, incarnation):
+                    del self._todo[position]
+                    return self._taken(task)
+        held = [(one.worker, one.task) for one in in_lanes]
+        lane_task = self._lanes.take(worker, held, len(self._workers))
+        return None if lane_task is None else self._taken(lane_task)
 
-    def _training_under_way(self) -> bool:
-        return any(task.granted for task in self._open.values())
+    def _may_take(self, task: Task, worker: int, incarnation: int) -> bool:
+        if task.kind is TaskKind.CALLBACKS:
+            host = self._host
+            if host is None or self._workers.get(host[0]) != host[1]:
+                self._host = (worker, incarnation)
+            return self._host == (worker, incarnation)
+        if task.granted or task.kind is not TaskKind.TRAINING or self._steps_left is None:
+            return True
+        if self._steps_left == 0:
+            return False
+        # A task is given as many steps as its records make if none is dropped; what it does not use
+        # comes back when it is done. One that would be cut short waits until the others are done:
+        # only then is it known how many steps are left.
+        most = -(-task.num_records // self.plan.minibatch_size)
+        if most > self._steps_left and self._training_open(granted_only=True):
+            return False
+        task.max_minibatches = min(most, self._steps_left)
+        task.truncated = most > self._steps_left
+        self._steps_left -= task.max_minibatches
+        return True
+
+    def _taken(self, task: Task) -> Task:
+        if task.kind is TaskKind.TRAINING and not task.granted:
+            records, tasks = self._training_granted
+            self._training_granted = (records + task.num_records, tasks + 1)
+            task.learning_rate = self.rounds.decisions.rate_of(task.epoch)
+        task.granted = True
+        return task
 
     def _leases_held(self, event: LeasesHeld, now: float) -> list[Action]:
         for grant in event.grants:
@@ -371,7 +379,7 @@ class Ledger:
 
     def _tick(self, event: Tick, now: float) -> list[Action]:
         late = [lease for lease in self._leases.values() if lease.expires <= now]
-        return self._requeue(late, "its lease ended")
+        return self._requeue(late, "its lease ended") + self._advance_training(now)
 
     def _worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
         lost = [
@@ -379,6 +387,8 @@ class Ledger:
             for lease in self._leases.values()
             if lease.worker == event.worker and lease.incarnation <= event.incarnation
         ]
+        if self._workers.get(event.worker, event.incarnation + 1) <= event.incarnation:
+            del self._workers[event.worker]
         return self._requeue(lost, f"worker {event.worker} was lost ({event.reason})")
 
     def _grants_returned(self, event: GrantsReturned, now: float) -> list[Action]:
@@ -388,13 +398,25 @@ class Ledger:
     def _requeue(self, leases: list[_Lease], reason: str) -> list[Action]:
         """End leases; a task nobody else works on is granted again before new ones."""
         actions: list[Action] = []
-        for lease in leases:
+        for lease in self._with_followers(leases):
             del self._leases[lease.grant]
             task = lease.task
             if task.id in self._open and not self.holders(task.id):
-                self._todo.appendleft(task)
+                if task.lane is not None:
+                    self._lanes.put(task)
+                else:
+                    self._todo.appendleft(task)
                 actions.append(Requeued(task, reason))
         return actions
+
+    def _with_followers(self, leases: list[_Lease]) -> list[_Lease]:
+        """Add the leases of tasks that were granted because these were held: later in a lane."""
+        all_of = {lease.grant: lease for lease in leases}
+        for lease in leases:
+            for other in self._leases.values():
+                if follows(other.task, lease.task) and other.worker == lease.worker:
+                    all_of[other.grant] = other
+        return list(all_of.values())
 
     def _task_failed(self, event: TaskFailed, now: float) -> list[Action]:
         lease = self._leases.get(event.grant)
@@ -425,20 +447,40 @@ class Ledger:
             if event.partition_incarnations != self._current_incarnations():
                 stale = [lease for lease in self._leases.values() if lease.task.id == task.id]
                 return self._requeue(stale, "a partition restarted before it was closed everywhere")
-            self.steps_done += event.num_minibatches
-            if self._steps_left is not None:
-                self._steps_left += (task.max_minibatches or 0) - event.num_minibatches
+            self._count_steps(task, event)
         self._end_task(task, event.num_minibatches)
+        actions: list[Action] = [TaskDone(task, event.result)]
+        current = self.rounds.current
+        if current is not None and task.id in current.open:
+            return actions + self._round_task_done(task, event.result, now)
         if event.result:
             self.results[task.id] = event.result
             self._phase_results.append(event.result)
-        actions: list[Action] = [TaskDone(task, event.result)]
+        if task.kind is TaskKind.INITIALIZE and TaskKind.TRAINING in self.plan.phases:
+            decisions = Decisions.of_initialize(event.result, self.plan.best_path)
+            self.rounds.decisions = decisions
+            self._phase_results.clear()
         if task.kind.spans_records:
             self._records_done[task.kind] += task.num_records
+        if task.kind is TaskKind.TRAINING:
             self._left_in_epoch[task.epoch] -= 1
-            if self._left_in_epoch[task.epoch] == 0 and task.kind is TaskKind.TRAINING:
+            if self._left_in_epoch[task.epoch] == 0:
                 actions.append(EpochEnded(task.epoch))
-        return actions + self._after_completion()
+            return actions + self._advance_training(now)
+        return actions + ([] if self._open else self._next_phase(now))
+
+    def _count_steps(self, task: Task, event: TaskCompleted) -> None:
+        if task.lane is not None:
+            # A step is one minibatch of every lane that is not at its end: the longest lane counts.
+            steps = self._lane_steps.setdefault(task.epoch, Counter())
+            before = max(steps.values(), default=0)
+            steps[task.lane.lane] += event.num_minibatches
+            self.steps_done += max(steps.values()) - before
+            self._limit_reached |= event.limited
+            return
+        self.steps_done += event.num_minibatches
+        if self._steps_left is not None:
+            self._steps_left += (task.max_minibatches or 0) - event.num_minibatches
 
     def _end_task(self, task: Task, num_minibatches: int) -> None:
         del self._open[task.id]
@@ -447,14 +489,5 @@ class Ledger:
             del self._leases[lease.grant]
         if task in self._todo:  # Its lease ended, and its worker completed it all the same.
             self._todo.remove(task)
-
-    def _after_completion(self) -> list[Action]:
-        spent = self._steps_left == 0 and self.phase is TaskKind.TRAINING
-        if spent and not self._training_under_way():  # What was never granted is not wanted.
-            self.num_tasks -= len(self._todo)
-            self._todo.clear()
-            self._open.clear()
-            return self._next_phase()
-        if self._open or self._epochs_left():
-            return []
-        return self._next_phase()
+        if task.lane is not None:
+            self._lanes.remove(task)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.audit import audit_records, audit_training
@@ -101,20 +101,24 @@ class Master:
         if TaskKind.TRAINING not in self._plan.phases:
             predicts = TaskKind.PREDICTION in self._plan.phases
             kind = TaskKind.PREDICTION if predicts else TaskKind.EVALUATION
-            return self._audit_counted(kind, self._plan.shards, done)
+            return self._audit_counted(kind, done)
         records, tasks = self.coordinator.training_granted()
         partitions = self._partition_audits() if tasks else []
         audit = audit_training(records, tasks, partitions, relaunches, done)
-        if TaskKind.EVALUATION in self._plan.phases:
-            shards = self._plan.validation_shards
-            audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, shards, done)
+        if self._plan.validation_shards:
+            audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, done)
         return audit
 
-    def _audit_counted(self, kind: TaskKind, shards: Sequence[Shard], done: bool) -> dict[str, Any]:
-        expected = sum(shard.num_records for shard in shards)
+    def _audit_counted(self, kind: TaskKind, done: bool) -> dict[str, Any]:
         counted = self.coordinator.counted[kind]
+        # A job of this kind alone spans its data, also before its tasks are defined.
+        spanned = sum(shard.num_records for shard in self._plan.shards)
         return audit_records(
-            expected, counted.expected, counted.counted, self.coordinator.relaunches, done
+            spanned if self._plan.main_kind is kind else counted.defined,
+            counted.expected,
+            counted.counted,
+            self.coordinator.relaunches,
+            done,
         )
 
     def _history(self, partitions: list[ps_pb2.PartitionAudit]) -> list[dict[str, Any]]:
@@ -122,10 +126,12 @@ class Master:
         if not partitions:
             return []
         history, before = [], 0.0
+        logs = {one.epoch: one.logs for one in self.coordinator.evaluations}
         for one in partitions[0].epochs:
             at = self.coordinator.epoch_ended_at.get(one.epoch, self.coordinator.training_seconds)
             history.append(
                 {
+                    **logs.get(one.epoch, {}),
                     "epoch": one.epoch,
                     "loss": one.loss_sum / one.records if one.records else None,
                     "records": one.records,
@@ -163,6 +169,7 @@ class Master:
             "output": outcome.output,
             "audit": audit,
             "history": history,
+            "evaluations": [dataclasses.asdict(one) for one in self.coordinator.evaluations],
             "seconds": time.monotonic() - self._started,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from elasticdl.data.shards import Shard, find_shards
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.tasks import JobPlan, TaskKind, default_records_per_task
+from elasticdl.master.tasks import (
+    LONGEST_TASK,
+    EvaluationSchedule,
+    JobPlan,
+    TaskKind,
+    default_records_per_task,
+)
 
 PHASES = {
     "train": (TaskKind.INITIALIZE, TaskKind.TRAINING, TaskKind.EXPORT),
@@ -21,25 +29,47 @@ def make_plan(spec: JobSpec) -> JobPlan:
     """
     assert spec.data is not None
     shards = tuple(find_shards(spec.data, spec.max_chunk_bytes))
-    phases: tuple[TaskKind, ...] = PHASES[spec.command]
     validation: tuple[Shard, ...] = ()
     if spec.command == "train" and spec.validation_data is not None:
         validation = tuple(
             find_shards(spec.validation_data, spec.max_chunk_bytes, "validation_data")
         )
-        phases = (*phases[:2], TaskKind.EVALUATION, TaskKind.SUMMARIZE, phases[2])
     num_records = sum(shard.num_records for shard in shards)
     return JobPlan(
-        phases=phases,
+        phases=PHASES[spec.command],
         shards=shards,
         validation_shards=validation,
+        evaluation=_schedule(spec),
+        lanes=_num_lanes(spec),
+        best_path=os.path.join(spec.job_dir, "best"),
         num_epochs=spec.num_epochs if spec.command == "train" else 1,
         minibatch_size=spec.minibatch_size,
-        records_per_task=spec.records_per_task
-        or default_records_per_task(num_records, spec.minibatch_size, spec.num_workers),
+        records_per_task=spec.records_per_task or _records_per_task(spec, num_records),
         max_steps=spec.max_steps,
         shuffle=spec.shuffle,
         seed=spec.seed,
         max_task_failures=spec.max_task_failures,
         lease_s=spec.lease_s,
     )
+
+
+def _schedule(spec: JobSpec) -> EvaluationSchedule:
+    epochs = spec.evaluation_epochs
+    if epochs is None:
+        epochs = 0 if spec.evaluation_steps or spec.evaluation_secs else 1
+    return EvaluationSchedule(epochs, spec.evaluation_steps, spec.evaluation_secs)
+
+
+def _num_lanes(spec: JobSpec) -> int:
+    if spec.command != "train" or spec.consistency != "sync":
+        return 0
+    return spec.grads_to_wait or max(1, spec.num_workers)
+
+
+def _records_per_task(spec: JobSpec, num_records: int) -> int:
+    """Steps are counted when a task is done, so tasks are not much longer than what is counted."""
+    longest = LONGEST_TASK
+    if spec.evaluation_steps:
+        longest = min(longest, max(1, spec.evaluation_steps // max(1, spec.num_workers)))
+    workers = max(spec.num_workers, _num_lanes(spec))
+    return default_records_per_task(num_records, spec.minibatch_size, workers, longest)

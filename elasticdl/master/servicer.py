@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from elasticdl.master import ledger, membership
+from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator, Outcome
 from elasticdl.master.tasks import Task
@@ -70,28 +70,29 @@ class MasterServicer:
     def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
         """Grant a task, or say why not."""
         answer = self._coordinator.lease(from_message(request.instance), request.request)
-        if isinstance(answer, ledger.Grant):
+        if isinstance(answer, ledger_events.Grant):
             return master_pb2.LeaseReply(
                 outcome=master_pb2.LeaseReply.GRANTED,
                 task=_task_message(answer.task),
                 grant=answer.grant,
             )
-        if isinstance(answer, ledger.Wait):
+        if isinstance(answer, ledger_events.Wait):
             return master_pb2.LeaseReply(
                 outcome=master_pb2.LeaseReply.WAIT, retry_after_s=answer.retry_after_s
             )
-        finished = isinstance(answer, ledger.NoMoreTasks)
+        finished = isinstance(answer, ledger_events.NoMoreTasks)
         outcome = master_pb2.LeaseReply.FINISHED if finished else master_pb2.LeaseReply.NOT_A_MEMBER
         return master_pb2.LeaseReply(outcome=outcome)
 
     def complete_task(self, request: master_pb2.CompleteTaskRequest) -> master_pb2.Ack:
         """A task is closed everywhere; true also when it was known already."""
         self._coordinator.complete(
-            ledger.TaskCompleted(
+            ledger_events.TaskCompleted(
                 task=request.task,
                 partition_incarnations=tuple(request.partition_incarnations),
                 num_minibatches=request.num_minibatches,
                 result=request.result,
+                limited=request.limited,
             )
         )
         return master_pb2.Ack(accepted=True)
@@ -99,7 +100,9 @@ class MasterServicer:
     def fail_task(self, request: master_pb2.FailTaskRequest) -> master_pb2.Ack:
         """The user's code raised; counted once per grant."""
         self._coordinator.fail(
-            ledger.TaskFailed(request.grant, request.message, request.traceback, request.fatal)
+            ledger_events.TaskFailed(
+                request.grant, request.message, request.traceback, request.fatal
+            )
         )
         return master_pb2.Ack(accepted=True)
 
@@ -150,6 +153,15 @@ class MasterServicer:
 
 
 def _task_message(task: Task) -> master_pb2.Task:
+    lane = None
+    if task.lane is not None:
+        lane = ps_pb2.LanePosition(
+            epoch=task.epoch,
+            lane=task.lane.lane,
+            position=task.lane.position,
+            num_lanes=task.lane.num_lanes,
+            last=task.lane.last,
+        )
     return master_pb2.Task(
         id=task.id,
         kind=master_pb2.TaskKind.Name(task.kind.value),
@@ -160,6 +172,9 @@ def _task_message(task: Task) -> master_pb2.Task:
         max_minibatches=task.max_minibatches or 0,
         truncated=task.truncated,
         payload=task.payload,
+        lane=lane,
+        learning_rate=task.learning_rate,
+        pin=task.pin,
     )
 
 

@@ -13,7 +13,8 @@ from elasticdl.data.shards import Shard
 class TaskKind(Enum):
     """What a task asks of its worker. A job is a sequence of phases, one kind each.
 
-    train: INITIALIZE → TRAINING → (EVALUATION → SUMMARIZE) → EXPORT
+    train: INITIALIZE → TRAINING → EXPORT; rounds of PIN, EVALUATION, SUMMARIZE, EXPORT and
+      CALLBACKS tasks come in between (docs/decisions/evaluation.md)
     evaluate: INITIALIZE → EVALUATION → SUMMARIZE
     predict: INITIALIZE → PREDICTION → MERGE
     """
@@ -35,17 +36,33 @@ class TaskKind(Enum):
 
 
 @dataclass(frozen=True)
+class EvaluationSchedule:
+    """When a `train` job evaluates besides at its end; 0 is never.
+
+    epochs: after every so many epochs. steps: after every so many steps. secs: every so often.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    secs: float = 0.0
+
+
+@dataclass(frozen=True)
 class JobPlan:
     """What a job is to do, fixed at launch.
 
-    shards: training, evaluation or prediction data; validation_shards: of the EVALUATION phase of
-    a `train` job. lease_s: a lease that nobody extends ends after this. max_steps: minibatches of
-    training in all, exactly; None for no limit.
+    shards: training, evaluation or prediction data; validation_shards: what a `train` job
+    evaluates on, when `evaluation` says. lease_s: a lease that nobody extends ends after this.
+    max_steps: steps of training in all, exactly; None for no limit. lanes: how many sync mode has;
+    0 is async. best_path: where the model to be restored at the end is kept.
     """
 
     phases: tuple[TaskKind, ...]
     shards: tuple[Shard, ...]
     validation_shards: tuple[Shard, ...] = ()
+    evaluation: EvaluationSchedule = EvaluationSchedule()
+    lanes: int = 0
+    best_path: str = ""
     num_epochs: int = 1
     minibatch_size: int = 64
     records_per_task: int = 1024
@@ -61,12 +78,24 @@ class JobPlan:
         return next(kind for kind in self.phases if kind.spans_records)
 
 
+@dataclass(frozen=True)
+class Lane:
+    """A task's place in sync mode: at `position` of its lane; `last` ends the lane."""
+
+    lane: int
+    position: int
+    num_lanes: int
+    last: bool
+
+
 @dataclass
 class Task:
     """A range of records of one shard in one epoch; `id` is unique in the job.
 
-    max_minibatches is set when the task is granted first and never changes; None for no limit.
-    truncated: the limit is less than its records would make.
+    max_minibatches and learning_rate are set when the task is granted first and never change.
+    max_minibatches: None for no limit. truncated: the limit is less than its records would make.
+    learning_rate: what callbacks decided; 0 for the optimizer's own. pin: the image of the
+    parameters that an evaluation's task reads; 0 for the current ones.
     """
 
     id: int
@@ -77,6 +106,9 @@ class Task:
     end: int = 0
     max_minibatches: int | None = None
     truncated: bool = False
+    learning_rate: float = 0.0
+    pin: int = 0
+    lane: Lane | None = None
     payload: str = ""
     failures: int = 0
     granted: bool = False
@@ -91,8 +123,12 @@ class Task:
         return f"task {self.id} ({self.shard}, records {self.start} to {self.end})"
 
 
+# Minibatches.
+LONGEST_TASK = 256
+
+
 def default_records_per_task(
-    num_records: int, minibatch_size: int, num_workers: int, longest: int = 256
+    num_records: int, minibatch_size: int, num_workers: int, longest: int = LONGEST_TASK
 ) -> int:
     """Return whole minibatches such that every worker gets at least four tasks an epoch.
 
@@ -103,16 +139,32 @@ def default_records_per_task(
     return minibatch_size * min(longest, max(1, int(share // minibatch_size)))
 
 
-def carve(
-    shards: Sequence[Shard], kind: TaskKind, epoch: int, first_id: int, plan: JobPlan
-) -> Iterator[Task]:
-    """Yield the tasks of one epoch: training's in an order shuffled by (seed, epoch)."""
-    ranges = [
-        (shard.path, start, min(start + plan.records_per_task, shard.num_records))
-        for shard in shards
-        for start in range(0, shard.num_records, plan.records_per_task)
-    ]
-    if kind is TaskKind.TRAINING and plan.shuffle:
+def shuffled_ranges(
+    shards: Sequence[Shard], epoch: int, plan: JobPlan
+) -> Iterator[tuple[str, int, int]]:
+    """Yield (shard, start, end) of an epoch of training, in an order shuffled by (seed, epoch)."""
+    ranges = list(_ranges(shards, plan))
+    if plan.shuffle:
         random.Random(f"{plan.seed}/{epoch}").shuffle(ranges)
+    yield from ranges
+
+
+def _ranges(shards: Sequence[Shard], plan: JobPlan) -> Iterator[tuple[str, int, int]]:
+    for shard in shards:
+        for start in range(0, shard.num_records, plan.records_per_task):
+            yield shard.path, start, min(start + plan.records_per_task, shard.num_records)
+
+
+def carve(
+    shards: Sequence[Shard],
+    kind: TaskKind,
+    epoch: int,
+    first_id: int,
+    plan: JobPlan,
+    pin: int = 0,
+) -> Iterator[Task]:
+    """Yield the tasks of one epoch: training's in shuffled order."""
+    training = kind is TaskKind.TRAINING
+    ranges = shuffled_ranges(shards, epoch, plan) if training else _ranges(shards, plan)
     for offset, (path, start, end) in enumerate(ranges):
-        yield Task(first_id + offset, kind, epoch, path, start, end)
+        yield Task(first_id + offset, kind, epoch, path, start, end, pin=pin)

@@ -6,14 +6,17 @@ pushes, fall silent, die and are replaced, in an order fixed by a seed.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from elasticdl.data.shards import Shard
-from elasticdl.master import ledger as events
-from elasticdl.master.ledger import Grant, JobDone, JobFailed, Ledger, NoMoreTasks, TasksDefined
-from elasticdl.master.tasks import JobPlan, Task, TaskKind
+from elasticdl.master import ledger_events as events
+from elasticdl.master.ledger import Ledger
+from elasticdl.master.ledger_events import Grant, JobDone, JobFailed, NoMoreTasks, TasksDefined
+from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
 from elasticdl.ps.progress import CLOSED, Progress
 
 
@@ -54,6 +57,12 @@ class ClusterModel:
         self.ended: events.Action | None = None
         self.errors_per_task: Counter[int] = Counter()
         self.deaths = 0
+        self.rounds: dict[int, Counter[str]] = {}
+        self.round_ended: list[int] = []
+        self.told: list[str] = []
+        self.tasks_done: set[int] = set()
+        self.losses = random.Random(seed)
+        self.initialized: dict[str, Any] = {}
         for index in range(num_partitions):
             self.ledger.handle(events.PartitionStarted(index, 1), self.now)
         self._note(self.ledger.first_actions)
@@ -84,8 +93,31 @@ class ClusterModel:
                 for task in action.tasks:
                     assert task.id not in self.tasks, "task ids are unique"
                     self.tasks[task.id] = task
+            if isinstance(action, events.TaskDone):
+                self.note_done(action.task)
             if isinstance(action, JobDone | JobFailed):
                 self.ended = action
+
+    def note_done(self, task: Task) -> None:
+        assert task.id not in self.tasks_done, "a task is done once"
+        self.tasks_done.add(task.id)
+        if task.kind is TaskKind.EVALUATION:
+            where = f"{task.shard} {task.start}:{task.end}"
+            self.rounds.setdefault(task.pin, Counter())[where] += 1
+        if task.kind is TaskKind.CALLBACKS:
+            for event in json.loads(task.payload)["events"]:
+                self.told.append(f"{event['event']} {event.get('epoch', '')}".strip())
+
+    def result(self, task: Task) -> str:
+        """What a worker answers with."""
+        if task.kind is TaskKind.INITIALIZE:
+            return json.dumps(self.initialized)
+        if task.kind is TaskKind.SUMMARIZE:
+            loss = self.losses.random()
+            if not json.loads(task.payload)["evaluated"]:
+                return json.dumps({"metrics": {}, "logs": {"loss": loss}})
+            return json.dumps({"metrics": {"loss": loss}, "logs": {"loss": 1.0, "val_loss": loss}})
+        return ""
 
     # ---------------------------------------------------------------- bad luck
 
@@ -137,11 +169,32 @@ class ClusterModel:
         if isinstance(answer, Grant):
             worker.request += 1
             task = answer.task
+            self.check_grant(worker, task)
             first = min(one.next(task.id) for one in self.partitions)
             start = 0 if first == CLOSED else first
             worker.held.append(Work(task, answer.grant, start, set(range(len(self.partitions)))))
         else:
             assert not isinstance(answer, NoMoreTasks), "the ledger ended without saying so"
+
+    def check_grant(self, worker: Worker, task: Task) -> None:
+        """What may be granted now: lanes in order, and nothing of training while others settle."""
+        if task.lane is not None:
+            before = [
+                other
+                for other in self.tasks.values()
+                if other.lane is not None
+                and (other.epoch, other.lane.lane) == (task.epoch, task.lane.lane)
+                and other.lane.position < task.lane.position
+                and other.id not in self.tasks_done
+            ]
+            holders = {holder for other in before for holder in self.ledger.holders(other.id)}
+            assert holders == ({worker.index} if before else set())
+        if task.kind is TaskKind.TRAINING and (self.plan.lanes or self.initialized):
+            assert all(
+                other.id in self.tasks_done
+                for other in self.tasks.values()
+                if other.kind is TaskKind.TRAINING and other.epoch < task.epoch
+            ), "an epoch waits for the round of the one before"
 
     def push(self, worker: Worker, work: Work, calm: bool) -> None:
         """Send minibatch k, or the closing frame, to one partition that has not acknowledged it."""
@@ -167,8 +220,12 @@ class ClusterModel:
             work.waiting = set(range(len(self.partitions)))
 
     def complete(self, work: Work) -> None:
+        trains = work.task.kind is TaskKind.TRAINING
         done = events.TaskCompleted(
-            work.task.id, (1,) * len(self.partitions), len(self.minibatch_sizes(work.task))
+            work.task.id,
+            (1,) * len(self.partitions),
+            len(self.minibatch_sizes(work.task)) if trains else 0,
+            self.result(work.task),
         )
         for _ in range(self.random.choice([1, 1, 2])):
             self._note(self.ledger.handle(done, self.now))
@@ -223,6 +280,9 @@ def make_plan(
     minibatch_size: int,
     records_per_task: int,
     max_steps: int | None,
+    lanes: int = 0,
+    validation: int = 0,
+    evaluation: EvaluationSchedule | None = None,
 ) -> JobPlan:
     """A training job with its initialization and export."""
     return JobPlan(
@@ -233,4 +293,8 @@ def make_plan(
         records_per_task=records_per_task,
         max_steps=max_steps,
         lease_s=30.0,
+        lanes=lanes,
+        validation_shards=(Shard("held-out", validation),) if validation else (),
+        evaluation=evaluation or EvaluationSchedule(),
+        best_path="best",
     )

@@ -11,7 +11,7 @@ import pytest
 from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger
+from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import BackendEvent, InstanceExited
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal, read_journal
@@ -93,7 +93,7 @@ def test_a_worker_that_says_goodbye_has_not_crashed(running):
     coordinator, backend = running.coordinator, running.backend
     grant = coordinator.lease(WORKER, 0).grant
     coordinator.give_back(WORKER, [grant], goodbye=True)
-    assert isinstance(coordinator.lease(WORKER, 1), ledger.NoMoreTasks)
+    assert isinstance(coordinator.lease(WORKER, 1), ledger_events.NoMoreTasks)
     for incarnation in range(1, 20):
         coordinator.give_back(InstanceSpec(Role.WORKER, 0, incarnation), [], goodbye=True)
         backend.tell(InstanceExited(InstanceSpec(Role.WORKER, 0, incarnation), 0, "log"))
@@ -115,16 +115,16 @@ def test_the_job_ends_with_its_last_task(running):
     coordinator = running.coordinator
     for request in range(2):
         task = coordinator.lease(WORKER, request).task
-        coordinator.complete(ledger.TaskCompleted(task.id, (1,), 1))
+        coordinator.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
     assert coordinator.ended.is_set()
     assert coordinator.outcome.state == "succeeded"
-    assert isinstance(coordinator.lease(WORKER, 2), ledger.NoMoreTasks)
+    assert isinstance(coordinator.lease(WORKER, 2), ledger_events.NoMoreTasks)
 
 
 def test_the_journal_tells_the_story(running, tmp_path):
     coordinator = running.coordinator
     task = coordinator.lease(WORKER, 0).task
-    coordinator.complete(ledger.TaskCompleted(task.id, (1,), 1, result='{"records": 1}'))
+    coordinator.complete(ledger_events.TaskCompleted(task.id, (1,), 1, result='{"records": 1}'))
     coordinator.lease(WORKER, 1)
     coordinator.scale(3)
     kinds = [entry.kind for entry in read_journal(tmp_path)]
@@ -144,7 +144,7 @@ def test_nothing_is_granted_once_the_journal_cannot_be_written(running):
     assert coordinator.ended.is_set()
     assert coordinator.outcome.state == "failed"
     assert "journal" in coordinator.outcome.error
-    assert isinstance(coordinator.lease(WORKER, 1), ledger.NoMoreTasks)
+    assert isinstance(coordinator.lease(WORKER, 1), ledger_events.NoMoreTasks)
     running.journal._db.execute("PRAGMA query_only = OFF")
 
 
@@ -152,7 +152,7 @@ def test_a_failed_task_ends_the_job_with_the_users_traceback(running):
     coordinator = running.coordinator
     for request in range(3):
         grant = coordinator.lease(WORKER, request).grant
-        coordinator.fail(ledger.TaskFailed(grant, "ValueError: bad", "Traceback: line 1"))
+        coordinator.fail(ledger_events.TaskFailed(grant, "ValueError: bad", "Traceback: line 1"))
     assert coordinator.outcome.state == "failed"
     assert "a, records" in coordinator.outcome.error
     assert coordinator.outcome.traceback == "Traceback: line 1"

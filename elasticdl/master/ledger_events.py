@@ -1,0 +1,191 @@
+"""What the ledger is told (events) and what it decides (actions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elasticdl.master.decisions import Decision
+from elasticdl.master.rounds import Round
+from elasticdl.master.tasks import Task, TaskKind
+
+RETRY_S = 0.1
+
+# ---------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the ledger must know of; `incarnation` tells a worker from its replacement."""
+
+
+@dataclass(frozen=True)
+class LeaseRequested(Event):
+    """`request` counts up in one worker; repeating one brings the same answer."""
+
+    worker: int
+    incarnation: int
+    request: int
+
+
+@dataclass(frozen=True)
+class LeasesHeld(Event):
+    """The worker lives and works on these grants; only these are extended."""
+
+    worker: int
+    incarnation: int
+    grants: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TaskCompleted(Event):
+    """All partitions, at these incarnations, have closed the task; `result` is what it produced.
+
+    limited: in sync mode, its step was beyond max_steps before its records ended.
+    """
+
+    task: int
+    partition_incarnations: tuple[int, ...] = ()
+    num_minibatches: int = 0
+    result: str = ""
+    limited: bool = False
+
+
+@dataclass(frozen=True)
+class TaskFailed(Event):
+    """The user's code raised; `fatal` where trying again is pointless."""
+
+    grant: int
+    message: str
+    traceback: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class GrantsReturned(Event):
+    """A worker gives leases back unharmed: it leaves, or its partition moved."""
+
+    grants: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WorkerLost(Event):
+    """The worker is gone: preempted, killed, silent. This never counts against a task."""
+
+    worker: int
+    incarnation: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PartitionStarted(Event):
+    """A parameter server serves; completions must name this incarnation from now on (R3)."""
+
+    index: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Tick(Event):
+    """Time passes: leases that nobody extended end."""
+
+
+# --------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something the ledger decided, to be carried out or written down by others."""
+
+
+@dataclass(frozen=True)
+class Grant(Action):
+    """Answer to LeaseRequested: work on this task under this grant."""
+
+    task: Task
+    grant: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Wait(Action):
+    """Answer to LeaseRequested: nothing to do right now, ask again."""
+
+    retry_after_s: float = RETRY_S
+
+
+@dataclass(frozen=True)
+class NoMoreTasks(Action):
+    """Answer to LeaseRequested: the job is over, leave."""
+
+
+@dataclass(frozen=True)
+class TasksDefined(Action):
+    """New tasks exist; the journal must hold them before any of them is granted."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class TaskDone(Action):
+    """A task is closed everywhere, or its result is here."""
+
+    task: Task
+    result: str = ""
+
+
+@dataclass(frozen=True)
+class Requeued(Action):
+    """A granted task has no worker any more; it is granted again before new ones."""
+
+    task: Task
+    reason: str
+
+
+@dataclass(frozen=True)
+class EpochEnded(Action):
+    """Every training task of the epoch is done."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class PhaseEnded(Action):
+    """Every task of the phase is done."""
+
+    kind: TaskKind
+
+
+@dataclass(frozen=True)
+class RoundBegan(Action):
+    """A round of evaluation, or of the user's callbacks, comes before further training tasks."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Evaluated(Action):
+    """A round has its numbers."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Decided(Action):
+    """Callbacks decided: the end of training, a learning rate, a model to keep."""
+
+    decision: Decision
+    epoch: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class JobDone(Action):
+    """Every task of every phase is done."""
+
+
+@dataclass(frozen=True)
+class JobFailed(Action):
+    """A task failed too often, or fatally."""
+
+    message: str
+    traceback: str = ""
