@@ -17,7 +17,17 @@ from pydantic.fields import FieldInfo
 
 from elasticdl.errors import UsageError
 
-GROUPS = ("Model", "Data", "Training", "Cluster", "Reliability", "Output", "Job", "Display")
+GROUPS = (
+    "Model",
+    "Data",
+    "Training",
+    "Evaluation",
+    "Cluster",
+    "Reliability",
+    "Output",
+    "Job",
+    "Display",
+)
 
 
 def option(

@@ -82,8 +82,6 @@ class Evaluator:
         the training's loss in that epoch.
         """
         payload = json.loads(task.payload)
-        if isinstance(payload, list):
-            payload = {"results": payload}
         metrics = self._merged(task, [json.loads(one) for one in payload["results"]])
         logs = {}
         epoch = payload.get("epoch")
