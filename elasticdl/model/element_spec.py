@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.mode import Mode
@@ -17,24 +19,30 @@ class ElementSpec(NamedTuple):
     Attributes:
       features: a nest of specs, as the model receives it.
       labels: a nest of specs, or None where the dataset has none.
+      sample_weights: likewise.
     """
 
     features: Any
     labels: Any
+    sample_weights: Any = None
 
 
-def split_element(element: Any) -> tuple[Any, Any]:
-    """Return (features, labels) of what a dataset yields; labels are None where absent."""
-    if isinstance(element, tuple):
-        if len(element) == 1:
-            return element[0], None
-        if len(element) == 2:
-            return element
+def split_element(element: Any, where: str = "the input function") -> ElementSpec:
+    """Return features, labels and sample weights of what a dataset yields; None for the absent.
+
+    Args:
+      element: as the dataset yields it.
+      where: names the dataset's function in messages.
+    """
+    if not isinstance(element, tuple):
+        return ElementSpec(element, None)
+    if len(element) > 3:
         raise UsageError(
-            f"create_dataset: yields tuples of {len(element)}; yield (features, labels), "
-            "features alone when there are no labels"
+            f"{where}: yields tuples of {len(element)}; yield (features, labels) or "
+            "(features, labels, sample_weights), features alone when there are no labels"
         )
-    return element, None
+    features, labels, sample_weights = (*element, None, None)[:3]
+    return ElementSpec(features, labels, sample_weights)
 
 
 def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
@@ -47,12 +55,19 @@ def element_spec(contract: Contract, mode: Mode) -> ElementSpec:
     schema = contract.source.schema
     where = contract.function("dataset")
     elements = contract.dataset(no_records(schema), mode)
-    features, labels = split_element(minibatches(elements, schema, 1, where).element_spec)
-    if labels is None and mode is not Mode.PREDICTION:
+    found = split_element(minibatches(elements, schema, 1, where).element_spec, where)
+    if found.labels is None and mode is not Mode.PREDICTION:
         raise UsageError(
             f"{where}: yields no labels in mode {mode.value}; yield (features, labels)"
         )
-    return ElementSpec(features, labels)
+    weights = [] if found.sample_weights is None else tf.nest.flatten(found.sample_weights)
+    for each in weights:
+        dtype = each.dtype if isinstance(each, tf.TensorSpec) else tf.string
+        if not (dtype.is_floating or dtype.is_integer):
+            raise UsageError(
+                f"{where}: yields {each} as sample weights; yield one number for each record"
+            )
+    return found
 
 
 def tensor_names(nest: Any, alone: str) -> list[str]:

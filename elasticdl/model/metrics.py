@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
+from elasticdl.model.contracts.metric_forms import as_columns
 from elasticdl.model.keras_api import keras, recorded_updates
 from elasticdl.model.metric_states import MetricState, MetricStates, means, merge
 from elasticdl.model.mode import Mode
@@ -38,7 +39,12 @@ class Metrics:
         self._adds_loss = False
 
     def measure(
-        self, outputs: Any, labels: Any, num_records: int, penalty: Any = 0.0
+        self,
+        outputs: Any,
+        labels: Any,
+        num_records: int,
+        penalty: Any = 0.0,
+        sample_weights: Any = None,
     ) -> dict[str, MetricState]:
         """Return the states over one minibatch.
 
@@ -47,6 +53,7 @@ class Metrics:
           labels: the minibatch's.
           num_records: how many records it is of.
           penalty: what the model adds to the loss: regularization.
+          sample_weights: the minibatch's, which the loss takes.
 
         Raises:
           UsageError: a value is neither a scalar tensor nor a Keras metric.
@@ -54,11 +61,11 @@ class Metrics:
         """
         if self._compiled is not None:
             with user_code(self._name):
-                values = self._compiled(outputs, labels)
+                values = self._compiled(outputs, labels, sample_weights)
             updated: dict[int, keras.metrics.Metric] = {}
         else:
             with user_code(self._name), recorded_updates() as updated:
-                values = self._values(outputs, labels)
+                values = self._values(outputs, labels, sample_weights)
             if not updated and not any(_is_keras(value) for value in values.values()):
                 self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
         if self._adds_loss:
@@ -87,7 +94,9 @@ class Metrics:
             metric.reset_state()
         return results
 
-    def check_mergeable(self, outputs: Any, labels: Any, num_records: int) -> None:
+    def check_mergeable(
+        self, outputs: Any, labels: Any, num_records: int, sample_weights: Any = None
+    ) -> None:
         """Compare the states over a minibatch with the sum of those over its halves.
 
         A loss that the definition does not name as a metric is not compared: it may sum, or relate
@@ -102,10 +111,15 @@ class Metrics:
             return
         half = num_records // 2
         first, second = (
-            self.measure(_records(outputs, part), _records(labels, part), size)
+            self.measure(
+                _records(outputs, part),
+                _records(labels, part),
+                size,
+                sample_weights=_records(sample_weights, part),
+            )
             for part, size in ((slice(half), half), (slice(half, None), num_records - half))
         )
-        whole = self.measure(outputs, labels, num_records)
+        whole = self.measure(outputs, labels, num_records, sample_weights=sample_weights)
         for name, state in merge(first, second).items():
             if name == "loss" and self._adds_loss:
                 continue
@@ -118,17 +132,24 @@ class Metrics:
                         if state.kind == "mean"
                         else ("Keras metric's state is not a sum over records")
                     )
+                    if state.kind == "keras" and _is_vector(outputs):
+                        raise UsageError(
+                            f"{self._name}: metric '{name}': outputs are of shape (n,), which "
+                            "Keras's metrics take for one record; update it with columns: "
+                            "metric.update_state(tf.reshape(labels, [-1, 1]), "
+                            "tf.reshape(outputs, [-1, 1])), or return it without an update"
+                        )
                     raise UsageError(
                         f"{self._name}: metric '{name}': the {what}, so several workers cannot "
                         "measure it together; return a Keras metric that sums, such as "
                         "keras.metrics.Mean or keras.metrics.AUC"
                     )
 
-    def _values(self, outputs: Any, labels: Any) -> dict[str, Any]:
+    def _values(self, outputs: Any, labels: Any, sample_weights: Any) -> dict[str, Any]:
         values = self._contract.metrics(self._mode, outputs, labels, outputs)
         self._adds_loss = "loss" not in values
         if self._adds_loss:
-            loss = self._contract.loss(outputs, labels)
+            loss = self._contract.loss(outputs, labels, sample_weights)
             values = {"loss": loss, **values}
         for name, value in values.items():
             if not _is_keras(value) and np.shape(value) != ():
@@ -162,7 +183,7 @@ class Metrics:
         self._metrics[name] = metric
         if not is_updated:
             with user_code(f"metric '{name}' of '{self._contract.source.model_def}'"):
-                metric.update_state(labels, outputs)
+                metric.update_state(*as_columns(labels, outputs))
         state = _variables(metric)
         metric.reset_state()
         return MetricState("keras", state)
@@ -176,7 +197,13 @@ def _variables(metric: keras.metrics.Metric) -> tuple[np.ndarray, ...]:
     return tuple(variable.numpy().astype(np.float64) for variable in metric.variables)
 
 
+def _is_vector(outputs: Any) -> bool:
+    return tf.is_tensor(outputs) and outputs.shape.rank == 1
+
+
 def _records(nest: Any, part: slice) -> Any:
+    if nest is None:
+        return None
     return tf.nest.map_structure(lambda each: each[part], nest)
 
 

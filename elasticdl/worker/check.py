@@ -77,17 +77,19 @@ class _Check:
         """Do it."""
         contract, mode = self._contract, self._mode
         spec = element_spec(contract, mode)
-        model = TwoPhaseModel(contract, spec.features, spec.labels, contract.source.seed)
+        model = TwoPhaseModel(
+            contract, spec.features, spec.labels, contract.source.seed, spec.sample_weights
+        )
         optimizer = model.optimizer_config() if mode is Mode.TRAINING else None
         minibatch = self._first_minibatch(model, mode, self._shards)
         distinct = _distinct(minibatch)
         inverses = [inverse for _, inverse in distinct]
         dense, rows = self._values(model, [ids for ids, _ in distinct])
-        outputs = model.forward(minibatch.features, dense, rows, inverses)
+        outputs, penalty = model.forward_with_penalty(minibatch.features, dense, rows, inverses)
         loss = None
         if mode is Mode.TRAINING:
             loss = self._train_step(model, minibatch, outputs, dense, rows, inverses)
-        metrics = {} if mode is Mode.PREDICTION else self._measure(minibatch, outputs)
+        metrics = {} if mode is Mode.PREDICTION else self._measure(minibatch, outputs, penalty)
         if self._job_spec.validation_data is not None:
             self._check_validation(spec, model)
         if mode is Mode.TRAINING:
@@ -213,7 +215,14 @@ class _Check:
         inverses: Sequence[np.ndarray],
     ) -> float:
         try:
-            result = model.train_step(minibatch.features, minibatch.labels, dense, rows, inverses)
+            result = model.train_step(
+                minibatch.features,
+                minibatch.labels,
+                dense,
+                rows,
+                inverses,
+                sample_weights=minibatch.sample_weights,
+            )
         except UserCodeError as error:
             raise ModelCodeError(
                 f"{error} (outputs are {_nest_text(outputs)}, "
@@ -229,10 +238,11 @@ class _Check:
             )
         return result.loss
 
-    def _measure(self, minibatch: Minibatch, outputs: Any) -> dict[str, float]:
+    def _measure(self, minibatch: Minibatch, outputs: Any, penalty: Any) -> dict[str, float]:
         metrics = Metrics(self._contract, Mode.EVALUATION)
-        states = metrics.measure(outputs, minibatch.labels, minibatch.num_records)
-        metrics.check_mergeable(outputs, minibatch.labels, minibatch.num_records)
+        weights = minibatch.sample_weights
+        states = metrics.measure(outputs, minibatch.labels, minibatch.num_records, penalty, weights)
+        metrics.check_mergeable(outputs, minibatch.labels, minibatch.num_records, weights)
         return metrics.result(states)
 
     def _check_validation(self, training: ElementSpec, model: TwoPhaseModel) -> None:
@@ -242,7 +252,7 @@ class _Check:
             self._job_spec.validation_data, self._job_spec.max_chunk_bytes, "validation_data"
         )
         evaluation = element_spec(self._contract, Mode.EVALUATION)
-        if evaluation != training:
+        if evaluation[:2] != training[:2]:
             raise UsageError(
                 f"{self._function}: yields {evaluation} in mode evaluation but {training} in "
                 "training; the model needs the same structure in both"
@@ -253,7 +263,10 @@ class _Check:
         inverses = [inverse for _, inverse in distinct]
         outputs = model.forward(minibatch.features, dense, rows, inverses)
         Metrics(self._contract, Mode.EVALUATION).measure(
-            outputs, minibatch.labels, minibatch.num_records
+            outputs,
+            minibatch.labels,
+            minibatch.num_records,
+            sample_weights=minibatch.sample_weights,
         )
 
     def _check_prediction(self, training: ElementSpec, model: TwoPhaseModel) -> None:

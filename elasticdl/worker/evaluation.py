@@ -72,7 +72,9 @@ class Evaluator:
         outputs, penalty = self._model.forward_with_penalty(
             minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
         )
-        return self._metrics.measure(outputs, minibatch.labels, minibatch.num_records, penalty)
+        return self._metrics.measure(
+            outputs, minibatch.labels, minibatch.num_records, penalty, minibatch.sample_weights
+        )
 
     def summarize(self, task: master_pb2.Task) -> dict[str, Any]:
         """Return the numbers of one evaluation, from the results of all its tasks.

@@ -38,6 +38,7 @@ class Minibatch:
       labels: likewise; None where the dataset has none.
       ids: what each embedding table is asked for, int64 ``[n]`` by table.
       num_records: how many records it is of.
+      sample_weights: batched likewise; None where the dataset has none.
     """
 
     task_id: int
@@ -46,6 +47,7 @@ class Minibatch:
     labels: Any
     ids: tuple[np.ndarray, ...]
     num_records: int
+    sample_weights: Any = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class TaskPipeline:
             self._num_records += int(num_records)
             if int(k) < task.first_minibatch:
                 continue
-            features, labels, ids = optional.get_value()
+            features, labels, weights, ids = optional.get_value()
             return Minibatch(
                 int(task_id),
                 int(k),
@@ -204,6 +206,7 @@ class TaskPipeline:
                 labels[0] if labels else None,
                 tuple(each._numpy() for each in ids),
                 int(num_records),
+                weights[0] if weights else None,
             )
 
     def _begin_task(self) -> None:
@@ -239,16 +242,18 @@ def _minibatches(
 ) -> Callable[..., tf.data.Dataset]:
     """Return the function from a task's descriptor to the dataset of its minibatches.
 
-    Elements are (task id, k, number of records, optional of (features, labels, ids)). The last
-    has k −1 and no value: an end that comes through the pipeline cannot overtake a minibatch.
-    Labels are a tuple of one, or of none.
+    Elements are (task id, k, number of records, optional of (features, labels, weights, ids)). The
+    last has k −1 and no value: an end that comes through the pipeline cannot overtake a minibatch.
+    Labels and weights are a tuple of one, or of none.
     """
 
     def finish(*element: Any) -> tuple[tf.Tensor, tuple[Any, ...]]:
-        features, labels = split_element(element if len(element) > 1 else element[0])
+        features, *targets = split_element(element if len(element) > 1 else element[0])
         ids = collect(features) if collect is not None else ()
-        some_labels = () if labels is None or mode is Mode.PREDICTION else (labels,)
-        return _num_records(features), (features, some_labels, ids)
+        labels, weights = (
+            () if each is None or mode is Mode.PREDICTION else (each,) for each in targets
+        )
+        return _num_records(features), (features, labels, weights, ids)
 
     schema, where = contract.source.schema, contract.function("dataset")
 

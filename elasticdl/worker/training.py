@@ -118,6 +118,7 @@ class Trainer:
             pulled.rows,
             item.lookup.inverses,
             step_seed=_step_seed(self._spec.seed, task, minibatch.k),
+            sample_weights=minibatch.sample_weights,
         )
         if not result.finite and self._spec.on_nan == "stop":
             raise NotFiniteError(

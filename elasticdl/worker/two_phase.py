@@ -30,6 +30,7 @@ from elasticdl.model.building import (
     pull_variables,
 )
 from elasticdl.model.contract import Contract
+from elasticdl.model.contracts.class_weights import weigh_classes
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.keras_api import (
     IS_LEGACY,
@@ -78,6 +79,7 @@ class TwoPhaseModel:
       features: nest of type specs of a minibatch's features.
       labels: nest of type specs of its labels, or None without labels.
       seed: of the initial values; equal in all processes of a job.
+      sample_weights: nest of type specs of its sample weights, or None.
 
     Attributes:
       model: the Keras model; its variables keep their initial values.
@@ -90,10 +92,18 @@ class TwoPhaseModel:
       UserCodeError: the user's code raises.
     """
 
-    def __init__(self, contract: Contract, features: Any, labels: Any, seed: int) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        features: Any,
+        labels: Any,
+        seed: int,
+        sample_weights: Any = None,
+    ) -> None:
         self._contract = contract
         self._features = features
         self._labels = labels
+        self._sample_weights = sample_weights
         self.model = build_model(contract, features, seed)
         self._variables = pull_variables(self.model)
         self.variables: list[VariableDefinition] = define_variables(self.model, self._variables)
@@ -157,6 +167,7 @@ class TwoPhaseModel:
         rows: Sequence[np.ndarray],
         inverses: Sequence[np.ndarray],
         step_seed: int = 0,
+        sample_weights: Any = None,
     ) -> TrainResult:
         """Compute the loss and the gradients of one minibatch.
 
@@ -167,6 +178,7 @@ class TwoPhaseModel:
           rows: distinct rows by table, float32 ``[u, dim]``.
           inverses: by table, which row each collected id has, int32 ``[n]``.
           step_seed: of the model's own randomness (dropout); the same gives the same.
+          sample_weights: as the pipeline yields them.
 
         Raises:
           UserCodeError: the model or the loss raises, at tracing or on this data.
@@ -177,6 +189,7 @@ class TwoPhaseModel:
             loss, finite, dense_gradients, *row_gradients = self._train(
                 *_flatten(features),
                 *_flatten(labels),
+                *_flatten(sample_weights),
                 *_to_tensors(dense, rows, inverses),
                 tf.constant(step_seed & (2**63 - 1), tf.int64),
             )
@@ -309,7 +322,9 @@ class TwoPhaseModel:
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *inputs, step_seed = parts
-            features, labels, dense, rows, inverses = self._split(inputs, with_labels=True)
+            features, labels, weights, dense, rows, inverses = self._split(inputs, True)
+            if self._contract.class_weight is not None:
+                weights = weigh_classes(self._contract.class_weight, labels, weights)
             values = self._unpack(dense)
             context = self._feed(rows, inverses)
             binding = Binding(self._variables, values, self._randomness, step_seed)
@@ -319,7 +334,7 @@ class TwoPhaseModel:
                 tape.watch(rows)
                 with binding.active():
                     outputs = call_model(self.model, features, training=True)
-                    loss = self._scalar(self._contract.loss(outputs, labels))
+                    loss = self._scalar(self._contract.loss(outputs, labels, weights))
                     loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in self.model.losses)])
                 context.check_all_called()
             of_trainable, of_rows = tape.gradient(
@@ -358,7 +373,7 @@ class TwoPhaseModel:
 
     def _trace_forward(self) -> Callable[..., Any]:
         def forward(*parts: tf.Tensor) -> Any:
-            features, _, dense, rows, inverses = self._split(parts, with_labels=False)
+            features, _, _, dense, rows, inverses = self._split(parts, with_labels=False)
             context = self._feed(rows, inverses)
             binding = Binding(self._variables, self._unpack(dense))
             with tracing(context), binding.active():
@@ -375,7 +390,7 @@ class TwoPhaseModel:
             return tf.function(function, autograph=False).get_concrete_function(*specs)
 
     def _input_specs(self, with_labels: bool) -> list[Any]:
-        labels = _flatten(self._labels) if with_labels else []
+        labels = [*_flatten(self._labels), *_flatten(self._sample_weights)] if with_labels else []
         tables = self.table_definitions
         return [
             *_flatten(self._features),
@@ -386,7 +401,11 @@ class TwoPhaseModel:
         ]
 
     def _split(self, parts: Sequence[tf.Tensor], with_labels: bool) -> tuple[Any, ...]:
-        """Take apart what `_input_specs` put in a row: features, labels, dense, rows, inverses."""
+        """Take apart what `_input_specs` put in a row.
+
+        Returns:
+          Features, labels, sample weights, dense, rows, inverses.
+        """
         remaining = list(parts)
 
         def take(count: int) -> list[tf.Tensor]:
@@ -395,12 +414,15 @@ class TwoPhaseModel:
             return taken
 
         features = self._pack(self._features, take(len(_flatten(self._features))))
-        labels = None
+        labels = weights = None
         if with_labels:
             labels = self._pack(self._labels, take(len(_flatten(self._labels))))
+            if self._sample_weights is not None:
+                taken = take(len(_flatten(self._sample_weights)))
+                weights = self._pack(self._sample_weights, taken)
         (dense,) = take(1)
         rows = take(len(self.table_definitions))
-        return features, labels, dense, rows, remaining
+        return features, labels, weights, dense, rows, remaining
 
     def _feed(self, rows: list[tf.Tensor], inverses: list[tf.Tensor]) -> FeedRows:
         names = [table.name for table in self.table_definitions]

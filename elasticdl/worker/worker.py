@@ -142,7 +142,11 @@ class Worker:
             self._contract = load_contract(self._source, self._mode, context)
             structure = element_spec(self._contract, self._mode)
             self._model = TwoPhaseModel(
-                self._contract, structure.features, structure.labels, self._source.seed
+                self._contract,
+                structure.features,
+                structure.labels,
+                self._source.seed,
+                structure.sample_weights,
             )
             self._layout = ModelLayout(self._define(self._model))
         except ElasticDLError as error:

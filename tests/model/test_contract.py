@@ -89,9 +89,9 @@ def test_the_context_reaches_a_constructor_that_takes_it(tmp_path: Path) -> None
             "create_dataset of 'definition.Spec': returns a builtins.int; return a",
         ),
         (
-            {"create_dataset": "return dataset.map(lambda r: (r, r, r))"},
+            {"create_dataset": "return dataset.map(lambda r: (r, r, r, r))"},
             "spec",
-            "yields tuples of 3; yield (features, labels)",
+            "yields tuples of 4; yield (features, labels) or",
         ),
         (
             {"create_dataset": "return dataset"},

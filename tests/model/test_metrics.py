@@ -134,5 +134,5 @@ def test_the_result_of_a_keras_metric_is_a_mean_like_any_other(tmp_path: Path, m
 
 def test_a_loss_that_sums_does_not_fail_the_check(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path, "{}")
-    metrics._contract.loss = lambda outputs, labels: tf.reduce_sum(outputs)  # type: ignore[method-assign]
+    metrics._contract.loss = lambda outputs, labels, weights: tf.reduce_sum(outputs)  # type: ignore[method-assign]
     metrics.check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)

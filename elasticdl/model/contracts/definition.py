@@ -48,7 +48,7 @@ class DataMetadata:
 
     Attributes:
       column_names: of a table; empty for records that tell themselves what they have.
-      column_dtypes: by name, as NumPy and TensorFlow call them.
+      column_dtypes: by name, as `tf.as_dtype` takes them.
     """
 
     column_names: Sequence[str] = ()
@@ -94,7 +94,9 @@ class Definition:
         self.source = source
         self.mode = mode
         self.owner = owner
-        self.metadata = DataMetadata()
+        names = {"bytes": "string"}
+        columns = {each.name: names.get(each.kind, each.kind) for each in source.schema}
+        self.metadata = DataMetadata(tuple(columns), columns)
         self._zoo = zoo
         self._functions = functions
         # Of the model that was created last: what it calls its outputs, and is compiled with.
