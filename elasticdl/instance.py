@@ -57,8 +57,11 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     )
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of a process of ours: it finds this package, and dies with this process."""
+def child_environment(spec: JobSpec) -> dict[str, str]:
+    """The environment of a process of a job.
+
+    It finds this package, has the job's Keras, and dies with this process.
+    """
     home = str(Path(elasticdl.__file__).parents[1])
     paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
@@ -66,6 +69,7 @@ def child_environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
+        "TF_USE_LEGACY_KERAS": "1" if spec.keras == "legacy" else "0",
         PARENT_VARIABLE: str(os.getpid()),
     }
 

@@ -158,6 +158,17 @@ class JobSpec(BaseModel):
         pattern=_FUNCTION,
     )
 
+    keras: Literal["3", "legacy"] | None = option(
+        None,
+        "Keras 3, or tf_keras (default: tf_keras where the model's code or its requirements.txt "
+        "needs it; a trained model's own)",
+        group="Model",
+        commands=COMMANDS,
+        metavar="3|legacy",
+        example="legacy",
+        also=("tf_keras", "legacy_keras", "keras_version"),
+    )
+
     data: str | None = option(
         None,
         "RecordIO, TFRecord, Parquet, CSV or Arrow files: paths or patterns, with commas between",

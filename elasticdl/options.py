@@ -290,6 +290,8 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
             f"{prefix}{one.name}={_shown(value)}: has a NUL byte; give {one.metavar}, "
             f"e.g. {one.as_typed(prefix)}"
         )
+    if one.choices and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # YAML and Python have numbers where flags have words.
     if isinstance(value, bool) and kind in (int, float):
         raise UsageError(wrong_value(one, value, prefix, "bool"))
     return value.strip() if isinstance(value, str) else value

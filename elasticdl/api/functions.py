@@ -16,6 +16,7 @@ from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
 from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
+from elasticdl.model.keras_choice import with_keras
 
 
 def train(**options: Any) -> JobResult:
@@ -45,6 +46,7 @@ def run_job(job_spec: JobSpec) -> JobResult:
     try:
         validate(job_spec)
         job_spec = with_columns(job_spec)
+        job_spec = with_keras(job_spec)
         with open_progress(job_spec) as show:
             show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
             for warning in preflight(job_spec)["warnings"]:

@@ -99,7 +99,7 @@ def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> No
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(),
+            env=child_environment(spec),
             start_new_session=True,
         )
     try:

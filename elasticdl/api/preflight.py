@@ -40,7 +40,7 @@ def preflight(job_spec: JobSpec) -> dict[str, Any]:
     try:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", __name__],
-            env=child_environment(),
+            env=child_environment(job_spec),
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=_DEADLINE_S,
@@ -70,8 +70,10 @@ def _report(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(job_spec: JobSpec) -> dict[str, Any]:
+    from elasticdl.model.keras_choice import use_keras
     from elasticdl.worker.quiet_import import import_tensorflow
 
+    use_keras(job_spec.keras or "3")
     import_tensorflow()
 
     from elasticdl.worker.check import check

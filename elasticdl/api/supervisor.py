@@ -150,7 +150,7 @@ class Supervisor:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **child_environment(),
+            **child_environment(self._spec),
             "PYTHONFAULTHANDLER": "1",
             "TMPDIR": str(self._job_dir / TEMPORARY),
         }

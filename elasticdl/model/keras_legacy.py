@@ -140,6 +140,26 @@ def metric_variables(model: keras.Model) -> list[tf.Variable]:
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
+optimizer_classes: tuple[Any, ...] = (
+    keras.optimizers.Optimizer,
+    keras.optimizers.legacy.Optimizer,
+)
+
+
+def optimizer_config(optimizer: Any) -> tuple[dict[str, Any], str]:
+    """Return an optimizer's hyper-parameters, as Keras 3 calls them, and the name of its class.
+
+    Raises:
+      UsageError: it is of `keras.optimizers.legacy` and computes something else than Keras 3 does.
+    """
+    config = {
+        # Numbers may be NumPy's.
+        name: value.item() if hasattr(value, "item") else value
+        for name, value in optimizer.get_config().items()
+    }
+    return config, type(optimizer).__name__
+
+
 @contextmanager
 def fresh_names() -> Iterator[None]:
     """Count Keras's automatic names from the start inside the block, whatever was made before."""

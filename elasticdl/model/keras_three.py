@@ -122,6 +122,14 @@ def metric_variables(model: keras.Model) -> list[keras.Variable]:
     return list(model.metrics_variables)
 
 
+optimizer_classes: tuple[Any, ...] = (keras.optimizers.Optimizer,)
+
+
+def optimizer_config(optimizer: keras.optimizers.Optimizer) -> tuple[dict[str, Any], str]:
+    """Return an optimizer's hyper-parameters and the name of its class."""
+    return optimizer.get_config(), type(optimizer).__name__
+
+
 @contextmanager
 def fresh_names() -> Iterator[None]:
     """Count Keras's automatic names from the start inside the block, whatever was made before."""

@@ -27,6 +27,7 @@ class ModelSource:
       seed: of the initial values; a trained table's unseen ids need it too.
       columns: names and types of what the input function is given, as `elasticdl.data.schema`
         writes them; none where it is given records that are bytes.
+      keras: "3" or "legacy", the Keras its code is for.
     """
 
     model_zoo: str
@@ -47,6 +48,8 @@ class ModelSource:
     def schema(self) -> Schema:
         """The columns of the input, parsed."""
         return parse_schema(self.columns)
+
+    keras: str = "3"
 
     @classmethod
     def of_job(cls, job_spec: JobSpec) -> ModelSource:
@@ -75,6 +78,7 @@ class ModelSource:
             **given,
             seed=job_spec.seed,
             columns=job_spec.column_types,
+            keras=job_spec.keras or "3",
         )
 
     @classmethod
@@ -98,6 +102,7 @@ class ModelSource:
             custom_data_reader=definition.custom_data_reader or None,
             seed=definition.seed,
             columns=tuple(definition.columns),
+            keras=definition.keras or "3",
         )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import elasticdl
 from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.model.keras_choice import use_keras
 from elasticdl.model.parameters import Parameters
 from elasticdl.model.source import DEFINITION_FILE, ZOO_COPY, ModelSource, read_definition
 from elasticdl.proto.trained_model_pb2 import TrainedModel
@@ -194,11 +195,11 @@ def load_model(path: str) -> keras.Model:
       path: the directory that training wrote.
 
     Raises:
-      UsageError: there is no trained model, or it is damaged.
+      UsageError: there is no trained model, or it is damaged, or this process has the other Keras.
     """
-    model, _, _ = _restore(
-        ModelSource.of_trained_model(path), load_parameters(path), {"role": "load_model"}
-    )
+    source = ModelSource.of_trained_model(path)
+    use_keras(source.keras)
+    model, _, _ = _restore(source, load_parameters(path), {"role": "load_model"})
     return model
 
 
@@ -252,6 +253,7 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
         custom_data_reader=source.custom_data_reader or "",
         seed=source.seed,
         columns=source.columns,
+        keras=source.keras,
         elasticdl_version=elasticdl.__version__,
         job_name=job_name,
         tables=[

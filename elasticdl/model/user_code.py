@@ -12,7 +12,8 @@ from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
 _OUR_FILES = str(Path(__file__).resolve().parents[1]) + "/"
 _LIBRARIES = re.compile(
-    r"/(tensorflow|keras|optree)/|/contextlib\.py$|/importlib/|<frozen |/tmp/__autograph_generated"
+    r"/(tensorflow|keras|tf_keras|optree)/|/contextlib\.py$|/importlib/|<frozen "
+    r"|/tmp/__autograph_generated"
 )
 _FRAME = re.compile(r'^  File "([^"]*)", line .*\n(?:    .*\n|\n)*', re.MULTILINE)
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")

@@ -21,7 +21,10 @@ from elasticdl.errors import UsageError
 from elasticdl.model.user_code import user_code
 
 # A file of the zoo never stands in for these, as the process already lives on them.
-_NEVER_REPLACED = {*sys.stdlib_module_names, "elasticdl", "keras", "numpy", "tensorflow"}
+_NEVER_REPLACED = {
+    *sys.stdlib_module_names,
+    *("elasticdl", "keras", "numpy", "tensorflow", "tf_keras"),
+}
 _lock = threading.RLock()
 
 

@@ -16,6 +16,7 @@ from elasticdl.instance import (
     start_logging,
 )
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.keras_choice import use_keras
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport
 
@@ -41,6 +42,8 @@ def run(arguments: InstanceArguments) -> int:
         register(master, instance, "", os.getpid())
         heartbeat = Heartbeat(master, instance, on_end=lambda why: leaving.set())
         heartbeat.start()
+
+        use_keras(arguments.spec.keras or "3")
 
         import tensorflow as tf
 

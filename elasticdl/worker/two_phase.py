@@ -37,6 +37,7 @@ from elasticdl.model.keras_api import (
     Binding,
     Randomness,
     keras,
+    optimizer_config,
     tf_variable,
     variable_path,
 )
@@ -147,8 +148,8 @@ class TwoPhaseModel:
         Raises:
           UsageError: names what of it is not supported.
         """
-        optimizer = self._contract.create_optimizer()
-        return OptimizerConfig.from_keras_config(optimizer.get_config(), type(optimizer).__name__)
+        config, class_name = optimizer_config(self._contract.create_optimizer())
+        return OptimizerConfig.from_keras_config(config, class_name)
 
     def collect(self, features: Any) -> tuple[tf.Tensor, ...]:
         """Return the ids each table is asked for, int64 ``[n]``; fit for `tf.data.Dataset.map`.

@@ -112,9 +112,10 @@ def _check(words: Sequence[str]) -> None:
 
     from elasticdl.api.preflight import preflight
     from elasticdl.api.validation import validate, with_columns
+    from elasticdl.model.keras_choice import with_keras
 
     validate(job_spec)
-    report = preflight(with_columns(job_spec))
+    report = preflight(with_keras(with_columns(job_spec)))
     text = report.pop("text")
     if job_spec.print_json:
         print(json.dumps(finite(report)))

@@ -138,14 +138,14 @@ class Definition:
 
     def create_optimizer(self) -> keras.optimizers.Optimizer:
         """Return the optimizer, with the learning rate that ``--params`` may have given."""
-        from elasticdl.model.keras_api import keras
+        from elasticdl.model.keras_api import optimizer_classes
 
         with self._users("optimizer"), honoring_lr():
             try:
                 optimizer = optimizer_maker(self._value("optimizer"), self.function("optimizer"))()
             except AttributeError as error:
                 raise old_optimizer(error, self.function("optimizer")) from error
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
+        if not isinstance(optimizer, optimizer_classes):
             raise self._wrong(
                 "optimizer",
                 optimizer,

@@ -26,7 +26,7 @@ def optimizer_maker(value: Any, label: str) -> Callable[..., Any]:
     Raises:
       UsageError: it is none of these.
     """
-    from elasticdl.model.keras_api import keras
+    from elasticdl.model.keras_api import keras, optimizer_classes
 
     if isinstance(value, str):
         try:
@@ -35,7 +35,7 @@ def optimizer_maker(value: Any, label: str) -> Callable[..., Any]:
             raise UsageError(
                 f"{label}: Keras has no optimizer '{value}'; give one such as 'adam' or 'sgd'"
             ) from None
-    if isinstance(value, keras.optimizers.Optimizer):
+    if isinstance(value, optimizer_classes):
         given = value
 
         def make(learning_rate: float | None = None) -> Any:
