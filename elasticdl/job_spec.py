@@ -279,6 +279,17 @@ class JobSpec(BaseModel):
         ge=1,
         le=1 << 60,
     )
+    embedding_threshold_bytes: int = option(
+        2 << 20,
+        "from which size on a keras.layers.Embedding moves to the parameter servers; 0 moves all, "
+        "-1 none",
+        group="Model",
+        commands=_TRAIN,
+        metavar="BYTES",
+        example="1048576",
+        ge=-1,
+        le=1 << 60,
+    )
     staleness: int = option(
         1,
         "how many of a worker's own pushes may be under way when it pulls",

@@ -4,49 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
 from elasticdl.layers.combiners import COMBINERS, combine_axis, combine_segments
 from elasticdl.layers.lookup_context import current_context
-from elasticdl.layers.row_initializers import initial_rows, row_initializer
+from elasticdl.layers.row_initializers import row_initializer
+from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
 
 
-class FixedTable(tf.Module):
-    """The rows of a trained table; an id that was never trained has its initial row.
-
-    Args:
-      ids: distinct, int64 ``[n]``, in any order.
-      rows: float32 ``[n, dim]``.
-      initializer: of the ids that are not among them.
-    """
-
-    def __init__(self, ids: np.ndarray, rows: np.ndarray, initializer: RowInitializer) -> None:
-        super().__init__()
-        order = np.argsort(ids, kind="stable")
-        self.ids = tf.Variable(ids[order], trainable=False, dtype=tf.int64)
-        self.rows = tf.Variable(rows[order], trainable=False, dtype=tf.float32)
-        self._initializer = initializer
-
-    def lookup(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return float32 ``[n, dim]`` for int64 ids ``[n]``."""
-        num_rows, dim = self.rows.shape
-        if num_rows == 0:
-            return initial_rows(self._initializer, ids, dim)
-        position = tf.minimum(tf.searchsorted(self.ids, ids), num_rows - 1)
-        rows = tf.gather(self.rows, position)
-        unseen = tf.where(tf.gather(self.ids, position) != ids)
-        unseen_ids = tf.gather_nd(ids, unseen)
-        return tf.tensor_scatter_nd_update(
-            rows, unseen, initial_rows(self._initializer, unseen_ids, dim)
-        )
-
-
 @keras.saving.register_keras_serializable(package="elasticdl")
-class Embedding(keras.layers.Layer):
+class Embedding(TableLayer, keras.layers.Layer):
     """Turns integer ids into vectors; any int64 is an id, and no vocabulary size is needed.
 
     The rows live on the parameter servers. Ids may be a dense tensor, a ``tf.RaggedTensor`` or a
@@ -61,6 +31,8 @@ class Embedding(keras.layers.Layer):
       combiner: None, "sum", "mean" or "sqrtn" (the sum over the square root of how many).
       embeddings_initializer: Keras initializer of a new id's vector, or its name; one of
         RandomUniform, RandomNormal, TruncatedNormal, Zeros, Ones, Constant.
+      embeddings_regularizer: Keras regularizer, or its name, of the rows a minibatch looks up, each
+        distinct one once; other rows stay as they are.
       name: name of the layer and of its table.
 
     Raises:
@@ -72,6 +44,7 @@ class Embedding(keras.layers.Layer):
         output_dim: int,
         combiner: str | None = None,
         embeddings_initializer: str | keras.initializers.Initializer = "uniform",
+        embeddings_regularizer: str | keras.regularizers.Regularizer | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,29 +61,16 @@ class Embedding(keras.layers.Layer):
         self.output_dim = output_dim
         self.combiner = combiner
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self._hold(None)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+
+    @property
+    def table_name(self) -> str:
+        """The layer's name."""
+        return self.name
 
     def row_initializer(self, seed: int) -> RowInitializer:
         """Return what computes a new id's row in a job with this seed."""
         return row_initializer(self.embeddings_initializer, self.name, seed)
-
-    def attach(self, table: FixedTable) -> None:
-        """Answer from this table wherever no training or prediction step feeds the rows."""
-        self._hold(table)
-
-    def _hold(self, table: FixedTable | None) -> None:
-        # Not by assignment: Keras would count the rows among the layer's variables.
-        self.__dict__["_table"] = table
-
-    def held_rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return float32 ``[n, output_dim]`` for int64 ids ``[n]`` from the attached table.
-
-        Without a table every row is the initial one, of seed 0.
-        """
-        table: FixedTable | None = self.__dict__["_table"]
-        if table is not None:
-            return table.lookup(ids)
-        return initial_rows(self.row_initializer(seed=0), ids, self.output_dim)
 
     def build(self, input_shape: Any) -> None:
         """Create nothing: the rows are not variables of this process."""
@@ -158,15 +118,12 @@ class Embedding(keras.layers.Layer):
             "output_dim": self.output_dim,
             "combiner": self.combiner,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
         }
 
     def _rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the rows of flat ids."""
-        ids = tf.cast(ids, tf.int64)
-        context = current_context()
-        rows = self.held_rows(ids) if context is None else context.rows(self, ids)
-        rows.set_shape([None, self.output_dim])
-        return tf.cast(rows, self.compute_dtype)
+        return tf.cast(self.table_rows(tf.cast(ids, tf.int64)), self.compute_dtype)
 
     def _of_dense(self, ids: tf.Tensor) -> tf.Tensor:
         rows = self._rows(tf.reshape(ids, [-1]))

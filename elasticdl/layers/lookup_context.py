@@ -22,7 +22,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 
 if TYPE_CHECKING:
-    from elasticdl.layers.embedding import Embedding
+    from elasticdl.layers.table_layer import TableLayer
 
 _active = threading.local()
 
@@ -33,13 +33,16 @@ class LookupContext(ABC):
     Attributes:
       error: the first error of ours raised inside; what Keras and AutoGraph make of an exception
         on its way out hides the message, so that whoever traces raises this one.
+      checks_ids: whether a layer with a bounded range of ids is to check them.
     """
+
+    checks_ids = True
 
     def __init__(self) -> None:
         self.error: UsageError | None = None
 
     @abstractmethod
-    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+    def rows(self, layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
         """Return float32 ``[n, layer.output_dim]`` for int64 ids ``[n]``."""
 
     def fail(self, error: UsageError) -> UsageError:
@@ -69,14 +72,14 @@ class HeldTables(LookupContext):
     It makes a difference to nested functions only: while it is active they are traced anew.
     """
 
-    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+    def rows(self, layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
         return layer.held_rows(ids)
 
 
 class BuildOnly(LookupContext):
     """Gives zeros: the model runs only to create its variables."""
 
-    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+    def rows(self, layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
         return _zeros(layer, ids)
 
 
@@ -84,7 +87,7 @@ class BuildOnly(LookupContext):
 class CollectedIds:
     """The ids of one call of one layer, and the zeros it was answered with."""
 
-    layer: Embedding
+    layer: TableLayer
     ids: tf.Tensor
     answer: tf.Tensor
 
@@ -100,7 +103,7 @@ class _Traced(LookupContext):
         """Take the graph being traced now as the only one lookups may come from."""
         self.graph = tf.compat.v1.get_default_graph()
 
-    def _check_graph(self, layer: Embedding) -> None:
+    def _check_graph(self, layer: TableLayer) -> None:
         if tf.compat.v1.get_default_graph() is not self.graph:
             raise self.fail(
                 UsageError(
@@ -122,7 +125,7 @@ class CollectIds(_Traced):
         super().__init__()
         self.calls: list[CollectedIds] = []
 
-    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+    def rows(self, layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
         self._check_graph(layer)
         answer = tf.identity(_zeros(layer, ids))
         self.calls.append(CollectedIds(layer, ids, answer))
@@ -130,14 +133,16 @@ class CollectIds(_Traced):
 
 
 class FeedRows(_Traced):
-    """Answers with the rows that were pulled.
+    """Answers with the rows that were pulled; the ids were checked when they were collected.
 
     Args:
-      rows: the distinct rows of a minibatch by layer name, float32 ``[u, dim]``.
-      inverses: by layer name, where each id's row is, int32 ``[n]``; the calls of a layer one
+      rows: the distinct rows of a minibatch by table name, float32 ``[u, dim]``.
+      inverses: by table name, where each id's row is, int32 ``[n]``; the calls of a layer one
         after the other.
-      num_calls: how often `CollectIds` saw each layer called.
+      num_calls: how often `CollectIds` saw each table looked up.
     """
+
+    checks_ids = False
 
     def __init__(
         self,
@@ -152,9 +157,9 @@ class FeedRows(_Traced):
         self._calls_made: Counter[str] = Counter()
         self._next: dict[str, tf.Tensor] = {}
 
-    def rows(self, layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+    def rows(self, layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
         self._check_graph(layer)
-        name = layer.name
+        name = layer.table_name
         self._calls_made[name] += 1
         if self._calls_made[name] > self._num_calls.get(name, 0):
             raise self.fail(self._differs(name))
@@ -179,5 +184,5 @@ class FeedRows(_Traced):
         )
 
 
-def _zeros(layer: Embedding, ids: tf.Tensor) -> tf.Tensor:
+def _zeros(layer: TableLayer, ids: tf.Tensor) -> tf.Tensor:
     return tf.zeros([tf.size(ids), layer.output_dim], tf.float32)

@@ -8,6 +8,7 @@ same arithmetic in TensorFlow operations, so that an exported model answers for 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import tensorflow as tf
 
@@ -18,11 +19,15 @@ from elasticdl.ps.initializers import RowInitializer
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_TRUNCATED_STDDEV = 0.87962566103423978  # of a normal distribution cut at two deviations
 _PHI_MINUS_2 = 0.022750131948179195  # the normal distribution's mass below −2
 
 
 def row_initializer(
-    initializer: keras.initializers.Initializer, table: str, seed: int
+    initializer: keras.initializers.Initializer,
+    table: str,
+    seed: int,
+    shape: tuple[int, int] | None = None,
 ) -> RowInitializer:
     """Return the form by id of a Keras initializer.
 
@@ -30,6 +35,7 @@ def row_initializer(
       initializer: as given to the layer.
       table: name of the table; tables with equal seeds still start differently.
       seed: the job's seed, used where the initializer was given none of its own.
+      shape: of the table, where it has a fixed number of rows.
 
     Raises:
       UsageError: the initializer needs the table's shape, which has no fixed number of rows.
@@ -51,11 +57,28 @@ def row_initializer(
         return RowInitializer("normal", table_seed, config["mean"], config["stddev"])
     if type(initializer) is kinds.TruncatedNormal:
         return RowInitializer("truncated_normal", table_seed, config["mean"], config["stddev"])
+    is_scaling = type(initializer).__call__ is kinds.VarianceScaling.__call__
+    if shape is not None and is_scaling:
+        return _variance_scaling(initializer, table_seed, shape)
     raise UsageError(
         f"layer '{table}': embeddings_initializer '{type(initializer).__name__}' has no form by "
         "id, as a table has no fixed number of rows; use RandomUniform, RandomNormal, "
         "TruncatedNormal, Zeros, Ones or Constant"
     )
+
+
+def _variance_scaling(
+    initializer: keras.initializers.VarianceScaling, seed: int, shape: tuple[int, int]
+) -> RowInitializer:
+    fan_in, fan_out = shape
+    fan = {"fan_in": fan_in, "fan_out": fan_out}.get(initializer.mode, (fan_in + fan_out) / 2)
+    variance = initializer.scale / max(1.0, fan)
+    if initializer.distribution == "uniform":
+        limit = math.sqrt(3.0 * variance)
+        return RowInitializer("uniform", seed, -limit, limit)
+    if initializer.distribution == "untruncated_normal":
+        return RowInitializer("normal", seed, 0.0, math.sqrt(variance))
+    return RowInitializer("truncated_normal", seed, 0.0, math.sqrt(variance) / _TRUNCATED_STDDEV)
 
 
 def initial_rows(initializer: RowInitializer, ids: tf.Tensor, dim: int) -> tf.Tensor:

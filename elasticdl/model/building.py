@@ -5,11 +5,19 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
-from elasticdl.layers.embedding import Embedding
+from elasticdl.layers.hosted_embedding import (
+    KEEP_ALL,
+    Hosting,
+    initializer_by_id,
+    is_large,
+    matrix_bytes,
+)
 from elasticdl.layers.lookup_context import BuildOnly
+from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.contract import Contract
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.keras_api import (
@@ -20,8 +28,10 @@ from elasticdl.model.keras_api import (
     metric_variables,
     variable_path,
 )
+from elasticdl.model.parameters import Parameters
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import user_code
+from elasticdl.ps.initializers import RowInitializer
 
 
 def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
@@ -36,6 +46,27 @@ def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
       UsageError: an input of a functional model is not among the features.
       UserCodeError: creating or calling the model raises.
     """
+    kept: set[str] = set()
+    hosting = Hosting(contract.source.embedding_threshold_bytes)
+    while True:
+        try:
+            with hosting.active():
+                model = _make_model(contract, features, seed)
+        except Exception:
+            if not hosting.hosted:
+                raise
+            # Without a matrix asked for it is the model's own error, or one that the lack of a
+            # matrix makes: to be seen without any on the parameter servers.
+            if not hosting.wanted:
+                hosting = Hosting(KEEP_ALL)
+                continue
+        if not hosting.wanted:
+            return model
+        kept |= hosting.wanted
+        hosting = Hosting(contract.source.embedding_threshold_bytes, kept)
+
+
+def _make_model(contract: Contract, features: Any, seed: int) -> keras.Model:
     with fresh_names():
         keras.utils.set_random_seed(seed % (1 << 32))
         model = _with_input(contract.create_model(), features)
@@ -109,19 +140,32 @@ def define_variables(
     return definitions
 
 
-def embedding_layers(model: keras.Model) -> list[Embedding]:
+def table_layers(model: keras.Model) -> list[TableLayer]:
     """Return the model's layers whose rows live on the parameter servers."""
     layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if isinstance(layer, Embedding)]
+    return [layer for layer in layers if isinstance(layer, TableLayer)]
 
 
-def define_tables(layers: list[Embedding], seed: int) -> list[TableDefinition]:
+def warn_of_large_matrices(model: keras.Model, threshold_bytes: int) -> list[str]:
+    """Say of which Keras embeddings the matrix stays local although it is large."""
+    return [
+        f"layer '{layer.name}': its matrix of {matrix_bytes(layer):,} bytes is pulled and pushed "
+        "whole in each step: it is used beside the layer's lookups, or the layer is not quite "
+        "keras.layers.Embedding; elasticdl.layers.Embedding moves rows only"
+        for layer in model._flatten_layers(include_self=False, recursive=True)
+        if isinstance(layer, keras.layers.Embedding)
+        and not isinstance(layer, TableLayer)
+        and is_large(layer, threshold_bytes)
+    ]
+
+
+def define_tables(layers: list[TableLayer], seed: int) -> list[TableDefinition]:
     """Return the tables of some distinct layers, in their order.
 
     Raises:
       UsageError: two layers have one name.
     """
-    names = collections.Counter(layer.name for layer in layers)
+    names = collections.Counter(layer.table_name for layer in layers)
     for name, count in names.items():
         if count > 1:
             raise UsageError(
@@ -129,9 +173,48 @@ def define_tables(layers: list[Embedding], seed: int) -> list[TableDefinition]:
                 f"give each its own, for example Embedding(…, name='{name}_2')"
             )
     return [
-        TableDefinition(layer.name, layer.output_dim, layer.row_initializer(seed))
+        TableDefinition(
+            layer.table_name,
+            layer.output_dim,
+            layer.row_initializer(seed),
+            frozen=not layer.trainable,
+        )
         for layer in layers
     ]
+
+
+def fold_matrices(
+    parameters: Parameters,
+    model: keras.Model,
+    variables: list[keras.Variable],
+    definitions: list[VariableDefinition],
+    seed: int,
+) -> Parameters:
+    """Return parameters in which tables of Keras embeddings are the matrices of this model.
+
+    Args:
+      parameters: trained with some of the model's matrices as tables.
+      model: built with these matrices in it.
+      variables: of the model.
+      definitions: theirs.
+      seed: of the training; rows that were never trained are initial ones.
+    """
+    layers = {
+        id(getattr(layer, "_embeddings", None)): layer
+        for layer in model._flatten_layers(include_self=False, recursive=True)
+        if isinstance(layer, keras.layers.Embedding) and not isinstance(layer, TableLayer)
+    }
+    dense, tables = dict(parameters.dense), dict(parameters.tables)
+    for variable, definition in zip(variables, definitions, strict=True):
+        layer = layers.get(id(variable))
+        if layer is None or definition.path in dense or definition.path not in tables:
+            continue
+        trained = tables.pop(definition.path)
+        initializer = initializer_by_id(layer, definition.path, seed) or RowInitializer()
+        matrix = initializer.rows(np.arange(layer.input_dim, dtype=np.int64), layer.output_dim)
+        matrix[trained.ids] = trained.rows
+        dense[definition.path] = matrix
+    return Parameters(dense, tables)
 
 
 def _input_names(model: keras.Model) -> list[str] | None:

@@ -10,11 +10,15 @@ from elasticdl.ps.initializers import RowInitializer
 
 @dataclass(frozen=True)
 class TableDefinition:
-    """An embedding table: its layer's name, the length of a row, what a new row is."""
+    """An embedding table: its name, the length of a row, what a new row is.
+
+    The rows of a frozen one are pulled, but never change.
+    """
 
     name: str
     dim: int
     initializer: RowInitializer
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
-from elasticdl.layers.embedding import FixedTable
 from elasticdl.layers.lookup_context import HeldTables
+from elasticdl.layers.table_layer import FixedTable
 from elasticdl.model.building import call_model, local_variables, pull_variables
 from elasticdl.model.element_spec import tensor_names
 from elasticdl.model.keras_api import keras, tf_variable

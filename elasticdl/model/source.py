@@ -28,6 +28,7 @@ class ModelSource:
       columns: names and types of what the input function is given, as `elasticdl.data.schema`
         writes them; none where it is given records that are bytes.
       keras: "3" or "legacy", the Keras its code is for.
+      embedding_threshold_bytes: from which size on a Keras embedding is a table; −1: none is.
     """
 
     model_zoo: str
@@ -42,6 +43,7 @@ class ModelSource:
     custom_data_reader: str | None = None
     class_weight: str | None = None
     seed: int = 0
+    embedding_threshold_bytes: int = 2 << 20
     columns: tuple[str, ...] = ()
 
     @property
@@ -79,6 +81,7 @@ class ModelSource:
             seed=job_spec.seed,
             columns=job_spec.column_types,
             keras=job_spec.keras or "3",
+            embedding_threshold_bytes=job_spec.embedding_threshold_bytes,
         )
 
     @classmethod
@@ -103,6 +106,11 @@ class ModelSource:
             seed=definition.seed,
             columns=tuple(definition.columns),
             keras=definition.keras or "3",
+            embedding_threshold_bytes=(
+                definition.embedding_threshold_bytes
+                if definition.HasField("embedding_threshold_bytes")
+                else -1
+            ),
         )
 
 

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from elasticdl.proto.trained_model_pb2 import TrainedModel
 if TYPE_CHECKING:
     import keras
 
-    from elasticdl.layers.embedding import FixedTable
+    from elasticdl.layers.table_layer import FixedTable
 
 PARAMETERS_FILE = "params.npz"
 SAVED_MODEL = "saved_model"
@@ -189,6 +190,7 @@ def load_model(path: str) -> keras.Model:
     """Load a trained model as a Keras model that answers by itself.
 
     Its embedding layers hold their trained rows; an id that was never trained has its initial row.
+    Keras's own embeddings that were tables are plain ones again, with their whole matrix.
     The code is the trained model's own copy, wherever it was trained.
 
     Args:
@@ -199,6 +201,10 @@ def load_model(path: str) -> keras.Model:
     """
     source = ModelSource.of_trained_model(path)
     use_keras(source.keras)
+
+    from elasticdl.layers.hosted_embedding import KEEP_ALL
+
+    source = replace(source, embedding_threshold_bytes=KEEP_ALL)
     model, _, _ = _restore(source, load_parameters(path), {"role": "load_model"})
     return model
 
@@ -209,13 +215,14 @@ def _restore(
     """Build a model of trained values; return it, the specs of its features, and its tables."""
     import numpy as np
 
-    from elasticdl.layers.embedding import FixedTable
+    from elasticdl.layers.table_layer import FixedTable
     from elasticdl.model.building import (
         build_model,
         define_tables,
         define_variables,
-        embedding_layers,
+        fold_matrices,
         pull_variables,
+        table_layers,
     )
     from elasticdl.model.contract import load_contract
     from elasticdl.model.element_spec import element_spec
@@ -226,10 +233,11 @@ def _restore(
     model = build_model(contract, features, source.seed)
     variables = pull_variables(model)
     definitions = define_variables(model, variables)
+    parameters = fold_matrices(parameters, model, variables, definitions, source.seed)
     parameters.flat(definitions)  # every one is there, in its shape
     for variable, definition in zip(variables, definitions, strict=True):
         variable.assign(parameters.dense[definition.path])
-    layers = embedding_layers(model)
+    layers = table_layers(model)
     tables = {}
     for layer, table in zip(layers, define_tables(layers, source.seed), strict=True):
         trained = parameters.tables.get(table.name)
@@ -256,6 +264,7 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
         keras=source.keras,
         elasticdl_version=elasticdl.__version__,
         job_name=job_name,
+        embedding_threshold_bytes=source.embedding_threshold_bytes,
         tables=[
             TrainedModel.Table(name=name, dim=table.rows.shape[1], num_rows=len(table.ids))
             for name, table in parameters.tables.items()

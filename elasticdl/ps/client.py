@@ -323,6 +323,8 @@ class ParameterClient:
             assert dense_gradients is not None
             for table, offsets in enumerate(lookup.offsets):
                 part = slice(int(offsets[index]), int(offsets[index + 1]))
+                if self.layout.model.tables[table].frozen:
+                    part = slice(0, 0)
                 buffers += [lookup.unique[table][part], row_gradients[table][part]]
             buffers.append(self._dense_of(index, dense_gradients))
         reply, _ = self._ask(index, "Push", frames.pack(self.addressed(index, header), buffers))

@@ -111,7 +111,7 @@ class Partition:
             EmbeddingTable(
                 table.name,
                 table.dim,
-                optimizer,
+                OptimizerConfig(name="sgd") if table.frozen else optimizer,  # needs no slots
                 RowInitializer(
                     kind=table.initializer.kind,
                     seed=table.initializer.seed,

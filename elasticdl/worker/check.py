@@ -194,10 +194,7 @@ class _Check:
         """Return the dense vector and the rows of some ids: trained where there is a training."""
         tables = model.table_definitions
         if self._job_spec.trained_model is None:
-            rows = [
-                table.initializer.rows(each, table.dim)
-                for table, each in zip(tables, ids, strict=True)
-            ]
+            rows = [model.initial_rows(position, each) for position, each in enumerate(ids)]
             return model.initial_dense(), rows
         trained = load_parameters(self._job_spec.trained_model)
         rows = [
@@ -330,7 +327,7 @@ class _Check:
                 table.name,
                 table.dim,
                 table.initializer.kind,
-                table.dim * copies,
+                table.dim * (_FLOAT_BYTES if table.frozen else copies),
                 len(inverse),
                 len(ids),
             )

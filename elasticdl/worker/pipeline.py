@@ -22,6 +22,8 @@ from elasticdl.worker.records import TableRecords, TaskRecords
 
 _END_OF_TASK = -1
 _NO_LIMIT = -1
+# An assertion of a layer with a bounded range of ids.
+_WRONG_ID = re.compile(r"assertion failed: \[(layer '.*?': an id is not in .*?:)\] \[(.*?)\]")
 _WRAPPING = re.compile(
     r"\{\{function_node [^}]*\}\}|Error in user-defined function passed to .*? iterator: \S*: "
 )
@@ -228,6 +230,10 @@ class TaskPipeline:
         text = _cause(error)
         done = self._num_minibatches
         after = f"minibatch {done}" if done else "its first minibatch"
+        wrong_id = _WRONG_ID.search(text.replace("\\'", "'"))
+        if wrong_id is not None:
+            what = f"{wrong_id[1]} {wrong_id[2]}, in {after} of task {task.task_id}"
+            return UserCodeError(what, text)
         return UserCodeError(
             f"{self._function} in {after} of task {task.task_id}: {text.partition(chr(10))[0]}",
             without_library_frames(text),

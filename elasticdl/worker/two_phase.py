@@ -18,16 +18,17 @@ import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError, UserCodeError
-from elasticdl.layers.embedding import Embedding
 from elasticdl.layers.lookup_context import CollectedIds, CollectIds, FeedRows
+from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.building import (
     build_model,
     call_model,
     define_tables,
     define_variables,
-    embedding_layers,
     local_variables,
     pull_variables,
+    table_layers,
+    warn_of_large_matrices,
 )
 from elasticdl.model.contract import Contract
 from elasticdl.model.contracts.class_weights import weigh_classes
@@ -60,7 +61,8 @@ class TrainResult:
       finite: whether the loss and every gradient is.
       dense_gradients: float32 ``[D]``, in the order of the variables; for state that is not
         trained (batch-normalization statistics) the change, new − old.
-      row_gradients: one summed gradient per distinct row, float32 ``[u, dim]``, by table.
+      row_gradients: one summed gradient per distinct row, float32 ``[u, dim]``, by table; none for
+        the rows of a frozen one.
     """
 
     loss: float
@@ -118,9 +120,10 @@ class TwoPhaseModel:
         ]
         # A step of tf_keras assigns to the model's variables, so that there is one at a time.
         self._one_step = threading.Lock() if IS_LEGACY else nullcontext()
-        self.warnings: list[str] = []
-        self._collect, layers, self._num_calls = self._trace_collect()
-        self.table_definitions: list[TableDefinition] = define_tables(layers, seed)
+        threshold_bytes = contract.source.embedding_threshold_bytes
+        self.warnings: list[str] = warn_of_large_matrices(self.model, threshold_bytes)
+        self._collect, self._tables, self._num_calls = self._trace_collect()
+        self.table_definitions: list[TableDefinition] = define_tables(self._tables, seed)
         self._train: Callable[..., Any] | None = None
         self._forward: Callable[..., Any] | None = None
 
@@ -141,6 +144,20 @@ class TwoPhaseModel:
     def _flat_values(self) -> np.ndarray:
         values = [np.ravel(variable.numpy()) for variable in self._variables]
         return np.concatenate([*values, np.zeros(0, np.float32)]).astype(np.float32, copy=False)
+
+    def given_rows(self) -> dict[str, np.ndarray]:
+        """Return the tables that do not start from their initializer, float32 ``[n, dim]`` by name.
+
+        Row i is that of id i. They are to be loaded before training.
+        """
+        given = {layer.table_name: layer.given_rows() for layer in self._tables}
+        return {name: rows for name, rows in given.items() if rows is not None}
+
+    def initial_rows(self, position: int, ids: np.ndarray) -> np.ndarray:
+        """Return rows before training, float32 ``[n, dim]``, for ids int64 ``[n]`` of one table."""
+        given = self._tables[position].given_rows()
+        table = self.table_definitions[position]
+        return table.initializer.rows(ids, table.dim) if given is None else given[ids]
 
     def optimizer_config(self) -> OptimizerConfig:
         """Return the user's optimizer as the parameter servers apply it.
@@ -233,7 +250,7 @@ class TwoPhaseModel:
 
     def _trace_collect(
         self,
-    ) -> tuple[Callable[..., Any] | None, list[Embedding], dict[str, int]]:
+    ) -> tuple[Callable[..., Any] | None, list[TableLayer], dict[str, int]]:
         """Trace the model noting ids, and keep of it only what the ids are made of."""
         context = CollectIds()
         specs = _flatten(self._features)
@@ -252,7 +269,7 @@ class TwoPhaseModel:
         with self._user_code("the model"), tracing(context):
             traced = tf.compat.v1.wrap_function(collect, specs)
         layers = list({id(call.layer): call.layer for call in context.calls}.values())
-        num_calls = Counter(call.layer.name for call in context.calls)
+        num_calls = Counter(call.layer.table_name for call in context.calls)
         if not layers:
             return None, [], {}
         self._check_owned(layers)
@@ -265,9 +282,9 @@ class TwoPhaseModel:
             num_calls,
         )
 
-    def _check_owned(self, layers: list[Embedding]) -> None:
+    def _check_owned(self, layers: list[TableLayer]) -> None:
         """Raise UsageError where a layer is called that Keras does not know as the model's."""
-        owned = {id(layer) for layer in embedding_layers(self.model)}
+        owned = {id(layer) for layer in table_layers(self.model)}
         for layer in layers:
             if id(layer) not in owned:
                 raise UsageError(
@@ -319,6 +336,7 @@ class TwoPhaseModel:
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
             raise UsageError(f"{self._contract.function('dataset')}: yields no labels to train on")
+        self._check_constraints()
         what = f"the training step of '{self._contract.source.model_def}'"
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -328,18 +346,24 @@ class TwoPhaseModel:
                 weights = weigh_classes(self._contract.class_weight, labels, weights)
             values = self._unpack(dense)
             context = self._feed(rows, inverses)
+            trained_rows = [
+                table
+                for each, table in zip(self.table_definitions, rows, strict=True)
+                if not each.frozen
+            ]
             binding = Binding(self._variables, values, self._randomness, step_seed)
             trainable = binding.sources[: self._num_trainable]
             with tf.GradientTape(watch_accessed_variables=False) as tape, tracing(context):
                 tape.watch(trainable)
-                tape.watch(rows)
+                tape.watch(trained_rows)
                 with binding.active():
                     outputs = call_model(self.model, features, training=True)
                     loss = self._scalar(self._contract.loss(outputs, labels, weights))
-                    loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in self.model.losses)])
+                    penalties = [*self.model.losses, *self._row_penalties(rows)]
+                    loss = tf.add_n([loss, *(tf.cast(each, loss.dtype) for each in penalties)])
                 context.check_all_called()
             of_trainable, of_rows = tape.gradient(
-                loss, (trainable, rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
+                loss, (trainable, trained_rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             changes = [
                 binding.current(variable) - old
@@ -352,9 +376,10 @@ class TwoPhaseModel:
             binding.keep(self._local)
             flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
             dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
+            gradients = iter(of_rows)
             row_gradients = [
-                _sum_by_row(each, tf.shape(table)[0])
-                for each, table in zip(of_rows, rows, strict=True)
+                table[:0] if each.frozen else _sum_by_row(next(gradients), tf.shape(table)[0])
+                for each, table in zip(self.table_definitions, rows, strict=True)
             ]
             finite = tf.math.is_finite(loss)
             for each in (dense_gradients, *row_gradients):
@@ -371,6 +396,34 @@ class TwoPhaseModel:
                 "not be trained; create it with self.add_weight(…) in a layer of the model"
             )
         return traced
+
+    def _check_constraints(self) -> None:
+        """Raise UsageError where a trained value is constrained, which the servers do not do."""
+        constraints = [
+            *(
+                (variable_path(each), each.constraint)
+                for each in self._variables[: self._num_trainable]
+            ),
+            *(
+                (layer.table_name, layer.embeddings_constraint)
+                for layer in self._tables
+                if layer.trainable
+            ),
+        ]
+        for path, constraint in constraints:
+            if constraint is not None:
+                raise UsageError(
+                    f"variable '{path}': the parameter servers do not apply its constraint "
+                    f"{type(constraint).__name__}; leave it out, or use a regularizer"
+                )
+
+    def _row_penalties(self, rows: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the regularization of the minibatch's distinct rows, by table that has one."""
+        return [
+            layer.embeddings_regularizer(table)
+            for layer, table in zip(self._tables, rows, strict=True)
+            if layer.embeddings_regularizer is not None
+        ]
 
     def _trace_forward(self) -> Callable[..., Any]:
         def forward(*parts: tf.Tensor) -> Any:

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from elasticdl.errors import ElasticDLError, UserCodeError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
@@ -167,6 +169,7 @@ class Worker:
                         a=table.initializer.a,
                         b=table.initializer.b,
                     ),
+                    frozen=table.frozen,
                 )
                 for table in model.table_definitions
             ],
@@ -290,6 +293,8 @@ class Worker:
         client, model = self._parameters(), self.model
         if self._spec.trained_model is None:
             client.initialize(model.initial_dense())
+            for name, rows in model.given_rows().items():
+                client.load_rows(name, np.arange(len(rows), dtype=np.int64), rows)
         else:
             parameters = load_parameters(self._spec.trained_model)
             client.initialize(parameters.flat(model.variables))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from elasticdl.errors import UsageError
 from elasticdl.layers import Embedding
-from elasticdl.layers.embedding import FixedTable
 from elasticdl.layers.row_initializers import initial_rows
+from elasticdl.layers.table_layer import FixedTable
 from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
 

@@ -17,8 +17,8 @@ from elasticdl.model.building import (
     build_model,
     define_tables,
     define_variables,
-    embedding_layers,
     pull_variables,
+    table_layers,
 )
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
@@ -85,7 +85,7 @@ def trained(directory: Path, code: str, name: str) -> tuple[ModelSource, Paramet
         table.name: TableRows(
             np.array([5, 2**40, 7, -3]), rng.normal(size=(4, table.dim)).astype(np.float32)
         )
-        for table in define_tables(embedding_layers(model), 11)
+        for table in define_tables(table_layers(model), 11)
     }
     return source, Parameters.of_flat(variables, dense, tables)
 
@@ -97,7 +97,7 @@ def expected(parameters: Parameters, source: ModelSource) -> np.ndarray:
         tf.nest.map_structure(tf.type_spec_from_value, FEATURES),
         11,
     )
-    tables = {each.name: each for each in define_tables(embedding_layers(model), 11)}
+    tables = {each.name: each for each in define_tables(table_layers(model), 11)}
 
     def row(table: str, each: int) -> np.ndarray:
         stored = parameters.tables[table]
