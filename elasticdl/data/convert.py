@@ -1,4 +1,4 @@
-"""From CSV and NumPy files to RecordIO files of Examples."""
+"""From data files of any format to those of another, or of the same in other pieces."""
 
 from __future__ import annotations
 
@@ -6,34 +6,32 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import cast
 
-from elasticdl.data.csv_source import CsvSource
-from elasticdl.data.example import FeatureValue, encode
-from elasticdl.data.numpy_source import NumpySource
-from elasticdl.data.recordio import Compressor, Writer
+import pyarrow as pa
+
+from elasticdl.data.recordio import Compressor
 from elasticdl.data.shards import find_files
+from elasticdl.data.sinks import SUFFIXES, ExampleSink, Sink, open_sink
+from elasticdl.data.table_sources import (
+    RecordSource,
+    TableSource,
+    conformed,
+    describe,
+    open_source,
+)
 from elasticdl.errors import UsageError
 
 # A task reads whole chunks: small ones mean that it reads little more than its own records.
 _CHUNK_BYTES = 1 << 20
 
-_CSV_SUFFIXES = (".csv", ".csv.gz", ".data", ".data.gz", ".txt", ".txt.gz")
-_NUMPY_SUFFIXES = (".npz", ".npy")
-
-
-class Source(Protocol):
-    """Rows to convert, counted before the first is read."""
-
-    columns: dict[str, str]
-    num_records: int
-
-    def rows(self) -> Iterator[dict[str, FeatureValue]]:
-        """Iterate over the rows."""
+_RECORD_SUFFIXES = (".recordio", ".tfrecord")
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,24 @@ def convert(
     chunk_bytes: int = _CHUNK_BYTES,
     overwrite: bool = False,
 ) -> ConversionSummary:
-    """Convert CSV or NumPy files to RecordIO, one Example a row, in their order.
+    """Convert files of any format, CSV and NumPy included, to another; rows keep their order.
+
+    The output's suffix says the format: ``.recordio`` and ``.tfrecord`` get one Example a row (from
+    each other the records themselves, whatever they are), ``.parquet``, ``.arrow``, ``.feather``
+    and ``.csv`` columns.
 
     The output is one file, or with `num_shards` or `records_per_file` several, in whose names
     ``-00000-of-00004`` stands before the suffix. They appear when all of them are written.
 
     Args:
-      inputs: paths and globs, a list or separated by commas; all CSV, or all NumPy.
+      inputs: paths and globs, a list or separated by commas; all of one format.
       output: the file to write.
-      compressor: "none", "snappy" or "gzip".
+      compressor: of RecordIO: "none", "snappy" or "gzip".
       num_shards: how many files, equal in size to one record.
       records_per_file: how many records a file; the last may have fewer.
-      column_types: for CSV, types by column name in place of the inferred ones; see `CsvSource`.
+      column_types: types by column name in place of the files' own or, of CSV, the inferred.
       delimiter: for CSV.
-      chunk_bytes: bytes of records in a chunk.
+      chunk_bytes: bytes of records in a chunk of RecordIO.
       overwrite: replace files that exist; else they are an error.
 
     Raises:
@@ -100,26 +102,84 @@ def convert(
         raise UsageError(f"output '{target}': is one of the inputs; name another file")
     if present and not overwrite:
         raise UsageError(f"output '{present[0]}': exists; name another file or ask to overwrite it")
-    source = _open_source(paths, column_types, delimiter)
-    if not source.num_records:
-        raise UsageError(f"inputs '{paths[0]}': no rows; there is nothing to convert")
-    sizes = _file_sizes(source.num_records, num_shards, records_per_file)
-    if num_shards is None and records_per_file is None:
-        files = [target]
-    else:
-        files = [_shard_path(target, number, len(sizes)) for number in range(len(sizes))]
-    _write(source, files, sizes, compressor, chunk_bytes, present)
-    return ConversionSummary(tuple(map(str, files)), source.num_records, source.columns)
+    suffix = target.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"output '{target}': unknown suffix; one of {', '.join(SUFFIXES)}")
+    with open_source(paths, column_types, delimiter) as source:
+        if not source.num_records:
+            raise UsageError(f"inputs '{paths[0]}': no rows; there is nothing to convert")
+        sizes = _file_sizes(source.num_records, num_shards, records_per_file)
+        if num_shards is None and records_per_file is None:
+            files = [target]
+        else:
+            files = [_shard_path(target, number, len(sizes)) for number in range(len(sizes))]
+        copied = isinstance(source, RecordSource) and suffix in _RECORD_SUFFIXES
+        columns = {} if copied else describe(source)
+        open_file = partial(open_sink, suffix, compressor=compressor, chunk_bytes=chunk_bytes)
+        with _all_or_none(files, present) as directory:
+            if copied:
+                _copy_records(cast(RecordSource, source), directory, files, sizes, open_file)
+            else:
+                _write_tables(source, suffix, directory, files, sizes, open_file)
+    return ConversionSummary(tuple(map(str, files)), source.num_records, columns)
 
 
-def _write(
-    source: Source,
+def _write_tables(
+    source: TableSource,
+    suffix: str,
+    directory: Path,
     files: list[Path],
     sizes: list[int],
-    compressor: Compressor,
-    chunk_bytes: int,
-    present: list[Path],
+    open_file: Callable[..., Sink],
 ) -> None:
+    examples = suffix in _RECORD_SUFFIXES
+    tables = _Rows(conformed(source) if examples else source.tables())
+    first = tables.peek()
+    for file, size in zip(files, sizes, strict=True):
+        with open_file(directory / file.name, first.schema) as sink:
+            for table in tables.take(size):
+                sink.write(table)
+
+
+def _copy_records(
+    source: RecordSource,
+    directory: Path,
+    files: list[Path],
+    sizes: list[int],
+    open_file: Callable[..., Sink],
+) -> None:
+    records = source.records()
+    for file, size in zip(files, sizes, strict=True):
+        with open_file(directory / file.name, pa.schema([])) as sink:
+            for record in islice(records, size):
+                cast(ExampleSink, sink).write_record(record)
+
+
+class _Rows:
+    """The rows of tables, handed out in other portions."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._pending: pa.Table | None = None
+
+    def peek(self) -> pa.Table:
+        """Return a table of what comes next."""
+        if self._pending is None or not len(self._pending):
+            self._pending = next(self._tables)
+        return self._pending
+
+    def take(self, num_rows: int) -> Iterator[pa.Table]:
+        """Iterate over the next rows."""
+        while num_rows:
+            table = self.peek()
+            part, self._pending = table.slice(0, num_rows), table.slice(num_rows)
+            num_rows -= len(part)
+            yield part
+
+
+@contextmanager
+def _all_or_none(files: list[Path], present: list[Path]) -> Iterator[Path]:
+    """Yield a directory to write files into, which replace those present when the block ends."""
     parent = files[0].parent
     directory = parent / f".{files[0].name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
@@ -127,34 +187,13 @@ def _write(
     except OSError as error:
         raise UsageError(f"output '{files[0]}': cannot be written ({error.strerror})") from error
     try:
-        rows = source.rows()
-        for file, size in zip(files, sizes, strict=True):
-            with Writer(directory / file.name, compressor, chunk_bytes) as writer:
-                for row in islice(rows, size):
-                    writer.write(encode(row))
+        yield directory
         for file in files:
             (directory / file.name).replace(file)
         for file in set(present) - set(files):
             file.unlink(missing_ok=True)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _open_source(
-    paths: list[str], column_types: Mapping[str, str] | None, delimiter: str
-) -> Source:
-    if all(path.endswith(_CSV_SUFFIXES) for path in paths):
-        return CsvSource(paths, delimiter, column_types)
-    if all(path.endswith(_NUMPY_SUFFIXES) for path in paths):
-        if column_types:
-            raise UsageError("column_types: for CSV only; NumPy arrays have their types")
-        return NumpySource(paths)
-    odd = next((path for path in paths if not path.endswith(_CSV_SUFFIXES + _NUMPY_SUFFIXES)), None)
-    if odd is None:
-        raise UsageError(f"inputs '{paths[0]}', …: CSV and NumPy files; convert one kind at a time")
-    raise UsageError(
-        f"inputs '{odd}': unknown suffix; {', '.join(_CSV_SUFFIXES + _NUMPY_SUFFIXES)}"
-    )
 
 
 def _file_sizes(

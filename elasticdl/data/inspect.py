@@ -1,4 +1,4 @@
-"""What is in a RecordIO file."""
+"""What is in a data file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from elasticdl.data.example import decode
+from elasticdl.data.readers import detect_format, open_reader
+from elasticdl.data.readers.arrow import ArrowReader
+from elasticdl.data.readers.parquet import ParquetReader
 from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES, Compressor, Index, Scanner
+from elasticdl.data.schema import Schema
 from elasticdl.errors import DataError
 
 _PREVIEW_VALUES = 4
 _PREVIEW_BYTES = 24
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,23 @@ class FeatureSummary:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What `inspect` found."""
+    """What `inspect` found.
+
+    Attributes:
+      num_chunks: of RecordIO, row groups of Parquet, record batches of Arrow; else 1.
+      compressors: how they are stored, where the file says so in one place.
+      first_record_bytes: None where there is no record, or where it is a row.
+      features: of the first record; None where that is no Example.
+    """
 
     path: str
+    format: str
     num_bytes: int
     num_chunks: int
     num_records: int
     compressors: tuple[str, ...]
-    first_record_bytes: int | None  # None: there is no record
-    features: dict[str, FeatureSummary] | None  # None: the first record is no Example
+    first_record_bytes: int | None
+    features: dict[str, FeatureSummary] | None
     is_verified: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,14 +57,21 @@ class FileSummary:
         return asdict(self)
 
     def __str__(self) -> str:
-        stored = ", ".join(self.compressors) or "no"
+        chunk = {"parquet": "row group", "arrow": "record batch", "recordio": "chunk"}
+        pieces = ""
+        if self.format in chunk:
+            plural = {"record batch": "record batches"}.get(chunk[self.format])
+            pieces = f" in {_count(self.num_chunks, chunk[self.format], plural)}"
+        stored = f", {', '.join(self.compressors) or 'no'} compression" if pieces else ""
+        stored = "" if self.format == "arrow" else stored
         lines = [
             self.path,
-            f"  {_count(self.num_records, 'record')} in {_count(self.num_chunks, 'chunk')}, "
-            f"{self.num_bytes:,} bytes, {stored} compression",
+            f"  {self.format}: {_count(self.num_records, 'record')}{pieces}, "
+            f"{self.num_bytes:,} bytes{stored}",
         ]
         if self.is_verified:
-            lines.append("  every chunk verified")
+            what = "chunk" if self.format == "recordio" else "record"
+            lines.append(f"  every {what} verified")
         if self.first_record_bytes is not None:
             what = "not a tf.train.Example" if self.features is None else "a tf.train.Example"
             lines.append(f"  first record: {self.first_record_bytes:,} bytes, {what}")
@@ -67,16 +88,55 @@ def inspect(
     verify: bool = False,
     max_chunk_bytes: int = DEFAULT_MAX_CHUNK_BYTES,
 ) -> FileSummary:
-    """Summarize a RecordIO file: its headers and its first record, decoded if it is an Example.
+    """Summarize a data file: what it is made of and its first record, or its columns.
 
     Args:
       path: the file.
-      verify: read and verify every chunk, not only the first.
+      verify: read and verify all of it, not only the beginning.
       max_chunk_bytes: the largest chunk accepted.
 
     Raises:
       DataError: the file is missing or broken.
     """
+    file = os.fspath(path)
+    file_format = detect_format(file)
+    if file_format == "recordio":
+        return _inspect_recordio(file, verify, max_chunk_bytes)
+    reader = open_reader(file, max_chunk_bytes, file_format)
+    first = reader.read(0, min(1, reader.num_records))
+    if verify:
+        for start in range(0, reader.num_records, _ROWS_AT_ONCE):
+            reader.read(start, min(start + _ROWS_AT_ONCE, reader.num_records))
+    num_chunks, compressors = 1, set()
+    if isinstance(reader, ParquetReader):
+        groups = [reader.metadata.row_group(i) for i in range(reader.metadata.num_row_groups)]
+        num_chunks = len(groups)
+        compressors = {
+            group.column(i).compression.lower()
+            for group in groups
+            for i in range(group.num_columns)
+        }
+    elif isinstance(reader, ArrowReader):
+        num_chunks = reader.num_batches
+    if isinstance(first, list):
+        record = first[0] if first else None
+        features = None if record is None else _summarize(record)
+    else:
+        record, features = None, _summarize_row(first, reader.schema())
+    return FileSummary(
+        path=file,
+        format=file_format,
+        num_bytes=os.stat(file).st_size,
+        num_chunks=num_chunks,
+        num_records=reader.num_records,
+        compressors=tuple(sorted(compressors)),
+        first_record_bytes=None if record is None else len(record),
+        features=features,
+        is_verified=verify,
+    )
+
+
+def _inspect_recordio(path: str, verify: bool, max_chunk_bytes: int) -> FileSummary:
     index = Index(path, max_chunk_bytes)
     numbers = {index.header(chunk).compressor for chunk in range(index.num_chunks)}
     first = next(iter(Scanner(path, 0, 1, max_chunk_bytes)), None)
@@ -84,7 +144,8 @@ def inspect(
         for _ in Scanner(path, max_chunk_bytes=max_chunk_bytes).batches():
             pass
     return FileSummary(
-        path=os.fspath(path),
+        path=path,
+        format="recordio",
         num_bytes=index.num_bytes,
         num_chunks=index.num_chunks,
         num_records=index.num_records,
@@ -93,6 +154,21 @@ def inspect(
         features=None if first is None else _summarize(first),
         is_verified=verify,
     )
+
+
+def _summarize_row(table: pa.Table, schema: Schema) -> dict[str, FeatureSummary]:
+    """Describe the columns of a table, with the values of its first row."""
+    found = {}
+    for column in schema:
+        value = table.column(column.name)[0].as_py() if len(table) else None
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        given: Any = values
+        if column.kind != "bytes" and values:
+            given = np.array(values, "float32" if column.kind == "float32" else "int64")
+        about = _summarize_feature(given)
+        shape = () if column.size is None else (len(values),)
+        found[column.name] = FeatureSummary(column.type, shape, about.preview if values else "-")
+    return found
 
 
 def _summarize(record: bytes) -> dict[str, FeatureSummary] | None:
@@ -116,8 +192,8 @@ def _summarize_feature(value: np.ndarray | list[bytes]) -> FeatureSummary:
     return FeatureSummary(type_name, (len(value),), " ".join(shown))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def _count(number: int, what: str, plural: str | None = None) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {plural or what + 's'}"
 
 
 def _shorten(value: bytes) -> str:

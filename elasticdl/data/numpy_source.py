@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from elasticdl.data.example import FeatureValue
+from elasticdl.data.schema import Column
 from elasticdl.errors import DataError
+
+_ROWS_AT_ONCE = 1 << 14
 
 
 class NumpySource:
@@ -29,7 +33,6 @@ class NumpySource:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)
-        self.columns: dict[str, str] = {}
         self.num_records = 0
         shapes: dict[str, tuple[str, tuple[int, ...]]] | None = None
         for path in self._paths:
@@ -42,14 +45,46 @@ class NumpySource:
                     f"NumPy file '{path}': columns {found}; '{self._paths[0]}' has {shapes}"
                 )
             self.num_records += len(next(iter(arrays.values())))
-        self.columns = {name: kind for name, (kind, _) in (shapes or {}).items()}
+        self._columns = {
+            name: Column(name, kind, math.prod(shape) if shape else None)
+            for name, (kind, shape) in (shapes or {}).items()
+        }
 
-    def rows(self) -> Iterator[dict[str, FeatureValue]]:
+    @property
+    def schema(self) -> pa.Schema:
+        """What the tables have."""
+        return pa.schema([(name, each.arrow_type) for name, each in self._columns.items()])
+
+    def tables(self) -> Iterator[pa.Table]:
         """Iterate over the rows, in the order of the files."""
         for path in self._paths:
             arrays = _load(path)
-            for row in zip(*arrays.values(), strict=True):
-                yield dict(zip(arrays, row, strict=True))
+            num_rows = len(next(iter(arrays.values())))
+            for start in range(0, num_rows, _ROWS_AT_ONCE):
+                end = start + _ROWS_AT_ONCE
+                yield pa.table(
+                    {
+                        name: _to_arrow(arrays[name][start:end], each)
+                        for name, each in self._columns.items()
+                    },
+                    schema=self.schema,
+                )
+
+
+def _to_arrow(array: np.ndarray, column: Column) -> pa.Array:
+    flat = np.ascontiguousarray(array).ravel()
+    if column.kind == "bytes":
+        values = pa.array(
+            [v if isinstance(v, bytes) else v.encode() for v in flat.tolist()], pa.binary()
+        )
+    else:
+        values = pa.array(flat).cast(
+            column.arrow_type.value_type if column.size else column.arrow_type,
+            safe=column.kind != "float32",
+        )
+    if column.size is None:
+        return values
+    return pa.FixedSizeListArray.from_arrays(values, column.size)
 
 
 def _load(path: str) -> dict[str, np.ndarray]:

@@ -7,28 +7,26 @@ appear whole, so one that exists is complete, and writing one again replaces it 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
 from elasticdl.data.atomic_file import atomic_file
-from elasticdl.data.example import encode
-from elasticdl.data.recordio import Writer
+from elasticdl.data.sinks import open_sink
 from elasticdl.errors import DataError, UsageError
 
 ColumnValues: TypeAlias = "npt.ArrayLike | Sequence[Any]"
 
 _ROWS_AT_ONCE = 1 << 16
 _BYTES_AT_ONCE = 64 << 20
+_SUFFIXES = (".recordio", ".parquet", ".csv")
 
 
 class PredictionWriter:
@@ -105,9 +103,10 @@ def check_output(output: str | os.PathLike[str]) -> str:
       UsageError: it is not one of those there are.
     """
     suffix = Path(output).suffix.lower()
-    if suffix not in _SINKS:
+    if suffix not in _SUFFIXES:
         raise UsageError(
-            f"output '{os.fspath(output)}': unknown suffix '{suffix}'; one of {', '.join(_SINKS)}"
+            f"output '{os.fspath(output)}': unknown suffix '{suffix}'; "
+            f"one of {', '.join(_SUFFIXES)}"
         )
     return suffix
 
@@ -131,11 +130,11 @@ def merge_parts(
       UsageError: unknown suffix, parts that do not match, or columns the format cannot hold.
       DataError: a part is missing or broken.
     """
-    open_sink = _SINKS[check_output(output)]
+    suffix = check_output(output)
     paths = [os.fspath(part) for part in parts]
     schema = _merged_schema(paths)
     num_rows = 0
-    with atomic_file(output) as temporary, open_sink(temporary, schema) as sink:
+    with atomic_file(output) as temporary, open_sink(suffix, temporary, schema) as sink:
         for table in _tables(paths):
             columns = [
                 _regularize(table[field.name].combine_chunks(), field.type) for field in schema
@@ -143,75 +142,6 @@ def merge_parts(
             sink.write(pa.Table.from_arrays(columns, schema=schema))
             num_rows += table.num_rows
     return num_rows
-
-
-class _Sink(Protocol):
-    def __enter__(self) -> _Sink: ...
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None: ...
-    def write(self, table: pa.Table) -> None: ...
-
-
-class _RecordIOSink:
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = Writer(path)
-
-    def __enter__(self) -> _RecordIOSink:
-        self._writer.__enter__()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._writer.__exit__(kind, error, traceback)
-
-    def write(self, table: pa.Table) -> None:
-        columns = [_row_values(column.combine_chunks()) for column in table.columns]
-        for row in zip(*columns, strict=True):
-            self._writer.write(encode(dict(zip(table.column_names, row, strict=True))))
-
-
-class _ParquetSink:
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pa.parquet.ParquetWriter(str(path), schema)
-
-    def __enter__(self) -> _ParquetSink:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table)
-
-
-class _CsvSink:
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        for field in schema:
-            if pa.types.is_list(field.type):
-                raise UsageError(
-                    f"output '{path.name}': column '{field.name}' has rows of different lengths; "
-                    "write .parquet or .recordio, or do not keep it"
-                )
-        schema = _spread(schema.empty_table()).schema
-        if len(set(schema.names)) < len(schema.names):
-            raise UsageError(
-                f"output '{path.name}': column names repeat, {schema.names}; rename one"
-            )
-        self._writer = pa.csv.CSVWriter(str(path), schema)
-
-    def __enter__(self) -> _CsvSink:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        self._writer.write(_spread(table))
-
-
-_SINKS: dict[str, Callable[[Path, pa.Schema], _Sink]] = {
-    ".recordio": _RecordIOSink,
-    ".parquet": _ParquetSink,
-    ".csv": _CsvSink,
-}
 
 
 def _to_arrow(name: str, values: ColumnValues) -> pa.Array:
@@ -321,52 +251,6 @@ def _regularize(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
     return flat
-
-
-def _spread(table: pa.Table) -> pa.Table:
-    """Return a table with a column for each value of a fixed-size list."""
-    names: list[str] = []
-    columns: list[pa.Array] = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        array = column.combine_chunks()
-        if not pa.types.is_fixed_size_list(array.type):
-            names.append(name)
-            columns.append(_to_text(name, array))
-            continue
-        flat = _to_text(name, array.flatten())
-        size = array.type.list_size
-        for position in range(size):
-            names.append(f"{name}_{position}")
-            columns.append(flat.take(pa.array(np.arange(position, len(flat), size))))
-    return pa.Table.from_arrays(columns, names=names)
-
-
-def _to_text(name: str, array: pa.Array) -> pa.Array:
-    if not pa.types.is_binary(array.type):
-        return array
-    try:
-        return array.cast(pa.string())
-    except pa.ArrowInvalid as error:
-        raise UsageError(
-            f"predictions: column '{name}' has bytes that are no UTF-8, which CSV cannot hold; "
-            "write .parquet or .recordio, or do not keep it"
-        ) from error
-
-
-def _row_values(column: pa.Array) -> Any:
-    """Return what `encode` takes, one value a row."""
-    kind = column.type
-    if pa.types.is_fixed_size_list(kind):
-        flat = _row_values(column.flatten())
-        size = kind.list_size
-        if isinstance(flat, np.ndarray):
-            return flat.reshape(-1, size)
-        return [flat[start : start + size] for start in range(0, len(flat), size)]
-    if pa.types.is_list(kind):
-        flat = _row_values(column.flatten())
-        ends = np.cumsum(pc.list_value_length(column).to_numpy()).tolist()
-        return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return column.to_pylist() if pa.types.is_binary(kind) else column.to_numpy(zero_copy_only=False)
 
 
 def _describe(schema: pa.Schema) -> str:

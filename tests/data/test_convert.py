@@ -170,7 +170,7 @@ def test_wrong_options_say_what_would_be_right(tmp_path):
         (source, {"num_shards": 1, "records_per_file": 1}, "give one of them"),
         (source, {"num_shards": 11}, "there are 10 rows"),
         (source, {"compressor": "zstd"}, "one of none, snappy, gzip"),
-        (source, {"column_types": {"x": "int64"}}, "for CSV only"),
+        (source, {"column_types": {"x": "int64"}}, "NumPy arrays have their types"),
         (str(tmp_path / "empty.csv"), {}, "no rows"),
         (str(tmp_path / "a.xml"), {}, "unknown suffix"),
         (str(tmp_path / "none.csv"), {}, "no such file"),

@@ -1,4 +1,4 @@
-"""``elasticdl data``: make RecordIO files, and look into them."""
+"""``elasticdl data``: bring data files into other formats, and look into them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from elasticdl.api.commands import Command
 from elasticdl.api.parser import Parser, add_switch
 from elasticdl.errors import UsageError
 
-_CONVERT = "make RecordIO files of Examples from CSV or NumPy files"
-_INSPECT = "show what is in RecordIO files"
+_CONVERT = "bring data files into another format, or into other pieces"
+_INSPECT = "show what data files are made of, and their first record"
+_STATS = "describe the values of each column of data files"
+_FORMATS = "RecordIO, TFRecord, Parquet, CSV, Arrow"
+
+
+_TABLE_OPTIONS = (
+    ("column_types", "PAIRS", "types of columns, NAME=int64|float32|bool|bytes, commas between"),
+    ("delimiter", "C", "CSV: what stands between values (default: a comma)"),
+)
 
 
 def _parser(name: str, summary: str, usage: str, examples: Sequence[str]) -> Parser:
@@ -33,20 +41,18 @@ def _convert(words: Sequence[str]) -> None:
             "elasticdl data convert images.npz --output=images.recordio --num_shards=4",
             "elasticdl data convert 'part-*.csv' --output=all.recordio \\",
             "      --column_types=id=bytes,price=float32",
+            "elasticdl data convert 'train/*.recordio' --output=train.parquet",
         ],
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="CSV or NumPy files, patterns")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="+", help=f"{_FORMATS} or NumPy files, patterns"
+    )
     for name, metavar, description in (
-        ("output", "FILE", "RecordIO file to write (required)"),
-        ("compressor", "NAME", "none, snappy or gzip (default: snappy)"),
+        ("output", "FILE", "file to write, of any of these formats but NumPy (required)"),
+        ("compressor", "NAME", "RecordIO: none, snappy or gzip (default: snappy)"),
         ("num_shards", "N", "write this many files of equal size"),
         ("records_per_file", "N", "write files of this many records"),
-        (
-            "column_types",
-            "PAIRS",
-            "CSV: types of columns, NAME=int64|float32|bytes, commas between",
-        ),
-        ("delimiter", "C", "CSV: what stands between values (default: a comma)"),
+        *_TABLE_OPTIONS,
     ):
         parser.add_argument(
             f"--{name}", metavar=metavar, help=description, default=argparse.SUPPRESS
@@ -95,8 +101,8 @@ def _inspect(words: Sequence[str]) -> None:
             "elasticdl data inspect 'data/*.recordio' --json",
         ],
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="RecordIO files, patterns")
-    add_switch(parser, "verify", "read every chunk and check its sum")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=f"{_FORMATS} files, patterns")
+    add_switch(parser, "verify", "read all of it and check its sums")
     parsed = parser.parse(words)
 
     from elasticdl.data.inspect import inspect
@@ -110,7 +116,35 @@ def _inspect(words: Sequence[str]) -> None:
         print("\n".join(map(str, summaries)))
 
 
+def _stats(words: Sequence[str]) -> None:
+    parser = _parser(
+        "stats",
+        _STATS,
+        "INPUT... [--json]",
+        [
+            "elasticdl data stats train.csv",
+            "elasticdl data stats 'data/*.recordio' --json",
+        ],
+    )
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=f"{_FORMATS} files, patterns")
+    for name, metavar, description in _TABLE_OPTIONS:
+        parser.add_argument(
+            f"--{name}", metavar=metavar, help=description, default=argparse.SUPPRESS
+        )
+    given = vars(parser.parse(words))
+
+    from elasticdl.data.statistics import describe_data
+
+    given.pop("debug", None)
+    as_json = given.pop("json", False)
+    if "column_types" in given:
+        given["column_types"] = _column_types(given["column_types"])
+    found = describe_data(**given)
+    print(json.dumps(found.as_dict()) if as_json else found)
+
+
 COMMANDS = [
     Command(("data", "convert"), _CONVERT, _convert),
     Command(("data", "inspect"), _INSPECT, _inspect),
+    Command(("data", "stats"), _STATS, _stats),
 ]

@@ -64,19 +64,19 @@ class ArrowReader:
 
     def read(self, start: int, end: int, schema: Schema | None = None) -> pa.Table:
         """Return the rows of a range."""
-        check_range(self, start, end)
         schema = self.schema() if schema is None else schema
-        parts = []
+        return conform(self.read_native(start, end), schema, self.path)
+
+    def read_native(self, start: int, end: int) -> pa.Table:
+        """Return the rows of a range in the file's own types."""
+        check_range(self, start, end)
+        batches = []
         while start < end:
             number = int(np.searchsorted(self._first_rows, start, side="right")) - 1
             first, last = int(self._first_rows[number]), int(self._first_rows[number + 1])
-            batch = self._batch(number)
-            part = batch.slice(start - first, min(last, end) - start)
-            parts.append(conform(pa.Table.from_batches([part]), schema, self.path))
+            batches.append(self._batch(number).slice(start - first, min(last, end) - start))
             start = min(last, end)
-        if not parts:
-            return conform(self._arrow_schema.empty_table(), schema, self.path)
-        return pa.concat_tables(parts)
+        return pa.Table.from_batches(batches, self._arrow_schema)
 
     def _batch(self, number: int) -> pa.RecordBatch:
         return CACHE.get(

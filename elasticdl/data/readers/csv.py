@@ -108,8 +108,8 @@ class CsvReader:
         )
         if quote >= 0:
             raise DataError(
-                f"CSV file '{self.path}', after line {self._line(quote)}: unexpected end of data; "
-                "the quote that begins there is never closed"
+                f"CSV file '{self.path}', after line {self._line(quote) - 1}: "
+                "unexpected end of data; a quote in the next line is never closed"
             )
         return int(count), offsets[: -(-count // _EVERY)].copy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from functools import lru_cache
 
@@ -81,7 +82,12 @@ def detect_format(path: str) -> str:
         return "tfrecord"
     if _is_text(line) and (b"," in line or b"\n" in line):
         return "csv"
-    return "recordio"  # Its reader says what is wrong.
+    if not head and not os.path.splitext(path)[1]:
+        return "recordio"  # A RecordIO file without records is empty.
+    raise DataError(
+        f"'{path}': unknown suffix and contents; "
+        "name RecordIO, TFRecord, Parquet, CSV or Arrow files"
+    )
 
 
 def _is_tfrecord(head: bytes) -> bool:

@@ -58,27 +58,31 @@ class ParquetReader:
 
     def read(self, start: int, end: int, schema: Schema | None = None) -> pa.Table:
         """Return the rows of a range."""
-        check_range(self, start, end)
         schema = self.schema() if schema is None else schema
-        for column in schema:
-            if column.name not in self._arrow_schema.names:
+        names = [column.name for column in schema]
+        for name in names:
+            if name not in self._arrow_schema.names:
                 raise DataError(
-                    f"'{self.path}': has no column '{column.name}'; "
+                    f"'{self.path}': has no column '{name}'; "
                     f"it has {', '.join(self._arrow_schema.names)}"
                 )
-        parts = [self._arrow_schema.empty_table().select([one.name for one in schema])]
+        return conform(self.read_native(start, end, names), schema, self.path)
+
+    def read_native(self, start: int, end: int, names: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of a range, of some columns, in the file's own types."""
+        check_range(self, start, end)
+        names = self.names() if names is None else list(names)
+        parts = []
         while start < end:
             group = int(np.searchsorted(self._first_rows, start, side="right")) - 1
             first, last = int(self._first_rows[group]), int(self._first_rows[group + 1])
-            table = self._row_group(group, schema)
-            parts.append(table.slice(start - first, min(last, end) - start))
+            parts.append(self._row_group(group, names).slice(start - first, min(last, end) - start))
             start = min(last, end)
-        if len(parts) > 1:
-            parts = parts[1:]
-        return conform(pa.concat_tables(parts, promote_options="permissive"), schema, self.path)
+        if not parts:
+            return self._arrow_schema.empty_table().select(names)
+        return pa.concat_tables(parts, promote_options="permissive")
 
-    def _row_group(self, group: int, schema: Schema) -> pa.Table:
-        names = [column.name for column in schema]
+    def _row_group(self, group: int, names: list[str]) -> pa.Table:
         return CACHE.get(
             (self._identity, group, tuple(names)),
             lambda: self._load(group, names),
