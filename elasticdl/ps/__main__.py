@@ -22,15 +22,21 @@ from elasticdl.rpc import Client, GrpcTransport, Server, Service
 logger = logging.getLogger(__name__)
 
 LISTEN = "127.0.0.1:0"
+NUM_THREADS = 16
+MOST_WAITING = 256
 
 
 def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
     ended = threading.Event()
     on_sigterm(ended.set)
-    partition = Partition(arguments.index, arguments.incarnation)
+    # In sync mode every lane may have a request that waits; others need threads beside them.
+    spec = arguments.spec
+    num_lanes = (spec.grads_to_wait or spec.num_workers) if spec.consistency == "sync" else 0
+    most_waiting = min(MOST_WAITING, num_lanes)
+    partition = Partition(arguments.index, arguments.incarnation, most_waiting=most_waiting)
     service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition)
-    server = Server([service], arguments.token, LISTEN)
+    server = Server([service], arguments.token, LISTEN, NUM_THREADS + most_waiting)
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )

@@ -6,7 +6,7 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from elasticdl.worker.records import TaskRecords
 logger = logging.getLogger(__name__)
 
 MOST_HELD = 2
+MOST_HELD_WITH_LANES = 1 << 16
 DEADLINE_S = 300.0
 
 
@@ -50,13 +51,22 @@ class Leases:
         self._read = read
         self._changed = threading.Condition(threading.RLock())
         self._held: set[int] = set()
+        self._of_lanes: set[int] = set()
+        self._lanes_apart = False
         self._stopped = threading.Event()
         self._ready: queue.Queue[HeldTask | None] = queue.Queue()
+        self._lane_tasks: queue.Queue[HeldTask | None] = queue.Queue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._lease_all, name="leases", daemon=True)
 
-    def start(self) -> None:
-        """Begin to lease."""
+    def start(self, lanes_apart: bool = False) -> None:
+        """Begin to lease.
+
+        Args:
+          lanes_apart: tasks of lanes come by `next_of_lanes`, not by `next`, and the master alone
+            decides how many tasks this worker holds.
+        """
+        self._lanes_apart = lanes_apart
         self._thread.start()
 
     @property
@@ -84,12 +94,21 @@ class Leases:
                 return None
             return self._ready.get_nowait()
 
-    def stop(self) -> None:
-        """Lease no more; `next` returns None at once."""
+    def next_of_lanes(self) -> HeldTask | None:
+        """Wait for the next task of a lane; None once the job is over or `stop` was called."""
+        return self._lane_tasks.get()
+
+    def stop(self, failure: Exception | None = None) -> None:
+        """Lease no more; `next` returns None at once, or raises `failure`."""
+        self._failure = self._failure or failure
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
+        self._end()
+
+    def _end(self) -> None:
         self._ready.put(None)
+        self._lane_tasks.put(None)
 
     def complete(
         self,
@@ -97,6 +116,7 @@ class Leases:
         num_minibatches: int = 0,
         partition_incarnations: tuple[int, ...] = (),
         result: dict[str, Any] | None = None,
+        limited: bool = False,
     ) -> None:
         """Tell the master that a task is closed everywhere, or what it produced."""
         request = master_pb2.CompleteTaskRequest(
@@ -106,6 +126,7 @@ class Leases:
             partition_incarnations=partition_incarnations,
             num_minibatches=num_minibatches,
             result=json.dumps(result) if result is not None else "",
+            limited=limited,
         )
         self._tell("CompleteTask", request)
         self._release([held.grant])
@@ -123,18 +144,23 @@ class Leases:
         self._tell("FailTask", request)
         self._release([held.grant])
 
-    def give_back_all(self, goodbye: bool = False) -> None:
+    def give_back_all(self, goodbye: bool = False, lanes: bool = True) -> None:
         """Return every lease unharmed; also those whose records are still being read.
 
         Args:
           goodbye: this worker leaves; its end is no crash.
+          lanes: those of lanes too.
         """
         with self._changed:
             while self.next_if_ready() is not None:
                 pass
-            grants = sorted(self._held)
-            self._held.clear()
-            self._changed.notify_all()
+            grants = sorted(self._held if lanes else self._held - self._of_lanes)
+            self._release(grants)
+        self.give_back(grants, goodbye)
+
+    def give_back(self, grants: Sequence[int], goodbye: bool = False) -> None:
+        """Return these leases unharmed."""
+        self._release(grants)
         if grants or goodbye:
             self._tell(
                 "ReturnTasks",
@@ -146,25 +172,27 @@ class Leases:
     def _tell(self, method: str, request: Any) -> None:
         self._master.call_until(method, request, DEADLINE_S)
 
-    def _release(self, grants: list[int]) -> None:
+    def _release(self, grants: Sequence[int]) -> None:
         with self._changed:
             self._held.difference_update(grants)
+            self._of_lanes.difference_update(grants)
             self._changed.notify_all()
 
     def _lease_all(self) -> None:
         number = 0
+        most_held = MOST_HELD_WITH_LANES if self._lanes_apart else MOST_HELD
         try:
             while not self._stopped.is_set():
                 with self._changed:
                     self._changed.wait_for(
-                        lambda: len(self._held) < MOST_HELD or self._stopped.is_set()
+                        lambda: len(self._held) < most_held or self._stopped.is_set()
                     )
                 number = self._lease_one(number)
         except _End:
             pass
         except Exception as error:
             self._failure = error
-        self._ready.put(None)
+        self._end()
 
     def _lease_one(self, number: int) -> int:
         """Ask once; return the number of the next request."""
@@ -175,15 +203,18 @@ class Leases:
             return number
         if reply.outcome != master_pb2.LeaseReply.GRANTED:
             raise _End
+        is_of_lane = self._lanes_apart and reply.task.HasField("lane")
         with self._changed:
             self._held.add(reply.grant)
+            if is_of_lane:
+                self._of_lanes.add(reply.grant)
         try:
             held = HeldTask(reply.task, reply.grant, self._read(reply.task))
         except Exception as error:
             held = HeldTask(reply.task, reply.grant, [], error)
         with self._changed:
             if reply.grant in self._held:  # Not given back while its records were read.
-                self._ready.put(held)
+                (self._lane_tasks if is_of_lane else self._ready).put(held)
         return number + 1
 
 

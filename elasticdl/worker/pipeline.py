@@ -41,6 +41,7 @@ class Minibatch:
       ids: what each embedding table is asked for, int64 ``[n]`` by table.
       num_records: how many records it is of.
       sample_weights: batched likewise; None where the dataset has none.
+      num_records_before: how many the task's minibatches before it are of.
     """
 
     task_id: int
@@ -50,6 +51,7 @@ class Minibatch:
     ids: tuple[np.ndarray, ...]
     num_records: int
     sample_weights: Any = None
+    num_records_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class TaskPipeline:
             self._num_records += int(num_records)
             if int(k) < task.first_minibatch:
                 continue
+            before = self._num_records - int(num_records)
             features, labels, weights, ids = optional.get_value()
             return Minibatch(
                 int(task_id),
@@ -209,6 +212,7 @@ class TaskPipeline:
                 tuple(each._numpy() for each in ids),
                 int(num_records),
                 weights[0] if weights else None,
+                before,
             )
 
     def _begin_task(self) -> None:

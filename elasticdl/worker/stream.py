@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from elasticdl.ps.client import Lookup, ParameterClient, PendingPull
+from elasticdl.ps.client import Lookup, ParameterClient, PendingPull, Pulled
 from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
 from elasticdl.worker.records import TaskRecords
 
@@ -35,6 +35,7 @@ class MinibatchStream:
       client: where to pull from.
       before_pull: called with an item's position before its pull leaves; may wait.
       most_ahead: items that may be ready before they are asked for.
+      pulls: whether to pull at all; without, whoever takes an item pulls.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class MinibatchStream:
         client: ParameterClient,
         before_pull: Callable[[int], None] = lambda position: None,
         most_ahead: int = 2,
+        pulls: bool = True,
     ) -> None:
         self._pipeline = pipeline
         self._client = client
         self._before_pull = before_pull
+        self._pulls = pulls
         self._items: queue.Queue[Item | BaseException] = queue.Queue(max(1, most_ahead))
         self._pins: dict[int, int] = {}
         self._closed = threading.Event()
@@ -102,7 +105,11 @@ class MinibatchStream:
                 pin = self._pins.get(element.task_id, 0)
                 lookup = self._client.prepare(element.ids)
                 self._before_pull(position)
-                pull = self._client.start_pull(lookup, pin=pin)
+                pull = (
+                    self._client.start_pull(lookup, pin=pin)
+                    if self._pulls
+                    else PendingPull(_no_pull)
+                )
                 self._hand_over(Prepared(element, lookup, pull))
         except _Closed:
             pass
@@ -118,6 +125,10 @@ class MinibatchStream:
             except queue.Full:
                 continue
         raise _Closed
+
+
+def _no_pull() -> Pulled:
+    raise AssertionError("the stream does not pull")
 
 
 class _Closed(Exception):

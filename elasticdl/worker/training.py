@@ -9,13 +9,13 @@ from collections.abc import Callable
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.client import ParameterClient, TaskRewound
+from elasticdl.ps.client import ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue, Send
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
 from elasticdl.worker.stream import MinibatchStream, Prepared
-from elasticdl.worker.two_phase import TwoPhaseModel
+from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
 
 logger = logging.getLogger(__name__)
 
@@ -110,25 +110,8 @@ class Trainer:
             self._put(lambda index: None)
             return
         pulled = item.pull.result()
-        assert pulled.dense is not None
-        result = self._model.train_step(
-            minibatch.features,
-            minibatch.labels,
-            pulled.dense,
-            pulled.rows,
-            item.lookup.inverses,
-            step_seed=_step_seed(self._spec.seed, task, minibatch.k),
-            sample_weights=minibatch.sample_weights,
-        )
-        if not result.finite and self._spec.on_nan == "stop":
-            raise NotFiniteError(
-                f"minibatch {minibatch.k}: the loss ({result.loss}) or a gradient is not finite; "
-                "lower the learning rate, check the records, or count such minibatches as skipped "
-                "with --on_nan=skip"
-            )
-        if result.finite:
-            before = self.loss if self.loss is not None else result.loss
-            self.loss = LOSS_MEMORY * before + (1 - LOSS_MEMORY) * result.loss
+        result = train_minibatch(self._spec, self._model, item, pulled)
+        self.loss = smoothed(self.loss, result)
 
         def send(index: int) -> None:
             header = ps_pb2.PushHeader(
@@ -201,6 +184,43 @@ class Trainer:
         """End the threads; what was not read or pushed is somebody else's to do."""
         self._pushes.close()
         self._stream.close()
+
+
+def train_minibatch(
+    spec: JobSpec, model: TwoPhaseModel, item: Prepared, pulled: Pulled
+) -> TrainResult:
+    """Compute one minibatch's gradients from what was pulled for it.
+
+    Raises:
+      UserCodeError: the model's code raised.
+      NotFiniteError: they are not finite, with on_nan=stop.
+    """
+    minibatch = item.minibatch
+    assert pulled.dense is not None
+    result = model.train_step(
+        minibatch.features,
+        minibatch.labels,
+        pulled.dense,
+        pulled.rows,
+        item.lookup.inverses,
+        step_seed=_step_seed(spec.seed, minibatch.task_id, minibatch.k),
+        sample_weights=minibatch.sample_weights,
+    )
+    if not result.finite and spec.on_nan == "stop":
+        raise NotFiniteError(
+            f"minibatch {minibatch.k}: the loss ({result.loss}) or a gradient is not finite; "
+            "lower the learning rate, check the records, or count such minibatches as skipped "
+            "with --on_nan=skip"
+        )
+    return result
+
+
+def smoothed(loss: float | None, result: TrainResult) -> float | None:
+    """Return the recent loss, with one more minibatch's."""
+    if not result.finite:
+        return loss
+    before = loss if loss is not None else result.loss
+    return LOSS_MEMORY * before + (1 - LOSS_MEMORY) * result.loss
 
 
 def _step_seed(seed: int, task: int, k: int) -> int:

@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from elasticdl.errors import ElasticDLError, UserCodeError
+from elasticdl.errors import ElasticDLError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.contract import load_contract
@@ -26,20 +25,21 @@ from elasticdl.ps.client import (
     GaveUp,
     ModelLayout,
     ParameterClient,
-    PinGone,
     StaleCluster,
     TaskRewound,
 )
 from elasticdl.ps.optimizers import OptimizerConfig
-from elasticdl.rpc import Client, DeadlinePassed, RpcError, Transport
+from elasticdl.rpc import Client, RpcError, Transport
 from elasticdl.worker.evaluation import Evaluator
 from elasticdl.worker.exporting import export
+from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pinning import make_pin
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import TaskRecords, read_task_records
 from elasticdl.worker.stream import MinibatchStream
+from elasticdl.worker.synchronous import SynchronousTrainer
 from elasticdl.worker.training import Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
 
@@ -80,6 +80,7 @@ class Worker:
         self._model: TwoPhaseModel | None = None
         self._contract: Any = None
         self._doers: dict[Mode, Trainer | Evaluator | Predictor] = {}
+        self._lanes: SynchronousTrainer | None = None
         self._ahead: HeldTask | None = None
         kinds = master_pb2.TaskKind
         self._handlers: dict[int, Callable[[HeldTask], None]] = {
@@ -103,8 +104,8 @@ class Worker:
     @property
     def loss(self) -> float | None:
         """The recent loss of training here."""
-        trainer = self._doers.get(Mode.TRAINING)
-        return trainer.loss if isinstance(trainer, Trainer) else None
+        trainer = self._lanes or self._doers.get(Mode.TRAINING)
+        return trainer.loss if isinstance(trainer, Trainer | SynchronousTrainer) else None
 
     def leave(self) -> None:
         """Finish the minibatch under way, return the rest and end. Not for signal handlers."""
@@ -121,7 +122,17 @@ class Worker:
           DeadlinePassed: somebody did not answer for long.
         """
         build_error = self._build()
-        self._leases.start()
+        trains_lanes = self._spec.consistency == "sync" and self._mode is Mode.TRAINING
+        self._leases.start(lanes_apart=trains_lanes and build_error is None)
+        if trains_lanes and build_error is None:
+            self._lanes = SynchronousTrainer(
+                self._spec,
+                self.model,
+                self._new_client,
+                lambda: self._pipeline(Mode.TRAINING),
+                self._leases,
+                self._leaving,
+            )
         try:
             while (held := self._next()) is not None:
                 self._do(held, build_error)
@@ -180,7 +191,13 @@ class Worker:
                 for variable in model.variables
             ],
             optimizer=optimizer.to_json(),
+            synchronous=self._synchronous(),
         )
+
+    def _synchronous(self) -> ps_pb2.Synchronous | None:
+        if self._spec.consistency != "sync" or self._mode is not Mode.TRAINING:
+            return None
+        return ps_pb2.Synchronous(max_steps=self._spec.max_steps or 0)
 
     def _next(self) -> HeldTask | None:
         if self._leaving.is_set():
@@ -199,28 +216,18 @@ class Worker:
             logger.info("task %d: %s %s %d:%d", task.id, kind, task.shard, task.start, task.end)
             self._handlers[task.kind](held)
             return
-        except UserCodeError as error:
-            self._leases.fail(held, str(error), error.traceback_text)
-        except (TaskRewound, StaleCluster, PinGone, DeadlinePassed) as error:
-            # Nobody's fault: the task is leased again, here or elsewhere.
-            logger.warning("starts again: %s", error)
-            self._close_client()
-        except ElasticDLError as error:
-            self._leases.fail(held, str(error), fatal=True)
         except (GaveUp, RpcError, NotAMember):
             raise
         except Exception as error:
-            # What TensorFlow or a library makes of the model's code, outside of where it is traced.
-            logger.exception("task %d failed", held.task.id)
-            text = f"{type(error).__name__}: {error}".partition("\n")[0]
-            self._leases.fail(held, text, traceback.format_exc())
+            if tell_failure(self._leases, held, error):
+                self._close_client()
         self._start_again()
 
     def _start_again(self) -> None:
-        """Drop what is half done; other tasks held are given back, for anybody."""
+        """Drop what is half done; other tasks held are given back, for anybody; lanes go on."""
         self._close_doers()
         self._ahead = None
-        self._leases.give_back_all()
+        self._leases.give_back_all(lanes=False)
 
     def _end(self) -> None:
         trainer = self._doers.get(Mode.TRAINING)
@@ -230,9 +237,11 @@ class Worker:
         except (GaveUp, ElasticDLError, StaleCluster, TaskRewound) as error:
             logger.info("pushes were not finished: %s", error)
         self._close_doers()
+        self._leases.stop()
+        if self._lanes is not None:
+            self._lanes.close()
         if self._leaving.is_set():
             self._leases.give_back_all(goodbye=True)
-        self._leases.stop()
         self._close_client()
 
     def _close_doers(self) -> None:
@@ -272,13 +281,12 @@ class Worker:
 
     def _parameters(self) -> ParameterClient:
         if self._client is None:
-            cluster = wait_for_cluster(
-                self._master, self._instance, os.getpid(), give_up=self._leaving
-            )
-            self._client = ParameterClient(
-                cluster, self._connect, self._layout, give_up=self._leaving.is_set
-            )
+            self._client = self._new_client(self._leaving.is_set)
         return self._client
+
+    def _new_client(self, give_up: Callable[[], bool]) -> ParameterClient:
+        cluster = wait_for_cluster(self._master, self._instance, os.getpid(), give_up=self._leaving)
+        return ParameterClient(cluster, self._connect, self._layout, give_up=give_up)
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:
         collect = self.model.collect if self.model.table_definitions else None
