@@ -48,6 +48,11 @@ class Contract(Protocol):
         """Return the optimizer, with the learning rate that ``--params`` may have given."""
         ...
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss: a model whose class trains by itself may have none."""
+        ...
+
     def loss(self, outputs: Any, labels: Any, sample_weights: Any = None) -> tf.Tensor:
         """Return the loss of a minibatch; callable while a function is traced."""
         ...

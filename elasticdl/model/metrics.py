@@ -147,7 +147,7 @@ class Metrics:
 
     def _values(self, outputs: Any, labels: Any, sample_weights: Any) -> dict[str, Any]:
         values = self._contract.metrics(self._mode, outputs, labels, outputs)
-        self._adds_loss = "loss" not in values
+        self._adds_loss = "loss" not in values and self._contract.has_loss
         if self._adds_loss:
             loss = self._contract.loss(outputs, labels, sample_weights)
             values = {"loss": loss, **values}

@@ -45,11 +45,8 @@ from elasticdl.model.keras_api import (
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.ps.optimizers import OptimizerConfig
-
-_ARRANGING = {
-    *("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "StridedSlice", "Transpose"),
-    *("ConcatV2", "Pack", "Split", "SplitV", "Unpack", "Tile", "Slice", "GatherV2"),
-}
+from elasticdl.worker.custom_step import CustomStep, StepGradients, overridden_methods
+from elasticdl.worker.graph_paths import ancestors, narrowed_through
 
 
 @dataclass(frozen=True)
@@ -296,7 +293,7 @@ class TwoPhaseModel:
 
     def _check_precision(self, call: CollectedIds) -> None:
         """Raise or warn where integer ids went through a type that does not hold them all."""
-        narrow = _narrowed_through(call.ids)
+        narrow = narrowed_through(call.ids)
         name = call.layer.name
         if narrow is not None and narrow.is_floating:
             raise UsageError(
@@ -318,7 +315,7 @@ class TwoPhaseModel:
         answers = {id(call.answer.op): call.layer.name for call in context.calls}
         for call in context.calls:
             self._check_precision(call)
-            for operation in _ancestors(call.ids):
+            for operation in ancestors(call.ids):
                 if id(operation) in answers:
                     raise UsageError(
                         f"layer '{call.layer.name}': its ids depend on the result of embedding "
@@ -338,6 +335,7 @@ class TwoPhaseModel:
             raise UsageError(f"{self._contract.function('dataset')}: yields no labels to train on")
         self._check_constraints()
         what = f"the training step of '{self._contract.source.model_def}'"
+        custom = self._custom_step()
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *inputs, step_seed = parts
@@ -353,18 +351,18 @@ class TwoPhaseModel:
             ]
             binding = Binding(self._variables, values, self._randomness, step_seed)
             trainable = binding.sources[: self._num_trainable]
-            with tf.GradientTape(watch_accessed_variables=False) as tape, tracing(context):
-                tape.watch(trainable)
-                tape.watch(trained_rows)
-                with binding.active():
-                    outputs = call_model(self.model, features, training=True)
-                    loss = self._scalar(self._contract.loss(outputs, labels, weights))
-                    penalties = [*self.model.losses, *self._row_penalties(rows)]
-                    loss = tf.add_n([loss, *(tf.cast(each, loss.dtype) for each in penalties)])
+            data = (features, labels, weights)
+            with tracing(context), binding.active():
+                if custom is None:
+                    found = self._gradients(data, trainable, trained_rows, rows)
+                else:
+                    found = custom.gradients(
+                        data, trainable, trained_rows, lambda: self._row_penalties(rows)
+                    )
+                    of_trained = self._variables[: self._num_trainable]
+                    custom.check_untouched([binding.current(x) for x in of_trained], trainable)
                 context.check_all_called()
-            of_trainable, of_rows = tape.gradient(
-                loss, (trainable, trained_rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
+            loss, of_trainable, of_rows = found.loss, found.of_trainable, found.of_rows
             changes = [
                 binding.current(variable) - old
                 for variable, old in zip(
@@ -396,6 +394,41 @@ class TwoPhaseModel:
                 "not be trained; create it with self.add_weight(…) in a layer of the model"
             )
         return traced
+
+    def _gradients(
+        self,
+        data: tuple[Any, Any, Any],
+        trainable: Sequence[Any],
+        trained_rows: Sequence[tf.Tensor],
+        rows: Sequence[tf.Tensor],
+    ) -> StepGradients:
+        """Compute the loss and its gradients as Keras's own training step does."""
+        features, labels, weights = data
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trainable)
+            tape.watch(trained_rows)
+            outputs = call_model(self.model, features, training=True)
+            loss = self._scalar(self._contract.loss(outputs, labels, weights))
+            penalties = [*self.model.losses, *self._row_penalties(rows)]
+            loss = tf.add_n([loss, *(tf.cast(each, loss.dtype) for each in penalties)])
+        of_trainable, of_rows = tape.gradient(
+            loss, (trainable, trained_rows), unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return StepGradients(loss, of_trainable, of_rows)
+
+    def _custom_step(self) -> CustomStep | None:
+        """Return what runs the training step of the model's own class, if it has one."""
+        steps, others = overridden_methods(self.model)
+        for name in others:
+            self.warnings.append(
+                f"{name} of '{type(self.model).__name__}' is not used: outputs are those of call, "
+                "and metrics those of the definition"
+            )
+        if not steps:
+            return None
+        with self._user_code("compiling the model"):
+            trainable = self._variables[: self._num_trainable]
+            return CustomStep(self.model, self._contract, trainable)
 
     def _check_constraints(self) -> None:
         """Raise UsageError where a trained value is constrained, which the servers do not do."""
@@ -547,43 +580,3 @@ def _sum_by_row(gradient: tf.Tensor | tf.IndexedSlices, num_rows: tf.Tensor) -> 
     if isinstance(gradient, tf.IndexedSlices):
         return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
     return gradient
-
-
-def _narrowed_through(ids: tf.Tensor) -> tf.DType | None:
-    """Return the type that integers of the input were cast to, and back, on the way to these ids.
-
-    Only where nothing but their arrangement changed: whoever computes with them knows the type.
-    """
-    waiting, seen = [ids.op], set()
-    narrowest = {}
-    narrowest[id(ids.op)] = ids.dtype
-    while waiting:
-        operation = waiting.pop()
-        narrow = narrowest[id(operation)]
-        if operation.type == "Placeholder":
-            source = operation.outputs[0].dtype
-            if source.is_integer and (narrow.is_floating or narrow.size < source.size):
-                return narrow
-            continue
-        if operation.type not in _ARRANGING:
-            continue
-        for each in operation.inputs:
-            if id(each.op) not in seen:
-                seen.add(id(each.op))
-                size = 0 if each.dtype.is_floating else each.dtype.size
-                smaller = not narrow.is_floating and size < narrow.size
-                narrowest[id(each.op)] = each.dtype if smaller else narrow
-                waiting.append(each.op)
-    return None
-
-
-def _ancestors(tensor: tf.Tensor) -> Iterator[Any]:
-    """Yield the operations a tensor is computed from."""
-    waiting, seen = [tensor.op], {id(tensor.op)}
-    while waiting:
-        operation = waiting.pop()
-        yield operation
-        for each in operation.inputs:
-            if id(each.op) not in seen:
-                seen.add(id(each.op))
-                waiting.append(each.op)

@@ -165,6 +165,17 @@ def test_a_model_of_two_inputs_and_two_outputs_trains_and_measures_as_fit_does(
     assert set(result.metrics) == {"loss", "kind_right", "value_error"}
 
 
+def test_a_training_step_of_the_models_own_trains_as_fit_does(data: str, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "out", "own_step")
+    given = columns()
+    model, x = untrained("own_step"), {"x": given["x"]}
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    model.fit(x, given["label"], batch_size=SIZE, shuffle=False, verbose=0)
+    right = model.predict(x, verbose=0).argmax(1) == given["label"]
+    assert_equal(result, model, {"accuracy": right.mean()})
+    assert set(result.metrics) == {"accuracy"}
+
+
 def test_weights_that_a_loss_does_not_take_are_an_error_before_the_launch(
     data: str, tmp_path: Path
 ) -> None:

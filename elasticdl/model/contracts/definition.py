@@ -153,6 +153,11 @@ class Definition:
             )
         return optimizer
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss: a model whose class trains by itself may have none."""
+        return self._has("loss")
+
     def loss(self, outputs: Any, labels: Any, sample_weights: Any = None) -> tf.Tensor:
         """Return the loss of a minibatch; callable while a function is traced."""
         weights = self._loss_weights

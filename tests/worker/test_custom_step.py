@@ -1,0 +1,139 @@
+"""A training step that a model class defines itself is computed as written, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from elasticdl.errors import UsageError
+from elasticdl.model.element_spec import element_spec
+from elasticdl.model.mode import Mode
+from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
+from tests.model_zoos import contract_of
+
+BEGIN = """
+import tensorflow as tf
+from elasticdl.layers import Embedding
+
+keras = tf.keras
+
+
+class Model(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, kernel_regularizer="l2")
+        self.rows = Embedding(3) if {table} else None
+        self.tracker = keras.metrics.Mean(name="loss")
+        self.other = keras.optimizers.SGD(0.1)
+
+    def call(self, x, training=False):
+        parts = [x["x"]] if self.rows is None else [x["x"], self.rows(x["i"])]
+        return self.dense(tf.concat(parts, 1))
+"""
+STEP = """
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            predicted = self(x, training=True)
+            loss = self.compute_loss(x=x, y=y, y_pred=predicted)
+        variables = self.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        {apply}
+        self.tracker.update_state(loss)
+        return {{"loss": self.tracker.result()}}
+"""
+END = """
+def loss(labels, predictions):
+    return tf.reduce_mean(tf.square(tf.expand_dims(labels, -1) - predictions))
+
+
+def optimizer():
+    return keras.optimizers.SGD(0.1)
+
+
+def feed(dataset, mode, metadata):
+    features = {"x": tf.zeros([4]), "i": tf.constant(3, tf.int64)}
+    return dataset.map(lambda record: (features, tf.constant(1.0)))
+"""
+STANDARD = "self.optimizer.apply(gradients, variables)"
+OLD = "self.optimizer.apply_gradients(zip(gradients, variables))"
+
+
+def step(directory: Path, method: str, table: bool = True) -> TrainResult:
+    contract = contract_of(directory, BEGIN.format(table=table) + method + END, "Model")
+    spec = element_spec(contract, Mode.TRAINING)
+    model = TwoPhaseModel(contract, spec.features, spec.labels, 0)
+    features = {
+        "x": tf.constant(np.arange(8).reshape(2, 4) / 8, tf.float32),
+        "i": tf.constant([3, 3], tf.int64),
+    }
+    rows = [np.full((1, 3), 0.5, np.float32)] if table else []
+    inverses = [np.zeros(2, np.int32)] if table else []
+    labels = tf.constant([1.0, 2.0])
+    return model.train_step(features, labels, model.initial_dense(), rows, inverses)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        STEP.format(apply=STANDARD),
+        STEP.format(apply=OLD),
+        "\n    def train_step(self, data):\n        return super().train_step(data)\n",
+        "\n    def compute_loss(self, *args, **kwargs):\n"
+        "        return super().compute_loss(*args, **kwargs) * 1.0\n",
+    ],
+)
+def test_a_step_that_is_kerass_own_gives_the_same(tmp_path: Path, method: str) -> None:
+    expected, result = step(tmp_path / "a", ""), step(tmp_path / "b", method)
+    assert result.loss == expected.loss
+    assert np.any(expected.row_gradients[0])
+    np.testing.assert_allclose(result.dense_gradients, expected.dense_gradients, rtol=1e-6)
+    np.testing.assert_allclose(result.row_gradients[0], expected.row_gradients[0], rtol=1e-6)
+
+
+def test_what_a_step_does_to_gradients_is_kept(tmp_path: Path) -> None:
+    halved = STEP.format(apply="self.optimizer.apply([g / 2 for g in gradients], variables)")
+    expected, result = step(tmp_path / "a", "", table=False), step(tmp_path / "b", halved, False)
+    np.testing.assert_allclose(result.dense_gradients, expected.dense_gradients / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (f"{STANDARD}; self.other.apply(gradients, variables)", "to optimizers 2 times; a step is"),
+        ("pass", "gives no gradients to an optimizer; a step is one update by one optimizer"),
+        (
+            "[v.assign_sub(0.1 * g) for v, g in zip(variables, gradients)]",
+            "gives no gradients to an optimizer",
+        ),
+        (
+            f"{STANDARD}; self.dense.bias.assign(self.dense.bias * 2.0)",
+            "assigns to variable 'model/dense/bias', which the optimizer trains",
+        ),
+        (
+            "self.optimizer.apply([2 * g for g in gradients], variables)",
+            "would not reach the rows of the embedding tables",
+        ),
+        (
+            "tf.cond(loss > 0, lambda: self.optimizer.apply([g * 1.0 for g in gradients], "
+            "variables), lambda: None)",
+            "applies gradients under a condition",
+        ),
+        (f"{STANDARD} if self.optimizer.iterations else 0", "reads optimizer.iterations"),
+        (
+            "self.optimizer.apply([loss], [self.tracker.variables[0]])",
+            "which the model does not own",
+        ),
+    ],
+)
+def test_a_step_that_does_more_is_an_error_that_says_what(
+    tmp_path: Path, apply: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        step(tmp_path, STEP.format(apply=apply))
+    assert str(raised.value).startswith("train_step of 'definition.Model': ")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
