@@ -49,14 +49,23 @@ def run_job(job_spec: JobSpec) -> JobResult:
         job_spec = with_keras(job_spec)
         with open_progress(job_spec) as show:
             show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
-            for warning in preflight(job_spec)["warnings"]:
+            report = preflight(job_spec)
+            for warning in report["warnings"]:
                 show(JobStatus(state="checking the model", message=f"warning: {warning}"))
-            return launch(job_spec, show)
+            return launch(_limited(job_spec, report["max_steps"]), show)
     except (KeyboardInterrupt, SystemExit) as stop:
         launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
         there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
         stop.add_note(there if launched else "nothing was launched")
         raise
+
+
+def _limited(job_spec: JobSpec, max_steps: int | None) -> JobSpec:
+    """Return a job that ends after the steps its model's callbacks allow, if they say so."""
+    if max_steps is None:
+        return job_spec
+    limits = [each for each in (job_spec.max_steps, max_steps) if each is not None]
+    return job_spec.model_copy(update={"max_steps": min(limits)})
 
 
 def _describe(function: Callable[..., JobResult]) -> None:

@@ -94,6 +94,23 @@ class Metrics:
             metric.reset_state()
         return results
 
+    def directions(self, states: MetricStates) -> dict[str, str]:
+        """Return whether each result is to be ``min`` or ``max``; empty where nobody knows.
+
+        Keras's metrics know it of themselves; of others the name tells, as it does in tf_keras.
+        """
+        found = {}
+        for name, state in states.items():
+            known = getattr(self._metrics.get(name), "_direction", None)
+            for each in self.result({name: state}):
+                if known is not None:
+                    found[each] = "max" if known == "up" else "min"
+                elif each == "loss":
+                    found[each] = "min"
+                else:
+                    found[each] = "max" if each.endswith(("acc", "accuracy", "auc")) else ""
+        return found
+
     def check_mergeable(
         self, outputs: Any, labels: Any, num_records: int, sample_weights: Any = None
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from elasticdl.data.shards import Shard, find_shards
 from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.callback_plan import CallbackPlan, Measured, plan_callbacks
 from elasticdl.model.contract import Contract, load_contract
 from elasticdl.model.definitions import TableDefinition
 from elasticdl.model.element_spec import ElementSpec, element_spec, tensor_names
@@ -19,7 +21,7 @@ from elasticdl.model.mode import Mode
 from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.records_input import array_specs, records_dataset
 from elasticdl.model.source import ModelSource
-from elasticdl.model.trained_model import load_parameters, try_export
+from elasticdl.model.trained_model import check_output, load_parameters, try_export
 from elasticdl.model.user_code import ModelCodeError, before_launch
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.worker.check_report import (
@@ -61,6 +63,17 @@ def check(job_spec: JobSpec) -> CheckReport:
         return _Check(job_spec, contract, mode, shards).report()
 
 
+def callbacks_of(job_spec: JobSpec, contract: Contract, model: TwoPhaseModel) -> CallbackPlan:
+    """Read a training's callbacks; measures a minibatch where one needs to know of metrics.
+
+    Raises:
+      UsageError: a callback cannot be kept.
+      UserCodeError: the user's code raises.
+    """
+    one = _Check(job_spec, contract, Mode.TRAINING, [])
+    return plan_callbacks(contract, job_spec.num_epochs, lambda: one.measured(model))
+
+
 class _Check:
     """One run of the check."""
 
@@ -92,8 +105,10 @@ class _Check:
         metrics = {} if mode is Mode.PREDICTION else self._measure(minibatch, outputs, penalty)
         if self._job_spec.validation_data is not None:
             self._check_validation(spec, model)
+        callbacks = CallbackPlan()
         if mode is Mode.TRAINING:
             self._check_prediction(spec, model)
+            callbacks = self._check_callbacks(model)
         if mode is not Mode.PREDICTION:
             self._warn_of_broadcasting(outputs, minibatch.labels)
         self._warnings += model.warnings
@@ -102,7 +117,15 @@ class _Check:
                 "variables that are not float32 stay in each worker and are not saved: "
                 + ", ".join(model.local_variables)
             )
-        return self._describe(spec, model, optimizer, minibatch, distinct, outputs, loss, metrics)
+        report = self._describe(spec, model, optimizer, minibatch, distinct, outputs, loss, metrics)
+        return replace(
+            report,
+            max_steps=callbacks.max_steps,
+            callbacks=[
+                *(str(config["kind"]).replace("_", " ") for config in callbacks.configs),
+                *(type(each).__name__ for each in callbacks.users),
+            ],
+        )
 
     def _first_minibatch(
         self, model: TwoPhaseModel, mode: Mode, shards: Sequence[Shard]
@@ -244,27 +267,53 @@ class _Check:
 
     def _check_validation(self, training: ElementSpec, model: TwoPhaseModel) -> None:
         """Measure the first minibatch of the validation data."""
-        assert self._job_spec.validation_data is not None
-        shards = find_shards(
-            self._job_spec.validation_data, self._job_spec.max_chunk_bytes, "validation_data"
-        )
         evaluation = element_spec(self._contract, Mode.EVALUATION)
         if evaluation[:2] != training[:2]:
             raise UsageError(
                 f"{self._function}: yields {evaluation} in mode evaluation but {training} in "
                 "training; the model needs the same structure in both"
             )
+        self._measure_first(model, self._validation_shards())
+
+    def _measure_first(self, model: TwoPhaseModel, shards: list[Shard]) -> dict[str, str]:
+        """Measure the first minibatch of some data; return the metrics' directions."""
         minibatch = self._first_minibatch(model, Mode.EVALUATION, shards)
         distinct = _distinct(minibatch)
         dense, rows = self._values(model, [ids for ids, _ in distinct])
         inverses = [inverse for _, inverse in distinct]
         outputs = model.forward(minibatch.features, dense, rows, inverses)
-        Metrics(self._contract, Mode.EVALUATION).measure(
-            outputs,
-            minibatch.labels,
-            minibatch.num_records,
-            sample_weights=minibatch.sample_weights,
+        metrics = Metrics(self._contract, Mode.EVALUATION)
+        return metrics.directions(
+            metrics.measure(
+                outputs,
+                minibatch.labels,
+                minibatch.num_records,
+                sample_weights=minibatch.sample_weights,
+            )
         )
+
+    def measured(self, model: TwoPhaseModel) -> Measured:
+        """Say what callbacks may monitor, from the first minibatch of the validation data."""
+        if self._job_spec.validation_data is None:
+            return Measured({}, validates=False)
+        return Measured(self._measure_first(model, self._validation_shards()), validates=True)
+
+    def _validation_shards(self) -> list[Shard]:
+        assert self._job_spec.validation_data is not None
+        return find_shards(
+            self._job_spec.validation_data, self._job_spec.max_chunk_bytes, "validation_data"
+        )
+
+    def _check_callbacks(self, model: TwoPhaseModel) -> CallbackPlan:
+        """Read the callbacks, and construct what those of the user's own are run in."""
+        plan = plan_callbacks(
+            self._contract, self._job_spec.num_epochs, lambda: self.measured(model)
+        )
+        for config in plan.configs:
+            if config["kind"] == "best_model":
+                check_output(config["path"], self._job_spec.overwrite, self._job_spec.job_name)
+        self._warnings += plan.warnings
+        return plan
 
     def _check_prediction(self, training: ElementSpec, model: TwoPhaseModel) -> None:
         """Try what comes after the training: the input of predictions, and the export."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class CheckReport:
       loss: None where there are no labels.
       metrics: by name, over that minibatch, of the untrained (or the trained) model.
       warnings: what may be meant so, but often is not.
+      callbacks: what they are for the job.
+      max_steps: where a callback sets it.
     """
 
     model_def: str
@@ -66,6 +68,8 @@ class CheckReport:
     loss: float | None
     metrics: dict[str, float]
     warnings: list[str]
+    callbacks: list[str] = field(default_factory=list)
+    max_steps: int | None = None
 
     def text(self) -> str:
         """Return the report for people."""
@@ -90,6 +94,7 @@ class CheckReport:
             lines.append(f"loss       {self.loss:.6g}")
         metrics = [f"{name} {value:.6g}" for name, value in self.metrics.items() if name != "loss"]
         lines += _column("metrics", metrics)
+        lines += _column("callbacks", [", ".join(self.callbacks)] if self.callbacks else [])
         lines += _column("warning", self.warnings)
         return "\n".join(lines)
 

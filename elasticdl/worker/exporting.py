@@ -56,12 +56,19 @@ def pull_parameters(model: TwoPhaseModel, client: ParameterClient, pin: int = 0)
         table.name: TableRows(*client.export_rows(position, pin))
         for position, table in enumerate(model.table_definitions)
     }
-    return Parameters.of_flat(model.variables, pull_dense(model, client, pin), tables)
+    dense, _ = pull_dense(model, client, pin)
+    return Parameters.of_flat(model.variables, dense, tables)
 
 
-def pull_dense(model: TwoPhaseModel, client: ParameterClient, pin: int = 0) -> np.ndarray:
-    """Return the flat vector of all variables, float32 ``[D]``; PinGone as `pull_parameters`."""
+def pull_dense(
+    model: TwoPhaseModel, client: ParameterClient, pin: int = 0
+) -> tuple[np.ndarray, int]:
+    """Return the flat vector of all variables, float32 ``[D]``, and how many updates it has seen.
+
+    Raises:
+      PinGone: a partition does not have the pin.
+    """
     no_ids = [np.zeros(0, np.int64) for _ in model.table_definitions]
-    dense = client.start_pull(client.prepare(no_ids), pin=pin).result().dense
-    assert dense is not None
-    return dense
+    pulled = client.start_pull(client.prepare(no_ids), pin=pin).result()
+    assert pulled.dense is not None
+    return pulled.dense, max(pulled.versions)

@@ -8,6 +8,7 @@ import traceback
 from elasticdl.errors import ElasticDLError, UserCodeError
 from elasticdl.ps.client import PinGone, StaleCluster, TaskRewound
 from elasticdl.rpc import DeadlinePassed
+from elasticdl.worker.callbacks import CallbackError
 from elasticdl.worker.leases import HeldTask, Leases
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ def tell_failure(leases: Leases, held: HeldTask, error: Exception) -> bool:
       servers are to be asked for anew.
     """
     if isinstance(error, UserCodeError):
-        leases.fail(held, str(error), error.traceback_text)
+        is_final = isinstance(error, CallbackError)
+        leases.fail(held, str(error), error.traceback_text, fatal=is_final)
     elif isinstance(error, TaskRewound | StaleCluster | PinGone | DeadlinePassed):
         logger.warning("starts again: %s", error)
         return True

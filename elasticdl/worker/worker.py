@@ -14,6 +14,7 @@ import numpy as np
 from elasticdl.errors import ElasticDLError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.callback_plan import user_callbacks
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
 from elasticdl.model.metrics import Metrics
@@ -30,8 +31,9 @@ from elasticdl.ps.client import (
 )
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.rpc import Client, RpcError, Transport
+from elasticdl.worker.callbacks import CallbackHost, describe_callbacks
 from elasticdl.worker.evaluation import Evaluator
-from elasticdl.worker.exporting import export
+from elasticdl.worker.exporting import export, pull_dense
 from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pinning import make_pin
@@ -79,6 +81,8 @@ class Worker:
         self._client: ParameterClient | None = None
         self._model: TwoPhaseModel | None = None
         self._contract: Any = None
+        self._features: Any = None
+        self._callbacks: CallbackHost | None = None
         self._doers: dict[Mode, Trainer | Evaluator | Predictor] = {}
         self._lanes: SynchronousTrainer | None = None
         self._ahead: HeldTask | None = None
@@ -92,6 +96,7 @@ class Worker:
             kinds.EXPORT: self._export,
             kinds.MERGE: self._merge,
             kinds.PIN: self._pin,
+            kinds.CALLBACKS: self._call_back,
         }
 
     # ----------------------------------------------------------- asked by others
@@ -154,6 +159,7 @@ class Worker:
             }
             self._contract = load_contract(self._source, self._mode, context)
             structure = element_spec(self._contract, self._mode)
+            self._features = structure.features
             self._model = TwoPhaseModel(
                 self._contract,
                 structure.features,
@@ -308,7 +314,24 @@ class Worker:
             client.initialize(parameters.flat(model.variables))
             for name, table in parameters.tables.items():
                 client.load_rows(name, table.ids, table.rows)
-        self._leases.complete(held)
+        result = None
+        if self._mode is Mode.TRAINING:
+            result = describe_callbacks(self._spec, self._contract, model)
+        self._leases.complete(held, result=result)
+
+    def _call_back(self, held: HeldTask) -> None:
+        if self._callbacks is None:
+            self._callbacks = CallbackHost(
+                self._contract,
+                self._features,
+                self._source.seed,
+                user_callbacks(self._contract),
+                self._spec.num_epochs,
+            )
+        asked = json.loads(held.task.payload)
+        dense, version = pull_dense(self.model, self._parameters(), held.task.pin)
+        result = self._callbacks.run(asked["events"], asked["learning_rate"], dense, version)
+        self._leases.complete(held, result=result)
 
     def _train(self, held: HeldTask) -> None:
         trainer = self._doers.get(Mode.TRAINING)

@@ -52,10 +52,10 @@ def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def check(job_spec: JobSpec) -> dict[str, object]:
         told.append("preflight")
-        return {"warnings": ["outputs are of shape (64, 1)"]}
+        return {"warnings": ["outputs are of shape (64, 1)"], "max_steps": 20}
 
     def launch(job_spec: JobSpec, on_status: OnStatus) -> JobResult:
-        told.append("launch")
+        told.append(f"launch for {job_spec.max_steps} steps")
         on_status(JobStatus(state="training", message="worker 1 was lost"))
         return JobResult(
             job_name=job_spec.job_name,
@@ -74,7 +74,7 @@ def test_a_model_is_tried_before_the_job_is_launched(
     words: list[str], story: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 0
-    assert story == ["preflight", "launch"]
+    assert story == ["preflight", "launch for 20 steps"]
     printed = capsys.readouterr().out.splitlines()
     assert "warning: outputs are of shape (64, 1)" in printed
     assert "worker 1 was lost" in printed
