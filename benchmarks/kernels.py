@@ -31,6 +31,11 @@ _OPTIMIZERS = {
     "sgd, momentum": OptimizerConfig("sgd", momentum=0.9),
     "adagrad": OptimizerConfig("adagrad"),
     "adam": OptimizerConfig("adam"),
+    "adamw": OptimizerConfig("adamw", weight_decay=0.004),
+    "rmsprop": OptimizerConfig("rmsprop"),
+    "ftrl": OptimizerConfig("ftrl"),
+    "nadam": OptimizerConfig("nadam"),
+    "lion": OptimizerConfig("lion"),
 }
 
 

@@ -300,6 +300,15 @@ class JobSpec(BaseModel):
         ge=0,
         le=64,
     )
+    staleness_aware_learning_rate: bool = option(
+        False,
+        "divide the learning rate of a push by the minibatches applied since its pull",
+        group="Training",
+        commands=("train",),
+        metavar="true|false",
+        example="true",
+        also=("lr_staleness_modulation",),
+    )
     consistency: Literal["async", "sync"] = option(
         "async",
         "async: each minibatch is applied when it is pushed; sync: --grads_to_wait of them as one",
@@ -566,6 +575,12 @@ class JobSpec(BaseModel):
                 f"{given.get('num_ps', ('', prefix))[1]}num_ps={spec.num_ps}: more parameter "
                 f"servers than bucket groups ({spec.num_bucket_groups}); give "
                 f"{prefix}num_bucket_groups={spec.num_ps} or more"
+            )
+        if spec.staleness_aware_learning_rate and spec.consistency == "sync":
+            name = "staleness_aware_learning_rate"
+            raise UsageError(
+                f"{given[name][1]}{name}=true: no push is stale in sync mode; leave it out "
+                f"or give {prefix}consistency=async"
             )
         return spec._placed()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from elasticdl.proto import master_pb2, ps_pb2
@@ -32,7 +34,14 @@ DENSE = np.arange(287, dtype=np.float32)
 class Servers:
     """Some partitions and a client of them, in this process."""
 
-    def __init__(self, num_partitions: int = 3, initialize: bool = True) -> None:
+    def __init__(
+        self,
+        num_partitions: int = 3,
+        initialize: bool = True,
+        model: ps_pb2.ModelDefinition = MODEL,
+        rates: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        self.layout, self.rates = ModelLayout(model), rates
         routing = RoutingTable.initial(64, num_partitions)
         self.partitions = [Partition(index, 1) for index in range(num_partitions)]
         self.cluster = master_pb2.Cluster(
@@ -51,7 +60,8 @@ class Servers:
         return ParameterClient(
             cluster,
             lambda one: DirectTransport(Service(DESCRIPTOR, self.partitions[one.index])),
-            ModelLayout(MODEL),
+            self.layout,
+            rates=self.rates,
         )
 
     def pull(self, ids: np.ndarray, pin: int = 0):
@@ -59,11 +69,15 @@ class Servers:
         pulled = self.client.start_pull(lookup, pin=pin).result()
         return pulled.dense, pulled.rows[0][lookup.inverses[0]]
 
-    def push(self, k: int, ids: np.ndarray, row_gradient: float, dense_gradient: float):
+    def push(
+        self, k: int, ids: np.ndarray, row_gradient: float, dense_gradient: float, **header_fields
+    ):
         lookup = self.client.prepare([ids])
         rows = np.full((len(lookup.unique[0]), 3), row_gradient, np.float32)
         dense = np.full(287, dense_gradient, np.float32)
-        header = ps_pb2.PushHeader(task=9, k=k, num_records=4, loss=1.0)
+        header = ps_pb2.PushHeader(
+            **({"task": 9, "k": k, "num_records": 4, "loss": 1.0} | header_fields)
+        )
         return [
             self.client.push(index, header, lookup, [rows], dense)
             for index in range(len(self.partitions))

@@ -22,7 +22,7 @@ DEADLINE_S = 120.0
 CALL_TIMEOUT_S = 30.0
 PAGE_ROWS = 1 << 16
 Answer = tuple[ps_pb2.PsReply, list[memoryview]]
-_ANSWERED = (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER)
+_ANSWERED = (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER, ps_pb2.PS_RATES_WANTED)
 
 
 class StaleCluster(Exception):
@@ -116,6 +116,8 @@ class ParameterClient:
       connect: makes a transport to one.
       layout: what lives there.
       give_up: true once the job is over; ends every wait.
+      rates: computes a block of the learning-rate schedule, float32 ``[1000]``; called by the
+        threads that push.
     """
 
     def __init__(
@@ -124,11 +126,13 @@ class ParameterClient:
         connect: Callable[[master_pb2.Partition], Transport],
         layout: ModelLayout,
         give_up: Callable[[], bool] = lambda: False,
+        rates: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.layout = layout
         self.incarnations = tuple(one.incarnation for one in cluster.partitions)
         self.num_partitions = len(cluster.partitions)
         self._give_up = give_up
+        self._rates = rates
         self._routing = cluster.routing
         self._partition_of_group = np.array(cluster.routing.partition_of_group, np.int32)
         service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
@@ -327,8 +331,18 @@ class ParameterClient:
                     part = slice(0, 0)
                 buffers += [lookup.unique[table][part], row_gradients[table][part]]
             buffers.append(self._dense_of(index, dense_gradients))
-        reply, _ = self._ask(index, "Push", frames.pack(self.addressed(index, header), buffers))
+        frame = frames.pack(self.addressed(index, header), buffers)
+        reply, _ = self._ask(index, "Push", frame)
+        while reply.status == ps_pb2.PS_RATES_WANTED:
+            self._send_rates(index, reply.wanted_block)
+            reply, _ = self._ask(index, "Push", frame)
         return reply.next, reply.status != ps_pb2.PS_OUT_OF_ORDER
+
+    def _send_rates(self, index: int, block: int) -> None:
+        if self._rates is None:
+            raise JobError(f"{self.name(index)} wants learning rates, but there is no schedule")
+        header = ps_pb2.SetRatesHeader(incarnation=self.incarnations[index], block=block)
+        self._ask(index, "SetRates", frames.pack(header, [self._rates(block)]))
 
     def addressed(self, index: int, header: ps_pb2.PushHeader) -> ps_pb2.PushHeader:
         """Fill in which incarnation and which routing the header means, and return it."""

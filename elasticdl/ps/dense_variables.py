@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,11 +83,18 @@ class DenseSlices:
     Args:
       layout: the slices, in the order of the vector.
       optimizer: updates the trainable ones.
+      undecayed: variables that its weight decay leaves out.
     """
 
-    def __init__(self, layout: Sequence[SliceDefinition], optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        layout: Sequence[SliceDefinition],
+        optimizer: OptimizerConfig,
+        undecayed: Collection[str] = (),
+    ) -> None:
         self.layout = tuple(layout)
         self.optimizer = optimizer
+        self._without_decay = optimizer.without_weight_decay()
         lengths = np.array([item.length for item in self.layout], np.int64)
         if len(lengths) and lengths.min() < 0:
             raise ValueError("a slice has a negative length")
@@ -95,6 +102,8 @@ class DenseSlices:
         self._bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         self._groups = np.array([item.group for item in self.layout], np.int64)
         self._trainable = np.array([item.trainable for item in self.layout], bool)
+        decays = [optimizer.weight_decay > 0 and x.variable not in undecayed for x in self.layout]
+        self._decays = np.array(decays, bool)
         self._weights = np.zeros(self.size, np.float32)
         self._slots = np.empty((optimizer.num_slots, self.size), np.float32)
         self._reset_slots()
@@ -151,7 +160,7 @@ class DenseSlices:
         masked = apply_mask[self._groups]
         steps = np.where(masked & self._trainable, iterations[self._groups], 0)
         # One call for each run of slices that are treated alike: mostly one in all.
-        kinds = np.stack((masked, self._trainable, steps))
+        kinds = np.stack((masked, self._trainable, steps, self._decays))
         changes = np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(axis=0)) + 1
         starts = [0, *changes.tolist()]
         for first, end in zip(starts, [*starts[1:], len(self.layout)], strict=True):
@@ -160,7 +169,7 @@ class DenseSlices:
             part = slice(int(self._bounds[first]), int(self._bounds[end]))
             if self._trainable[first]:
                 apply_dense(
-                    self.optimizer,
+                    self.optimizer if self._decays[first] else self._without_decay,
                     self._weights[part],
                     self._slots[:, part],
                     gradients[part],

@@ -10,7 +10,6 @@ file, not of what the file imports (`prefetch`, which two files use, changes no 
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -396,9 +395,3 @@ def fill_initial_rows(distribution, seed, a, b, ids, values):
             else:
                 value = a
             values[i, j] = np.float32(value)
-
-
-def warm_up() -> None:
-    """Load every kernel, or compile and cache it: once, before many processes need them."""
-    importlib.import_module("elasticdl.ps.optimizer_kernels")
-    importlib.import_module("elasticdl.ps.image_kernels")

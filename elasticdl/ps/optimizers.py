@@ -1,110 +1,179 @@
 """The optimizers that run on the parameter server, with Keras's hyper-parameters and numerics.
 
 Dense variables are updated as Keras 3 does, operation by operation in float32. Tables update the
-rows of a minibatch only: equal to Keras for SGD and Adagrad; for SGD with momentum and for Adam
-this is the lazy variant, where other rows keep their weights and their slots.
+rows of a minibatch only: equal to Keras for SGD and Adagrad; for the others this is the lazy
+variant, where other rows keep their weights and their slots.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from elasticdl.errors import UsageError
-from elasticdl.ps import optimizer_kernels as kernels
 from elasticdl.ps.arrays import require, require_rows
+from elasticdl.ps.update_rules import UPDATE_RULES, UpdateRule
 
-_HYPER_PARAMETERS = {
-    "sgd": ("learning_rate", "momentum", "nesterov"),
-    "adagrad": ("learning_rate", "initial_accumulator_value", "epsilon"),
-    "adam": ("learning_rate", "beta_1", "beta_2", "epsilon"),
+_INFINITY = math.inf
+# Of each number: the least and the most, and whether the most itself is allowed.
+_BOUNDS = {
+    "learning_rate": (0.0, _INFINITY, False),
+    "weight_decay": (0.0, _INFINITY, False),
+    "clipnorm": (0.0, _INFINITY, False),
+    "clipvalue": (0.0, _INFINITY, False),
+    "global_clipnorm": (0.0, _INFINITY, False),
+    "momentum": (0.0, 1.0, True),
+    "initial_accumulator_value": (0.0, _INFINITY, False),
+    "beta_1": (0.0, 1.0, False),
+    "beta_2": (0.0, 1.0, False),
+    "rho": (0.0, 1.0, True),
+    "epsilon": (0.0, _INFINITY, False),
+    "learning_rate_power": (-_INFINITY, 0.0, True),
+    "l1_regularization_strength": (0.0, _INFINITY, False),
+    "l2_regularization_strength": (0.0, _INFINITY, False),
+    "l2_shrinkage_regularization_strength": (0.0, _INFINITY, False),
+    "beta": (0.0, _INFINITY, False),
 }
-# Keys of a Keras config that change nothing by themselves.
-_WITHOUT_EFFECT = {
-    "name",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "jit_compile",
-    "is_legacy_optimizer",
-}
+_FLAGS = ("nesterov", "amsgrad", "centered")
+_CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimizer and its hyper-parameters; those of the other optimizers are ignored.
+    """An optimizer and its hyper-parameters, by Keras's names; those it does not read are ignored.
 
     Args:
-      name: 'sgd', 'adagrad' or 'adam'.
-      learning_rate: the user's, where a call does not say otherwise.
-      momentum: of SGD, in [0, 1]; 0 is without a slot.
+      name: one of `UPDATE_RULES`: its Keras class in lower case.
+      learning_rate: the user's, where neither a schedule nor a call says otherwise.
+      schedule: name of the schedule that decides the learning rate of each update; empty without.
+      weight_decay: of every optimizer, decoupled: before an update, a weight loses this share of
+        itself times the learning rate; 0 is without.
+      clipnorm: largest norm of a variable's gradient; 0 is without, as in the next two, of which at
+        most one is given.
+      clipvalue: largest magnitude of a gradient's element.
+      global_clipnorm: largest norm of all gradients together.
+      momentum: of SGD and RMSprop, in [0, 1]; 0 is without a slot.
       nesterov: of SGD.
-      initial_accumulator_value: of Adagrad, >= 0.
-      beta_1: of Adam, in [0, 1).
-      beta_2: of Adam, in [0, 1).
-      epsilon: of Adagrad and Adam, >= 0.
+      initial_accumulator_value: of Adagrad and Ftrl, >= 0.
+      beta_1: of the Adams and Lion, in [0, 1).
+      beta_2: likewise.
+      rho: of RMSprop and Adadelta, in [0, 1].
+      epsilon: of all but SGD, Ftrl and Lion, >= 0.
+      amsgrad: of Adam and AdamW.
+      centered: of RMSprop.
+      learning_rate_power: of Ftrl, <= 0.
+      l1_regularization_strength: of Ftrl, >= 0, as the next three.
+      l2_regularization_strength: of Ftrl.
+      l2_shrinkage_regularization_strength: of Ftrl.
+      beta: of Ftrl.
 
     Raises:
       ValueError: an unknown name, or a value out of range.
 
     References:
-      Duchi et al., "Adaptive Subgradient Methods", JMLR 12 (2011).
-      Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+      docs/decisions/optimizers.md names the papers.
     """
 
     name: str
     learning_rate: float = 0.01
+    schedule: str = ""
+    weight_decay: float = 0.0
+    clipnorm: float = 0.0
+    clipvalue: float = 0.0
+    global_clipnorm: float = 0.0
     momentum: float = 0.0
     nesterov: bool = False
     initial_accumulator_value: float = 0.1
     beta_1: float = 0.9
     beta_2: float = 0.999
+    rho: float = 0.9
     epsilon: float = 1e-7
+    amsgrad: bool = False
+    centered: bool = False
+    learning_rate_power: float = -0.5
+    l1_regularization_strength: float = 0.0
+    l2_regularization_strength: float = 0.0
+    l2_shrinkage_regularization_strength: float = 0.0
+    beta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in _HYPER_PARAMETERS:
-            known = ", ".join(_HYPER_PARAMETERS)
+        if self.name not in UPDATE_RULES:
+            known = ", ".join(UPDATE_RULES)
             raise ValueError(f"optimizer '{self.name}': not supported; supported: {known}")
-        for field, low, high, high_is_allowed in (
-            ("learning_rate", 0.0, math.inf, False),
-            ("momentum", 0.0, 1.0, True),
-            ("initial_accumulator_value", 0.0, math.inf, False),
-            ("beta_1", 0.0, 1.0, False),
-            ("beta_2", 0.0, 1.0, False),
-            ("epsilon", 0.0, math.inf, False),
-        ):
+        for field, (low, high, high_is_allowed) in _BOUNDS.items():
             value = getattr(self, field)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not (low <= value < high or (high_is_allowed and value == high)):
+            fits = is_number and math.isfinite(value) and low <= value
+            if not fits or not (value < high or (high_is_allowed and value == high)):
                 bounds = f"from {low:g} {'to' if high_is_allowed else 'to below'} {high:g}"
                 raise ValueError(
                     f"optimizer '{self.name}': {field} is {value!r}; it must be a number {bounds}"
                 )
-        if not isinstance(self.nesterov, bool):
-            raise ValueError(f"optimizer '{self.name}': nesterov is {self.nesterov!r}, not a bool")
+        for field in _FLAGS:
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(
+                    f"optimizer '{self.name}': {field} is {getattr(self, field)!r}, not a bool"
+                )
+        if not isinstance(self.schedule, str):
+            raise ValueError(f"optimizer '{self.name}': schedule is {self.schedule!r}, not a name")
+        given = [f"{field}={getattr(self, field)}" for field in _CLIPS if getattr(self, field)]
+        if len(given) > 1:
+            raise ValueError(f"optimizer '{self.name}': {' and '.join(given)}; give one of them")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """How it updates."""
+        return UPDATE_RULES[self.name]
 
     @property
     def slot_names(self) -> tuple[str, ...]:
         """What is kept for each weight, in the order of storage, by Keras's names."""
-        if self.name == "sgd":
-            return ("momentum",) if self.momentum else ()
-        return ("accumulator",) if self.name == "adagrad" else ("momentum", "velocity")
+        return self.rule.slots(self)
 
     @property
     def num_slots(self) -> int:
         """How many values are kept for each weight."""
         return len(self.slot_names)
 
+    @property
+    def clips(self) -> bool:
+        """Whether gradients are clipped in any way, before they are applied."""
+        return any(getattr(self, field) for field in _CLIPS)
+
     def initial_slot_value(self, slot: int) -> float:
         """Return what a slot holds before the first update."""
         name = self.slot_names[slot]
         return self.initial_accumulator_value if name == "accumulator" else 0.0
+
+    def without_weight_decay(self) -> OptimizerConfig:
+        """Return this one as it updates what is excluded from weight decay."""
+        return dataclasses.replace(self, weight_decay=0.0)
+
+    def load_kernels(self) -> None:
+        """Compile what updates with it need, or load it from numba's cache."""
+        _ = self._kernels, self._decay_kernels
+
+    @cached_property
+    def _kernels(self) -> Any:
+        return _kernels_named(self.rule.kernels(self))
+
+    @cached_property
+    def _decay_kernels(self) -> Any:
+        return _kernels_named("weight_decay") if self.weight_decay else None
+
+    @cached_property
+    def _constants(self) -> tuple[np.float32, ...]:
+        return tuple(np.float32(value) for value in self.rule.constants(self))
+
+    @cached_property
+    def _decay(self) -> np.float32:
+        return np.float32(self.weight_decay)
 
     def to_json(self) -> str:
         """Return what `from_json` reads."""
@@ -119,43 +188,6 @@ class OptimizerConfig:
         if not is_config or not isinstance(fields.get("name"), str):
             raise ValueError(f"not an optimizer config: {text[:200]}")
         return cls(**fields)
-
-    @classmethod
-    def from_keras_config(
-        cls, config: Mapping[str, Any], class_name: str | None = None
-    ) -> OptimizerConfig:
-        """Return the config of a Keras optimizer.
-
-        Args:
-          config: its `get_config()`.
-          class_name: its class's name. Without it `config["name"]` tells, which a user can choose.
-
-        Raises:
-          UsageError: another optimizer, or an option that the parameter server does not apply.
-        """
-        shown = class_name or str(config.get("name"))
-        name = shown.lower() if class_name else re.sub(r"_\d+$", "", shown).lower()
-        if name not in _HYPER_PARAMETERS:
-            raise UsageError(
-                f"optimizer '{shown}': not supported on the parameter server; use SGD, Adagrad or "
-                "Adam"
-            )
-        if isinstance(config.get("learning_rate"), Mapping):
-            schedule = config["learning_rate"].get("class_name", "schedule")
-            raise UsageError(
-                f"optimizer '{shown}': learning_rate is the schedule '{schedule}'; give a number"
-            )
-        accepted = _HYPER_PARAMETERS[name]
-        for option, value in config.items():
-            if option not in accepted and option not in _WITHOUT_EFFECT and value:
-                raise UsageError(
-                    f"optimizer '{shown}': {option}={value!r} is not supported on the parameter "
-                    f"server; leave it out (supported: {', '.join(accepted)})"
-                )
-        try:
-            return cls(name, **{option: config[option] for option in accepted if option in config})
-        except ValueError as error:
-            raise UsageError(str(error)) from error
 
 
 def apply_dense(
@@ -187,17 +219,12 @@ def apply_dense(
         _require_in_place("a slot", slot, (size,))
     gradients = require("gradients", gradients, np.float32, (size,))
     rate = np.float32(learning_rate)
-    if config.name == "adam":
-        kernels.adam_dense(
-            weights, slots[0], slots[1], gradients, rate, *_adam_parameters(config), iteration
-        )
-    elif config.name == "adagrad":
-        kernels.adagrad_dense(weights, slots[0], gradients, rate, np.float32(config.epsilon))
-    elif config.momentum:
-        momentum = np.float32(config.momentum)
-        kernels.momentum_dense(weights, slots[0], gradients, rate, momentum, config.nesterov)
-    else:
-        kernels.sgd_dense(weights, gradients, rate)
+    if config.weight_decay:
+        config._decay_kernels.dense(weights, rate, config._decay)
+    kernels = config._kernels
+    # Slots that a variant has no use for are empty.
+    arrays = (*slots, *(weights[:0],) * (kernels.NUM_SLOTS - len(slots)))
+    kernels.dense(weights, arrays, gradients, rate, iteration, config._constants)
 
 
 def apply_rows(
@@ -229,28 +256,13 @@ def apply_rows(
         raise ValueError(f"{len(row_indices)} row_indices for {num_rows} gradients")
     iterations = require("iterations", iterations, np.int64, (num_rows,))
     rate = np.float32(learning_rate)
-    if config.name == "adam":
-        kernels.adam_rows(
-            storage, row_indices, gradients, rate, *_adam_parameters(config), iterations
-        )
-    elif config.name == "adagrad":
-        kernels.adagrad_rows(storage, row_indices, gradients, rate, np.float32(config.epsilon))
-    elif config.momentum:
-        momentum = np.float32(config.momentum)
-        kernels.momentum_rows(storage, row_indices, gradients, rate, momentum, config.nesterov)
-    else:
-        kernels.sgd_rows(storage, row_indices, gradients, rate)
+    if config.weight_decay:
+        config._decay_kernels.rows(storage, row_indices, dim, rate, config._decay)
+    config._kernels.rows(storage, row_indices, gradients, rate, iterations, config._constants)
 
 
-def _adam_parameters(config: OptimizerConfig) -> tuple[np.float32, ...]:
-    # Keras subtracts the betas from 1 in Python's floats, and rounds the difference.
-    return (
-        np.float32(config.beta_1),
-        np.float32(config.beta_2),
-        np.float32(1 - config.beta_1),
-        np.float32(1 - config.beta_2),
-        np.float32(config.epsilon),
-    )
+def _kernels_named(name: str) -> Any:
+    return importlib.import_module(f"elasticdl.ps.optimizer_kernels.{name}")
 
 
 def _require_in_place(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

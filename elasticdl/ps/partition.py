@@ -15,10 +15,12 @@ import numpy as np
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.averaging import Gradients
+from elasticdl.ps.clipping import clip, sums_of_squares
 from elasticdl.ps.dense_variables import DenseSlices, plan_slices
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lanes import LaneError
+from elasticdl.ps.learning_rates import LearningRates
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision, Progress
@@ -56,6 +58,7 @@ class Partition:
         self._position_of_group = np.zeros(0, np.int64)
         self._tables: list[EmbeddingTable] = []
         self._optimizer = OptimizerConfig(name="sgd")
+        self._rates = LearningRates(self._optimizer)
         self._dense: DenseSlices | None = None
         self.progress = Progress(0)
         self._pins = Pins(self._take_image, self._drop_image)
@@ -87,6 +90,7 @@ class Partition:
     def _define(self, header: ps_pb2.InitializeHeader, buffers: list[memoryview]) -> None:
         partition_of_group = np.array(header.routing.partition_of_group, np.int32)
         optimizer = OptimizerConfig.from_json(header.model.optimizer)
+        optimizer.load_kernels()
         sizes = [math.prod(variable.shape) for variable in header.model.variables]
         if any(size < 0 for size in sizes) or sum(sizes) > MAX_DENSE_ELEMENTS:
             raise frames.FrameError(
@@ -100,7 +104,9 @@ class Partition:
             len(partition_of_group),
         )
         dense = DenseSlices(
-            [item for item in slices if partition_of_group[item.group] == self.index], optimizer
+            [item for item in slices if partition_of_group[item.group] == self.index],
+            optimizer,
+            {each.name for each in header.model.variables if each.excluded_from_weight_decay},
         )
         if len(buffers) != 1:
             raise frames.FrameError(f"{len(buffers)} buffers; the dense slices are one")
@@ -111,7 +117,7 @@ class Partition:
             EmbeddingTable(
                 table.name,
                 table.dim,
-                OptimizerConfig(name="sgd") if table.frozen else optimizer,  # needs no slots
+                _optimizer_of(table, optimizer),
                 RowInitializer(
                     kind=table.initializer.kind,
                     seed=table.initializer.seed,
@@ -127,12 +133,13 @@ class Partition:
         self._position_of_group[self._groups] = np.arange(len(self._groups))
         self._partition_of_group = partition_of_group
         self._optimizer, self._dense, self._tables = optimizer, dense, tables
+        self._rates = LearningRates(optimizer)
         self.progress = Progress(len(self._groups))
         if header.model.HasField("synchronous"):
             self._steps = SynchronousSteps(
                 header.model.synchronous.max_steps or None,
                 self.progress,
-                StepUpdates(self),
+                StepUpdates(self, header.model),
                 self._changed,
                 self._longest_wait_s,
                 self._most_waiting,
@@ -235,7 +242,7 @@ class Partition:
                 )
         except Refused as refused:
             return frames.pack(refused.reply)
-        except (frames.FrameError, LaneError, MemoryError) as error:
+        except (ValueError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _push_to_step(
@@ -244,6 +251,9 @@ class Partition:
         if header.close:
             steps.close(header)
             return ps_pb2.PsReply(version=steps.version, next=CLOSED)
+        # The rate of the open step, which the push is for: once it closes nothing is refused.
+        every = np.ones(len(self._groups), bool)
+        self._rates.of_update(header.learning_rate, self.progress.iterations, every)
         next_wanted = steps.push(header, lambda: self._read_gradients(buffers)[0])
         return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
@@ -274,16 +284,20 @@ class Partition:
             self.progress.drop_repeat(decision)
             self.progress.skip(decision, header.task, header.num_records)
             return
+        assert self._model is not None
+        is_aware = self._model.staleness_aware_learning_rate
+        rates = self._rates.of_update(
+            header.learning_rate,
+            self.progress.iterations,
+            decision.apply,
+            self._version() - header.version if is_aware else 1,
+        )
         gradients, positions = self._read_gradients(buffers, decision)
         self._reserve(gradients)
         # Nothing fails from here on: the groups change together with their progress.
         self.progress.drop_repeat(decision)
-        iterations = self.progress.advance(
-            decision, header.task, header.epoch, header.num_records, header.loss
-        )
-        self._update(
-            gradients, positions, self._optimizer.learning_rate, iterations, decision.apply
-        )
+        self.progress.advance(decision, header.task, header.epoch, header.num_records, header.loss)
+        self._update(gradients, positions, rates, decision.apply)
 
     def _reserve(self, gradients: Gradients) -> None:
         """Make room for all rows; what may fail of an update."""
@@ -294,31 +308,56 @@ class Partition:
         self,
         gradients: Gradients,
         positions: Sequence[np.ndarray],
-        learning_rate: float,
-        iterations: np.ndarray,
+        rates: Sequence[tuple[float, np.ndarray]],
         apply: np.ndarray,
     ) -> None:
-        """Update the groups that `apply` names.
+        """Update the groups that `apply` names, and count the update.
 
         Args:
           gradients: of the groups' rows, and of all dense slices.
           positions: for each table, the position of each id's group.
-          learning_rate: of this update.
-          iterations: 1 for a group's first update, int64 ``[groups]``.
+          rates: each learning rate and the groups that have it, bool ``[groups]``.
           apply: bool ``[groups]``.
         """
-        for table, (ids, of_rows), where in zip(
-            self._tables, gradients.tables, positions, strict=True
-        ):
-            table.apply(ids, of_rows, learning_rate, iterations[where])
+        iterations = self.progress.count_update(apply)
+        for rate, groups in rates:
+            for table, (ids, of_rows), where in zip(
+                self._tables, gradients.tables, positions, strict=True
+            ):
+                if len(rates) > 1:
+                    ours = groups[where]
+                    ids, of_rows, where = ids[ours], of_rows[ours], where[ours]
+                table.apply(ids, of_rows, rate, iterations[where])
+            self._update_dense(gradients.dense, rate, iterations, groups)
+
+    def _update_dense(
+        self, gradients: np.ndarray, rate: float, iterations: np.ndarray, groups: np.ndarray
+    ) -> None:
         assert self._dense is not None
         if self._dense.size:
             num_groups = len(self._partition_of_group)
             all_iterations = np.zeros(num_groups, np.int64)
             all_iterations[self._groups] = iterations
             mask = np.zeros(num_groups, bool)
-            mask[self._groups] = apply
-            self._dense.apply(gradients.dense, learning_rate, all_iterations, mask)
+            mask[self._groups] = groups
+            self._dense.apply(gradients, rate, all_iterations, mask)
+
+    # --------------------------------------------------------------- learning rates
+
+    def set_rates(self, data: bytes) -> bytes:
+        """Take a block of the learning-rate schedule; one that is there stays as it is."""
+        try:
+            header, buffers = frames.unpack(data, ps_pb2.SetRatesHeader)
+            with self._lock:
+                self._check(header.incarnation, self._routing_version)
+                if len(buffers) != 1:
+                    raise frames.FrameError(f"{len(buffers)} buffers; the rates are one")
+                self._rates.table.set(header.block, frames.float32s(buffers[0]))
+            return frames.pack(ps_pb2.PsReply())
+        except Refused as refused:
+            return frames.pack(refused.reply)
+        except ValueError as error:
+            return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _read_gradients(
         self, buffers: list[memoryview], decision: Decision | None = None
@@ -505,32 +544,47 @@ class Partition:
         raise frames.FrameError(f"no table '{name}'; there are {[t.name for t in self._tables]}")
 
 
+def _optimizer_of(table: ps_pb2.TableDefinition, optimizer: OptimizerConfig) -> OptimizerConfig:
+    """Return what updates a table."""
+    if table.frozen:
+        return OptimizerConfig(name="sgd")  # needs no slots
+    return optimizer.without_weight_decay() if table.excluded_from_weight_decay else optimizer
+
+
 class StepUpdates:
     """Applies the steps of sync mode to a partition, whose lock is held: all groups alike."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, model: ps_pb2.ModelDefinition) -> None:
         self._partition = partition
-        self._num_updates = 0
+        self._trainable = [one.name for one in model.variables if one.trainable]
+        self._num_tables = len(model.tables)
 
     def reserve(self, gradients: Gradients) -> None:
         """Make room for all rows."""
         self._partition._reserve(gradients)
 
     def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
-        """No norm of the average is clipped."""
-        return None
+        """What a clipped norm has to know of all partitions."""
+        partition = self._partition
+        assert partition._dense is not None
+        return sums_of_squares(
+            partition._optimizer,
+            partition._dense.layout,
+            self._trainable,
+            self._num_tables,
+            gradients,
+        )
 
     def apply(self, gradients: Gradients, learning_rate: float, totals: np.ndarray | None) -> None:
-        """Update every group."""
+        """Clip, and update every group."""
         partition = self._partition
-        self._num_updates += 1
-        num_groups = len(partition._groups)
+        assert partition._dense is not None
+        every = np.ones(len(partition._groups), bool)
         partition._update(
-            gradients,
+            clip(partition._optimizer, partition._dense.layout, self._trainable, gradients, totals),
             [partition._check_hosted(ids) for ids, _ in gradients.tables],
-            learning_rate or partition._optimizer.learning_rate,
-            np.full(num_groups, self._num_updates, np.int64),
-            np.ones(num_groups, bool),
+            partition._rates.of_update(learning_rate, partition.progress.iterations, every),
+            every,
         )
 
     def closed(self, version: int) -> None:

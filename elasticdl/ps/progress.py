@@ -117,6 +117,8 @@ class Progress:
         self.closed = IntervalSet()
         self.totals = GroupTotals(num_groups)
         self.epochs: dict[int, EpochSum] = {}
+        # Updates by the optimizer: not what was applied, where a step averages several minibatches.
+        self.iterations = np.zeros(num_groups, np.int64)
         self._open: dict[int, _OpenTask] = {}
 
     def next(self, task: int) -> int:
@@ -147,15 +149,12 @@ class Progress:
 
     def advance(
         self, decision: Decision, task: int, epoch: int, num_records: int, loss: float
-    ) -> np.ndarray:
+    ) -> None:
         """Count minibatch k as applied by the groups that wanted it.
 
         Args:
           num_records: records of the minibatch.
           loss: its mean loss.
-
-        Returns:
-          int64 ``[groups]``: applied minibatches of each group, this one included where applied.
         """
         counts = np.where(decision.apply, num_records, 0)
         open_task = self._opened(task)
@@ -168,7 +167,15 @@ class Progress:
             sums = self.epochs[epoch] = EpochSum(zeros, np.zeros(self.num_groups))
         sums.records += counts
         sums.loss += counts * loss
-        return self.totals.applied_minibatches
+
+    def count_update(self, groups: np.ndarray) -> np.ndarray:
+        """Count one update by the optimizer in some groups, bool ``[groups]``.
+
+        Returns:
+          int64 ``[groups]``: iterations of each group, 1 after its first update.
+        """
+        self.iterations += groups
+        return self.iterations
 
     def skip(self, decision: Decision, task: int, num_records: int) -> None:
         """Count minibatch k as skipped (not finite) by the groups that wanted it."""

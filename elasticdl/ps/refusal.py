@@ -15,8 +15,14 @@ class Refused(Exception):
         next_wanted: int = 0,
         version: int = 0,
         closing: ps_pb2.TaskClosing | None = None,
+        wanted_block: int = 0,
     ) -> None:
         super().__init__(message)
         self.reply = ps_pb2.PsReply(
-            status=status, message=message, next=next_wanted, version=version, closing=closing
+            status=status,
+            message=message,
+            next=next_wanted,
+            version=version,
+            closing=closing,
+            wanted_block=wanted_block,
         )

@@ -93,7 +93,7 @@ class _Check:
         model = TwoPhaseModel(
             contract, spec.features, spec.labels, contract.source.seed, spec.sample_weights
         )
-        optimizer = model.optimizer_config() if mode is Mode.TRAINING else None
+        optimizer = model.optimizer.config if mode is Mode.TRAINING else None
         minibatch = self._first_minibatch(model, mode, self._shards)
         distinct = _distinct(minibatch)
         inverses = [inverse for _, inverse in distinct]
@@ -440,4 +440,5 @@ def _nest_text(nest: Any) -> str:
 
 
 def _optimizer_text(config: OptimizerConfig) -> str:
-    return ", ".join([config.name, f"learning_rate {config.learning_rate:g}", *config.slot_names])
+    rate = f"learning_rate {config.schedule or f'{config.learning_rate:g}'}"
+    return ", ".join([config.name, rate, *config.slot_names])

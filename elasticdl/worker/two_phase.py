@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,13 @@ from elasticdl.model.keras_api import (
     Binding,
     Randomness,
     keras,
-    optimizer_config,
     tf_variable,
     variable_path,
 )
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
-from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.model.user_optimizer import UserOptimizer
+from elasticdl.worker.clipping import clip_gradients
 from elasticdl.worker.custom_step import CustomStep, StepGradients, overridden_methods
 from elasticdl.worker.graph_paths import ancestors, narrowed_through
 
@@ -80,6 +81,8 @@ class TwoPhaseModel:
       labels: nest of type specs of its labels, or None without labels.
       seed: of the initial values; equal in all processes of a job.
       sample_weights: nest of type specs of its sample weights, or None.
+      clips: whether a step clips its gradients, if the optimizer says so; in sync mode the
+        parameter servers clip their average.
 
     Attributes:
       model: the Keras model; its variables keep their initial values.
@@ -99,11 +102,13 @@ class TwoPhaseModel:
         labels: Any,
         seed: int,
         sample_weights: Any = None,
+        clips: bool = True,
     ) -> None:
         self._contract = contract
         self._features = features
         self._labels = labels
         self._sample_weights = sample_weights
+        self._clips = clips
         self.model = build_model(contract, features, seed)
         self._variables = pull_variables(self.model)
         self.variables: list[VariableDefinition] = define_variables(self.model, self._variables)
@@ -156,14 +161,22 @@ class TwoPhaseModel:
         table = self.table_definitions[position]
         return table.initializer.rows(ids, table.dim) if given is None else given[ids]
 
-    def optimizer_config(self) -> OptimizerConfig:
-        """Return the user's optimizer as the parameter servers apply it.
+    @cached_property
+    def optimizer(self) -> UserOptimizer:
+        """The user's optimizer, as the parameter servers apply it.
 
         Raises:
           UsageError: names what of it is not supported.
         """
-        config, class_name = optimizer_config(self._contract.create_optimizer())
-        return OptimizerConfig.from_keras_config(config, class_name)
+        return UserOptimizer(self._contract.create_optimizer())
+
+    def undecayed(self) -> frozenset[str]:
+        """Return the variables and tables that the optimizer's weight decay leaves out."""
+        trainable = zip(self._variables, self.variables[: self._num_trainable], strict=False)
+        return frozenset(
+            [each.path for variable, each in trainable if not self.optimizer.decays(variable)]
+            + [t.name for t in self.table_definitions if not self.optimizer.decays_table(t.name)]
+        )
 
     def collect(self, features: Any) -> tuple[tf.Tensor, ...]:
         """Return the ids each table is asked for, int64 ``[n]``; fit for `tf.data.Dataset.map`.
@@ -336,6 +349,7 @@ class TwoPhaseModel:
         self._check_constraints()
         what = f"the training step of '{self._contract.source.model_def}'"
         custom = self._custom_step()
+        optimizer = self.optimizer.config
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *inputs, step_seed = parts
@@ -372,13 +386,20 @@ class TwoPhaseModel:
                 )
             ]
             binding.keep(self._local)
-            flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
-            dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
-            gradients = iter(of_rows)
-            row_gradients = [
-                table[:0] if each.frozen else _sum_by_row(next(gradients), tf.shape(table)[0])
+            gradients_of_rows = iter(of_rows)
+            of_rows = [
+                table[:0]
+                if each.frozen
+                else _sum_by_row(next(gradients_of_rows), tf.shape(table)[0])
                 for each, table in zip(self.table_definitions, rows, strict=True)
             ]
+            gradients = [*of_trainable, *of_rows]
+            if self._clips:
+                gradients = clip_gradients(gradients, optimizer)
+            of_trainable = gradients[: self._num_trainable]
+            row_gradients = gradients[self._num_trainable :]
+            flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
+            dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
             finite = tf.math.is_finite(loss)
             for each in (dense_gradients, *row_gradients):
                 finite &= tf.reduce_all(tf.math.is_finite(each))

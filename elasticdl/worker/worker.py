@@ -166,6 +166,7 @@ class Worker:
                 structure.labels,
                 self._source.seed,
                 structure.sample_weights,
+                clips=self._spec.consistency == "async",
             )
             self._layout = ModelLayout(self._define(self._model))
         except ElasticDLError as error:
@@ -174,7 +175,8 @@ class Worker:
 
     def _define(self, model: TwoPhaseModel) -> ps_pb2.ModelDefinition:
         trains = self._mode is Mode.TRAINING
-        optimizer = model.optimizer_config() if trains else OptimizerConfig(name="sgd")
+        optimizer = model.optimizer.config if trains else OptimizerConfig(name="sgd")
+        undecayed = model.undecayed() if trains else frozenset()
         return ps_pb2.ModelDefinition(
             tables=[
                 ps_pb2.TableDefinition(
@@ -187,17 +189,22 @@ class Worker:
                         b=table.initializer.b,
                     ),
                     frozen=table.frozen,
+                    excluded_from_weight_decay=table.name in undecayed,
                 )
                 for table in model.table_definitions
             ],
             variables=[
                 ps_pb2.VariableDefinition(
-                    name=variable.path, shape=variable.shape, trainable=variable.trainable
+                    name=variable.path,
+                    shape=variable.shape,
+                    trainable=variable.trainable,
+                    excluded_from_weight_decay=variable.path in undecayed,
                 )
                 for variable in model.variables
             ],
             optimizer=optimizer.to_json(),
             synchronous=self._synchronous(),
+            staleness_aware_learning_rate=self._spec.staleness_aware_learning_rate,
         )
 
     def _synchronous(self) -> ps_pb2.Synchronous | None:
@@ -292,7 +299,8 @@ class Worker:
 
     def _new_client(self, give_up: Callable[[], bool]) -> ParameterClient:
         cluster = wait_for_cluster(self._master, self._instance, os.getpid(), give_up=self._leaving)
-        return ParameterClient(cluster, self._connect, self._layout, give_up=give_up)
+        rates = self.model.optimizer.rates if self._mode is Mode.TRAINING else None
+        return ParameterClient(cluster, self._connect, self._layout, give_up, rates)
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:
         collect = self.model.collect if self.model.table_definitions else None

@@ -69,6 +69,22 @@ def test_every_record_is_counted_once_and_the_model_learns(clicks, tmp_path):
     assert set(result.metrics) == {"loss", "auc", "accuracy"}
 
 
+def test_schedules_weight_decay_and_clipping_work_in_a_job_and_change_no_account(clicks, tmp_path):
+    result = train(
+        clicks,
+        tmp_path / "out",
+        model_def="clicks.Scheduled",
+        num_epochs=4,
+        validation_data=clicks,
+        staleness_aware_learning_rate=True,
+    )
+    assert result.audit["applied_once"] == {str(index): 4 * RECORDS for index in range(3)}
+    assert (result.audit["lost"], result.audit["skipped"]) == (0, 0)
+    losses = [epoch["loss"] for epoch in result.history]
+    assert losses[-1] < losses[0]
+    assert result.metrics["auc"] > 0.7
+
+
 def test_filtered_records_are_told_from_lost_ones(clicks, tmp_path):
     result = train(clicks, tmp_path / "out", params="drop_above=449")
     assert result.audit["filtered"] == 150

@@ -11,6 +11,7 @@ from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.client import GaveUp, StaleCluster
+from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue
@@ -159,7 +160,7 @@ def test_bytes_from_elsewhere_are_refused_never_trusted(data, flip):
     frame = bytearray(frames.pack(header, buffers))
     frame[flip % 48] ^= 1 + flip % 255
     for hostile in (data, bytes(frame), bytes(frame[: flip % len(frame)])):
-        for method in ("push", "pull", "initialize", "load_rows", "export_rows"):
+        for method in (*("push", "pull", "initialize", "load_rows", "export_rows", "set_rates"),):
             reply, _ = frames.unpack(
                 getattr(servers.partitions[0], method)(hostile), ps_pb2.PsReply
             )
@@ -201,3 +202,152 @@ def test_an_error_of_a_push_reaches_whoever_waits():
     with pytest.raises(ValueError, match="refused"):
         pushes.wait(1)
     pushes.close()
+
+
+def model_with(optimizer: OptimizerConfig, **fields) -> ps_pb2.ModelDefinition:
+    model = ps_pb2.ModelDefinition()
+    model.CopyFrom(MODEL)
+    model.MergeFrom(ps_pb2.ModelDefinition(optimizer=optimizer.to_json(), **fields))
+    return model
+
+
+def schedule(block: int) -> np.ndarray:
+    """Step n has the rate 2**-14 * (n + 1), which float32 holds exactly."""
+    return ((np.arange(1000) + 1000 * block + 1) * 2.0**-14).astype(np.float32)
+
+
+SCHEDULED = model_with(OptimizerConfig("sgd", learning_rate=9.0, schedule="Growing"))
+
+
+def test_update_n_has_the_schedules_rate_of_step_n_minus_1_on_every_partition():
+    servers = Servers(model=SCHEDULED, rates=schedule)
+    for k in range(1005):
+        assert servers.push(k, IDS, -1.0, -1.0) == [(k + 1, True)] * 3
+    dense, rows = servers.pull(IDS)
+    total = sum(schedule(0).tolist()) + sum(schedule(1)[:5].tolist())
+    np.testing.assert_allclose(dense[:1], DENSE[:1] + total, rtol=1e-6)
+    np.testing.assert_allclose(dense[:280] - DENSE[:280], total, rtol=1e-3)
+    fresh = Servers(model=SCHEDULED).pull(IDS)[1]
+    np.testing.assert_allclose(rows - fresh, total, rtol=1e-5)
+
+
+def test_a_push_that_lacks_rates_changes_nothing_and_is_sent_again_with_them():
+    asked: list[int] = []
+
+    def rates(block: int) -> np.ndarray:
+        assert servers.client.next_minibatch(9) == 0
+        np.testing.assert_array_equal(servers.pull(IDS)[0][:280], before)
+        asked.append(block)
+        return schedule(block)
+
+    servers = Servers(model=SCHEDULED, rates=rates, num_partitions=1)
+    before = servers.pull(IDS)[0][:280].copy()
+    assert servers.push(0, IDS, 1.0, 1.0) == [(1, True)]
+    servers.push(1, IDS, 1.0, 1.0)
+    assert asked == [0]
+    audit = servers.partitions[0].get_audit(ps_pb2.AuditRequest(incarnation=1))
+    assert set(audit.applied_minibatches) == {2}
+    assert set(audit.repeats_dropped) == {0}
+
+
+def test_rates_sent_twice_have_the_effect_of_once():
+    servers = Servers(model=SCHEDULED, rates=schedule, num_partitions=1)
+    for rates in (schedule(0), schedule(0) * 2):
+        header = ps_pb2.SetRatesHeader(incarnation=1, block=0)
+        reply, _ = frames.unpack(
+            servers.partitions[0].set_rates(frames.pack(header, [rates])), ps_pb2.PsReply
+        )
+        assert reply.status == ps_pb2.PS_OK
+    servers.push(0, IDS, -1.0, -1.0)
+    assert servers.pull(IDS)[0][0] == 2.0**-14
+
+
+@pytest.mark.parametrize("rates", [schedule(0)[1:], schedule(0) * np.float32(np.inf)])
+def test_rates_that_are_none_are_refused(rates):
+    servers = Servers(model=SCHEDULED, num_partitions=1)
+    frame = frames.pack(ps_pb2.SetRatesHeader(incarnation=1, block=0), [rates])
+    reply, _ = frames.unpack(servers.partitions[0].set_rates(frame), ps_pb2.PsReply)
+    assert reply.status == ps_pb2.PS_INVALID
+    with pytest.raises(JobError, match="wants learning rates"):
+        servers.push(0, IDS, 1.0, 1.0)
+
+
+def test_groups_at_other_iterations_have_their_own_rates():
+    """As after one group was restored and the others were not."""
+    servers = Servers(model=SCHEDULED, rates=schedule, num_partitions=1)
+    partition = servers.partitions[0]
+    behind = 0  # the group of the whole kernel
+    partition.progress.iterations[:] = 2047
+    partition.progress.iterations[behind] = 1
+    ids = np.arange(200, dtype=np.int64)
+    before_dense, before_rows = servers.pull(ids)
+    servers.push(0, ids, -1.0, -1.0)
+    dense, rows = servers.pull(ids)
+    expected = np.where(group_of(ids, 64) == behind, 2 * 2.0**-14, 2048 * 2.0**-14)
+    np.testing.assert_allclose((rows - before_rows)[:, 0], expected, rtol=1e-2)
+    changes = set(np.round((dense - before_dense)[:280] * 2**14).astype(int))
+    assert changes == {2}
+    assert partition.progress.iterations.tolist() == [2] + [2048] * 63
+
+
+def test_the_rate_that_callbacks_decided_for_the_task_comes_before_the_schedule():
+    servers = Servers(model=SCHEDULED)  # nobody can compute rates here, and nobody has to
+    before = servers.pull(IDS)[0]
+    servers.push(0, IDS, 1.0, 1.0, learning_rate=0.25)
+    np.testing.assert_allclose(servers.pull(IDS)[0][:280], before[:280] - 0.25, rtol=1e-6)
+
+
+def test_a_learning_rate_that_is_not_finite_is_refused():
+    servers = Servers(num_partitions=1)
+    with pytest.raises(JobError, match="learning rate is inf"):
+        servers.push(0, IDS, 1.0, 1.0, learning_rate=float("inf"))
+
+
+def pushed_by_two_workers(aware: bool) -> tuple[np.ndarray, ps_pb2.PartitionAudit]:
+    """Three pushes computed from version 0, and one from version 3."""
+    servers = Servers(
+        model=model_with(OptimizerConfig("sgd", 0.5), staleness_aware_learning_rate=aware),
+        num_partitions=1,
+    )
+    for task in range(3):
+        servers.push(0, IDS, 1.0, 1.0, task=task, version=0)
+    servers.push(1, IDS, 1.0, 1.0, task=2, version=3)
+    audit = servers.partitions[0].get_audit(ps_pb2.AuditRequest(incarnation=1))
+    return servers.pull(IDS)[0][:280] - DENSE[:280], audit
+
+
+def test_staleness_divides_the_rate_where_it_is_asked_for():
+    """Staleness is what was applied since the version a push was computed from: 0, 1, 2, 0."""
+    np.testing.assert_allclose(pushed_by_two_workers(aware=False)[0], -0.5 * 4, rtol=1e-4)
+    np.testing.assert_allclose(pushed_by_two_workers(aware=True)[0], -0.5 * 3.5, rtol=1e-4)
+
+
+def test_staleness_changes_no_account():
+    assert pushed_by_two_workers(aware=True)[1] == pushed_by_two_workers(aware=False)[1]
+
+
+def test_weight_decay_spares_model_state_and_what_is_excluded():
+    model = model_with(OptimizerConfig("sgd", 0.5, weight_decay=0.5))
+    model.variables.append(
+        ps_pb2.VariableDefinition(
+            name="bias", shape=[3], trainable=True, excluded_from_weight_decay=True
+        )
+    )
+    model.tables.append(model.tables[0])
+    model.tables[1].name = "spared"
+    model.tables[1].excluded_from_weight_decay = True
+    servers = Servers(model=model, initialize=False)
+    dense = np.ones(290, np.float32)
+    servers.client.initialize(dense)
+    ids = [IDS[:2], IDS[:2]]
+    lookup = servers.client.prepare(ids)
+    before = servers.client.start_pull(lookup).result().rows
+    nothing = [np.zeros((2, 3), np.float32)] * 2
+    for index in range(3):
+        header = ps_pb2.PushHeader(task=9, k=0, num_records=4)
+        servers.client.push(index, header, lookup, nothing, np.zeros(290, np.float32))
+    after = servers.client.start_pull(lookup).result()
+    np.testing.assert_array_equal(after.dense[:280], 0.75)
+    np.testing.assert_array_equal(after.dense[280:], 1.0)
+    np.testing.assert_allclose(after.rows[0], before[0] * 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(after.rows[1], before[1])

@@ -44,6 +44,17 @@ def test_minibatches_are_applied_in_order_and_once():
     assert progress.totals.repeats_dropped.tolist() == [1, 1]
 
 
+def test_iterations_count_updates_apart_from_minibatches():
+    """A step of sync mode is one update of many minibatches."""
+    progress = Progress(3)
+    for k in range(4):
+        push(progress, 7, k)
+    assert progress.iterations.tolist() == [0, 0, 0]
+    assert progress.count_update(np.array([True, False, True])).tolist() == [1, 0, 1]
+    assert progress.count_update(np.array([True, True, True])).tolist() == [2, 1, 2]
+    assert progress.totals.applied_minibatches.tolist() == [4, 4, 4]
+
+
 def test_a_closed_task_drops_everything_for_ever():
     progress = Progress(2)
     push(progress, 7, 0)

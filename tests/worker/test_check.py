@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_is_a_warning(tmp_path: Path) -> None:
             "(outputs are float32[20, 10], labels float32[20, 10])",
         ),
         ("return dataset.map(parse)", "return dataset.map(parse).repeat()", "never ends; remove"),
-        ("optimizers.SGD(lr)", "optimizers.RMSprop(lr)", "optimizer 'RMSprop': not supported"),
+        ("optimizers.SGD(lr)", "optimizers.Lamb(lr)", "optimizer 'Lamb': not supported"),
         ("SGD(lr)", "SGD(lr, clipnorm=1.0)", "clipnorm=1.0 is not supported"),
         (
             "tf.keras.optimizers.SGD(lr)",

@@ -197,7 +197,7 @@ def test_a_model_without_tables_takes_and_gives_empty_tuples(tmp_path: Path) -> 
     assert result.loss == pytest.approx(np.log(10), rel=1e-5)
     assert result.dense_gradients.shape == (model.num_dense,) == (16 * 5 + 5 + 18 + 40,)
     assert model.forward(features, model.initial_dense(), (), ()).shape == (6, 10)
-    assert model.optimizer_config().learning_rate == 0.5
+    assert model.optimizer.config.learning_rate == 0.5
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

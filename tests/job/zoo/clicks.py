@@ -74,3 +74,15 @@ class Doubled(Clicks):
     def create_dataset(self, dataset, mode):
         records = super().create_dataset(dataset, mode)
         return records.flat_map(lambda *element: tf.data.Dataset.from_tensors(element).repeat(2))
+
+
+class Scheduled(Clicks):
+    """AdamW with what else the parameter servers and the step do for an optimizer."""
+
+    def create_optimizer(self):
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.02, decay_steps=60, alpha=0.1, warmup_target=0.05, warmup_steps=10
+        )
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=1.0)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        return optimizer
