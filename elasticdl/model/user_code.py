@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
+from elasticdl.model.keras_hints import keras_hint
 
 _OUR_FILES = str(Path(__file__).resolve().parents[1]) + "/"
 _LIBRARIES = re.compile(
@@ -46,7 +47,8 @@ def user_code(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and _is_ours(error):
             raise
-        raise UserCodeError(f"{what}: {one_line(error)}", user_traceback(error)) from error
+        hint = keras_hint(error)
+        raise UserCodeError(f"{what}: {one_line(error)}{hint}", user_traceback(error)) from error
 
 
 @contextmanager
