@@ -20,6 +20,10 @@ TEST_STAMP := .venv/installed-to-test
 DATA := data/mnist
 PROTO := $(wildcard elasticdl/proto/*.proto)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Of TensorFlow's own minor release; docs/decisions/dependencies.md says why without dependencies.
+INSTALL_TF_KERAS = $(PIP) install -qq --no-deps "tf-keras==$$($(BIN)/python -c \
+	'from importlib.metadata import version as v, packages_distributions as p; \
+	print(*v(p()["tensorflow"][0]).split(".")[:2], "*", sep=".")')"
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
@@ -53,11 +57,13 @@ $(BIN)/python: | python-check
 $(TRAIN_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv (the longest part, and silent) ..."
 	@$(PIP) install -qq --editable '.[zoo]'
+	@$(INSTALL_TF_KERAS)
 	@touch $@
 
 $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv (the longest part, and silent) ..."
 	@$(PIP) install -qq --editable '.[zoo,dev]'
+	@$(INSTALL_TF_KERAS)
 	@touch $@ $(TRAIN_STAMP)
 
 $(DATA)/.complete: model_zoo/mnist/make_data.py | $(TRAIN_STAMP)

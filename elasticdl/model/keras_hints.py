@@ -65,3 +65,14 @@ def _has(package: str, name: str) -> bool:
             return False
         found = getattr(found, part)
     return True
+
+
+def of_other_keras(value: object) -> str:
+    """Return "; it is of …: …" where an object is one of the Keras not in use, else nothing."""
+    api = sys.modules.get("elasticdl.model.keras_api")
+    other = None if api is None else "keras" if api.IS_LEGACY else "tf_keras"
+    if other not in {each.__module__.partition(".")[0] for each in type(value).__mro__}:
+        return ""
+    if other == "tf_keras":
+        return "; it is of tf_keras: add --keras=legacy"
+    return "; it is of Keras 3: add --keras=3, or use `from tensorflow import keras` in your code"

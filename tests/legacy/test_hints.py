@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from elasticdl.errors import UserCodeError
+from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.user_code import user_code
+from tests.model_zoos import contract_of, general
 
 LEGACY_ONLY = {
     "import tensorflow as tf; tf.keras.layers.DenseFeatures": "keras.layers.DenseFeatures",
@@ -62,3 +63,11 @@ def test_what_only_keras_3_has_names_the_flag() -> None:
         cwd=Path(__file__).parents[2],
         env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
     )
+
+
+def test_a_model_of_the_other_keras_names_the_flag(tmp_path: Path) -> None:
+    contract = contract_of(
+        tmp_path, general("import tf_keras\ndef create_model():\n    return tf_keras.Sequential()")
+    )
+    with pytest.raises(UsageError, match=r"it is of tf_keras: add --keras=legacy"):
+        contract.create_model()

@@ -43,7 +43,8 @@ model = elasticdl.load_model(sys.argv[1])
 import tf_keras
 assert isinstance(model, tf_keras.Model)
 predicted = pq.read_table(sys.argv[3]).column("prediction").to_pylist()
-np.testing.assert_allclose(np.ravel(model(features_of(sys.argv[2]))), np.ravel(predicted), atol=1e-6)
+answered = np.ravel(model(features_of(sys.argv[2])))
+np.testing.assert_allclose(answered, np.ravel(predicted), atol=1e-6)
 """
 
 

@@ -20,6 +20,7 @@ from elasticdl.model.contracts.compiled import recorded_compiling
 from elasticdl.model.contracts.losses import LossForm, compute_loss
 from elasticdl.model.contracts.metric_forms import MetricForms
 from elasticdl.model.contracts.optimizers import honoring_lr, old_optimizer, optimizer_maker
+from elasticdl.model.keras_hints import of_other_keras
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
 from elasticdl.model.user_code import user_code
@@ -270,7 +271,8 @@ class Definition:
         raise UsageError(f"model_def '{self.source.model_def}': {hint}")
 
     def _wrong(self, role: Role, value: Any, right: str, lead: str = "") -> UsageError:
-        return UsageError(f"{self.function(role)}: returns {lead}{kind_of(value)}; {right}")
+        other = of_other_keras(value)
+        return UsageError(f"{self.function(role)}: returns {lead}{kind_of(value)}; {right}{other}")
 
     @contextmanager
     def _users(self, role: Role) -> Iterator[None]:
