@@ -118,7 +118,21 @@ def audit_line(audit: Mapping[str, Any]) -> str:
         for name, text in told.items()
         if name in _ALWAYS_TOLD or audit.get(name)
     )
-    return f"audit: {audit['records_expected']:,} records expected, {once}, {rest}"
+    tables = "".join(
+        f"; table {name}: {counts['rows']:,} rows{come_and_gone}"
+        for name, counts in audit.get("tables", {}).items()
+        if (come_and_gone := _row_counts(counts))
+    )
+    return f"audit: {audit['records_expected']:,} records expected, {once}, {rest}{tables}"
+
+
+def _row_counts(counts: Mapping[str, int]) -> str:
+    told = {
+        "evicted_rows": "evicted",
+        "candidates": "ids not admitted",
+        "unadmitted_gradients": "of their gradients dropped",
+    }
+    return "".join(f", {counts[name]:,} {text}" for name, text in told.items() if counts.get(name))
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:

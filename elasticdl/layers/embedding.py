@@ -13,6 +13,7 @@ from elasticdl.layers.row_initializers import row_initializer
 from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
+from elasticdl.ps.lifetimes import LifetimeRules
 
 
 @keras.saving.register_keras_serializable(package="elasticdl")
@@ -33,6 +34,10 @@ class Embedding(TableLayer, keras.layers.Layer):
         RandomUniform, RandomNormal, TruncatedNormal, Zeros, Ones, Constant.
       embeddings_regularizer: Keras regularizer, or its name, of the rows a minibatch looks up, each
         distinct one once; other rows stay as they are.
+      admission_count: in how many minibatches an id must have been, the present one included, to
+        have a row that is trained; before, its gradients are dropped and counted.
+      max_rows: rows of the table; the one that was not updated for longest makes room.
+      evict_after_steps: a row goes once so many updates came without it.
       name: name of the layer and of its table.
 
     Raises:
@@ -45,6 +50,9 @@ class Embedding(TableLayer, keras.layers.Layer):
         combiner: str | None = None,
         embeddings_initializer: str | keras.initializers.Initializer = "uniform",
         embeddings_regularizer: str | keras.regularizers.Regularizer | None = None,
+        admission_count: int = 1,
+        max_rows: int | None = None,
+        evict_after_steps: int | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -61,6 +69,17 @@ class Embedding(TableLayer, keras.layers.Layer):
         self.output_dim = output_dim
         self.combiner = combiner
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        given = {
+            "admission_count": admission_count,
+            "max_rows": max_rows,
+            "evict_after_steps": evict_after_steps,
+        }
+        for option, value in given.items():
+            if value is not None and (type(value) is not int or value < 1):
+                raise UsageError(
+                    f"layer '{self.name}': {option} {value!r} is not a positive integer"
+                )
+        self.lifetime_rules = LifetimeRules(admission_count, max_rows or 0, evict_after_steps or 0)
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
 
     @property
@@ -119,6 +138,9 @@ class Embedding(TableLayer, keras.layers.Layer):
             "combiner": self.combiner,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "admission_count": self.lifetime_rules.admission_count,
+            "max_rows": self.lifetime_rules.max_rows or None,
+            "evict_after_steps": self.lifetime_rules.evict_after_steps or None,
         }
 
     def _rows(self, ids: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from elasticdl.layers.lookup_context import current_context
 from elasticdl.layers.row_initializers import initial_rows
 from elasticdl.ps.initializers import RowInitializer
+from elasticdl.ps.lifetimes import LifetimeRules
 
 
 class FixedTable(tf.Module):
@@ -53,6 +54,7 @@ class TableLayer(ABC):
       trainable: whether rows are trained; those of other tables are pulled and never change.
       embeddings_regularizer: maps rows, float32 ``[u, dim]``, to a loss; None without one. It is
         given the distinct rows of a minibatch.
+      lifetime_rules: which rows a job makes and keeps.
       embeddings_constraint: an error in training, as nobody would apply it.
     """
 
@@ -61,6 +63,7 @@ class TableLayer(ABC):
     trainable: bool
     embeddings_regularizer: Callable[[Any], Any] | None
     embeddings_constraint: Callable[[Any], Any] | None = None
+    lifetime_rules: LifetimeRules = LifetimeRules()
     _table: FixedTable | None = None
 
     @property

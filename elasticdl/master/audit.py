@@ -13,6 +13,7 @@ _COUNTS = {
     "skipped": "skipped_records",
     "beyond_max_steps": "beyond_limit_records",
 }
+_OF_TABLES = ("rows", "num_bytes", "candidates", "unadmitted_gradients", "evicted_rows")
 
 
 def audit_training(
@@ -72,7 +73,19 @@ def audit_training(
             (max(one.applied_minibatches, default=0) for one in partitions), default=0
         ),
         "relaunches": relaunches,
+        "tables": _tables(partitions),
     }
+
+
+def _tables(partitions: Sequence[ps_pb2.PartitionAudit]) -> dict[str, dict[str, int]]:
+    """Sum up by table what its partitions tell of their rows."""
+    tables: dict[str, dict[str, int]] = {}
+    for partition in partitions:
+        for one in partition.tables:
+            sums = tables.setdefault(one.name, dict.fromkeys(_OF_TABLES, 0))
+            for field in _OF_TABLES:
+                sums[field] += getattr(one, field)
+    return tables
 
 
 def audit_records(

@@ -178,6 +178,7 @@ def define_tables(layers: list[TableLayer], seed: int) -> list[TableDefinition]:
             layer.output_dim,
             layer.row_initializer(seed),
             frozen=not layer.trainable,
+            rules=layer.lifetime_rules,
         )
         for layer in layers
     ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from elasticdl.ps.initializers import RowInitializer
+from elasticdl.ps.lifetimes import LifetimeRules
 
 
 @dataclass(frozen=True)
 class TableDefinition:
-    """An embedding table: its name, the length of a row, what a new row is.
+    """An embedding table: its name, the length of a row, what a new row is, which rows live.
 
     The rows of a frozen one are pulled, but never change.
     """
@@ -19,6 +20,7 @@ class TableDefinition:
     dim: int
     initializer: RowInitializer
     frozen: bool = False
+    rules: LifetimeRules = field(default_factory=LifetimeRules)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,22 @@ import numpy as np
 
 from elasticdl.errors import ElasticDLError
 from elasticdl.ps import kernels
+from elasticdl.ps.admission import MAX_CANDIDATES, Admission
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.arrays import require
-from elasticdl.ps.id_index import IdIndex
 from elasticdl.ps.initializers import RowInitializer
+from elasticdl.ps.lifetime_kernels import NEW, REFUSED
+from elasticdl.ps.lifetimes import UNLIMITED, GroupSteps, LifetimeRules, Lifetimes
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
+from elasticdl.ps.row_directory import RowDirectory
 from elasticdl.ps.table_image import TableImage
 
 
 class TableFullError(ElasticDLError, MemoryError):
     """An embedding table would exceed the number of rows it is allowed; nothing was changed."""
+
+
+_ALL_ROWS_LIVE = LifetimeRules()
 
 
 class EmbeddingTable:
@@ -31,6 +37,13 @@ class EmbeddingTable:
       optimizer: decides the slots, and how `apply` updates.
       initializer: what an unseen id's row is.
       max_rows: `TableFullError` beyond.
+      rules: which rows are made and kept.
+      num_groups: bucket groups of this partition.
+      total_groups: of the job.
+
+    Attributes:
+      unadmitted: by local group, gradients that were dropped for want of a row, int64 ``[groups]``.
+      evicted: likewise, rows that were evicted.
     """
 
     def __init__(
@@ -40,6 +53,9 @@ class EmbeddingTable:
         optimizer: OptimizerConfig,
         initializer: RowInitializer,
         max_rows: int = 1 << 40,
+        rules: LifetimeRules = _ALL_ROWS_LIVE,
+        num_groups: int = 1,
+        total_groups: int = 1,
     ) -> None:
         if dim < 1:
             raise ValueError(f"table '{name}': dim is {dim}; it must be at least 1")
@@ -48,10 +64,20 @@ class EmbeddingTable:
         self.optimizer = optimizer
         self.initializer = initializer
         self.max_rows = max_rows
-        self._num_rows = 0
+        self.unadmitted = np.zeros(num_groups, np.int64)
+        self.evicted = np.zeros(num_groups, np.int64)
         self._image: TableImage | None = None
-        self._index = IdIndex()
-        self._row_ids = Arena(np.int64, 1)
+        self._directory = RowDirectory()
+        self._lifetimes: Lifetimes | None = None
+        self._admission: Admission | None = None
+        if rules.are_any:
+            quota = max(1, rules.max_rows // total_groups) if rules.max_rows else UNLIMITED
+            self._lifetimes = Lifetimes(num_groups, quota, rules.evict_after_steps)
+        if rules.admission_count > 1:
+            quota = max(1, MAX_CANDIDATES // total_groups)
+            self._admission = Admission(
+                rules.admission_count, rules.evict_after_steps, num_groups, quota
+            )
         self._storage = Arena(np.float32, dim * (1 + optimizer.num_slots))
         self._initial_slots = np.repeat(
             np.array(
@@ -63,19 +89,30 @@ class EmbeddingTable:
 
     def __len__(self) -> int:
         """How many rows exist."""
-        return self._num_rows
+        return len(self._directory)
+
+    @property
+    def end_row(self) -> int:
+        """One more than the highest row that was ever in use; see `page`."""
+        return self._directory.end_row
+
+    @property
+    def num_candidates(self) -> int:
+        """How many ids without a row are being counted."""
+        return 0 if self._admission is None else len(self._admission)
 
     @property
     def num_bytes(self) -> int:
-        """Memory in use: weights, slots and id of each row, the index, and a pinned image."""
-        row_bytes = self._storage.row_bytes + self._row_ids.row_bytes
-        image = 0 if self._image is None else self._image.num_bytes
-        return self._num_rows * row_bytes + self._index.num_bytes + image
+        """Memory in use: weights, slots, id and age of each row, the index, and a pinned image."""
+        row_bytes = self._storage.row_bytes
+        row_bytes += 0 if self._lifetimes is None else self._lifetimes.row_bytes
+        others = [each.num_bytes for each in (self._image, self._admission) if each is not None]
+        return self.end_row * row_bytes + self._directory.num_bytes + sum(others)
 
     def lookup(self, ids: np.ndarray) -> np.ndarray:
         """Return weights, float32 ``[n, dim]``; unseen ids' are initial ones and stay unseen."""
         ids = require("ids", ids, np.int64, (None,))
-        rows, num_missing = self._index.find(ids)
+        rows, num_missing = self._directory.find(ids)
         values = np.empty((len(ids), self.dim), np.float32)
         kernels.gather_rows(self._storage.rows, rows, values)
         if num_missing:
@@ -96,59 +133,133 @@ class EmbeddingTable:
         ids = require("ids", ids, np.int64, (None,))
         if self._image is not None:
             self._image.reserve(len(ids))
-        rows, num_missing = self._index.find(ids)
+        rows, num_missing = self._directory.find(ids)
         if not num_missing:
             return rows
         missing = rows < 0
         missing_ids = ids[missing]
-        if self._num_rows + num_missing > self.max_rows:  # perhaps only because of repeats
+        inverse = None
+        if len(self) + num_missing > self.max_rows:  # perhaps only because of repeats
             missing_ids, inverse = np.unique(missing_ids, return_inverse=True)
-            if self._num_rows + len(missing_ids) > self.max_rows:
+            if len(self) + len(missing_ids) > self.max_rows:
                 raise TableFullError(
-                    f"table '{self.name}': {self._num_rows} rows and {len(missing_ids)} new ones; "
+                    f"table '{self.name}': {len(self)} rows and {len(missing_ids)} new ones; "
                     f"max_rows is {self.max_rows}"
                 )
-        else:
-            inverse = None
-        num_rows = self._num_rows + len(missing_ids)
-        weights = self.initializer.rows(missing_ids, self.dim)
-        self._storage.reserve(num_rows)
-        self._row_ids.reserve(num_rows)
-        self._index.reserve(num_rows)
-        new_rows, num_rows = self._index.insert(
-            missing_ids, self._num_rows, self._row_ids.rows.reshape(-1)
-        )
-        kernels.scatter_rows(self._storage.rows, new_rows, 0, weights)
-        self._storage.rows[self._num_rows : num_rows, self.dim :] = self._initial_slots
-        self._num_rows = num_rows
+        self._make_room(len(missing_ids))
+        new_rows = self._create(missing_ids)
         rows[missing] = new_rows if inverse is None else new_rows[inverse]
         return rows
 
+    def prepare(self, ids: np.ndarray) -> None:
+        """Make room for whatever `apply` may do with these ids; no row that lives changes.
+
+        Raises:
+          TableFullError: `max_rows` would be exceeded.
+          MemoryError: the system has no room.
+        """
+        if self._lifetimes is None:
+            self.reserve(ids)
+            return
+        if self._image is not None:
+            self._image.reserve(2 * len(ids))
+        self._make_room(len(ids))
+        if self._admission is not None:
+            self._admission.reserve(len(ids))
+
+    def _make_room(self, num_new: int) -> None:
+        end_row = self._directory.reserve(num_new)
+        self._storage.reserve(end_row)
+        if self._lifetimes is not None:
+            self._lifetimes.reserve(end_row)
+
+    def _create(self, ids: np.ndarray) -> np.ndarray:
+        """Give ids without a row, for which there is room, initial ones."""
+        weights = self.initializer.rows(ids, self.dim)
+        rows = self._directory.add(ids)
+        kernels.scatter_rows(self._storage.rows, rows, 0, weights)
+        if len(self._initial_slots):
+            self._storage.rows[rows, self.dim :] = self._initial_slots
+        return rows
+
     def apply(
-        self, ids: np.ndarray, gradients: np.ndarray, learning_rate: float, iterations: np.ndarray
+        self,
+        ids: np.ndarray,
+        gradients: np.ndarray,
+        learning_rate: float,
+        iterations: np.ndarray,
+        steps: GroupSteps | None = None,
     ) -> None:
-        """Update the rows of some ids, created where unseen.
+        """Update the rows of some ids, created where unseen and admitted.
 
         Args:
           ids: distinct ids, int64 ``[n]``.
           gradients: one summed gradient per id, float32 ``[n, dim]``.
           learning_rate: of this step.
           iterations: 1 for an id's group's first update, int64 ``[n]``.
+          steps: the update as its groups count it; needed where rows do not all live.
         """
         ids = require("ids", ids, np.int64, (None,))
         gradients = require("gradients", gradients, np.float32, (len(ids), self.dim))
         iterations = require("iterations", iterations, np.int64, (len(ids),))
-        rows = self.reserve(ids)
+        if self._lifetimes is None:
+            rows = self.reserve(ids)
+        else:
+            assert steps is not None
+            self.prepare(ids)
+            rows = self._rows_that_live(ids, steps, self._lifetimes)
+            kept = rows >= 0
+            rows, gradients, iterations = rows[kept], gradients[kept], iterations[kept]
         self._save(rows)
         apply_rows(self.optimizer, self._storage.rows, rows, gradients, learning_rate, iterations)
 
-    def load(self, ids: np.ndarray, weights: np.ndarray, slots: np.ndarray | None = None) -> None:
-        """Set rows, created where unseen.
+    def _rows_that_live(
+        self, ids: np.ndarray, steps: GroupSteps, lifetimes: Lifetimes
+    ) -> np.ndarray:
+        """Return the row of each id after evictions and admissions; below 0 where it has none."""
+        order = np.argsort(ids, kind="stable")
+        ids, steps = ids[order], steps.of(order)
+        rows, _ = self._directory.find(ids)
+        if self._admission is not None:
+            unseen = np.flatnonzero(rows == NEW)
+            admitted = self._admission.see(ids[unseen], steps.of(unseen))
+            rows[unseen[~admitted]] = REFUSED
+        self._evict(lifetimes.begin(rows, steps), lifetimes)
+        self.unadmitted += np.bincount(steps.groups[rows == REFUSED], minlength=len(self.evicted))
+        new = rows == NEW
+        rows[new] = self._create(ids[new])
+        kept = rows >= 0
+        groups = steps.groups[kept]
+        lifetimes.end(rows[kept], groups, steps.iterations[groups])
+        in_order = np.empty_like(rows)
+        in_order[order] = rows
+        return in_order
+
+    def _evict(self, rows: np.ndarray, lifetimes: Lifetimes) -> None:
+        if not len(rows):
+            return
+        if self._image is not None:
+            self._image.displace(rows, self._storage.rows, self._directory.row_ids)
+        self._directory.remove(rows)
+        self.evicted += np.bincount(lifetimes.groups_of(rows), minlength=len(self.evicted))
+
+    def load(
+        self,
+        ids: np.ndarray,
+        weights: np.ndarray,
+        slots: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        """Set rows, created where unseen, as if last updated at the start.
 
         Args:
-          ids: int64 ``[n]``.
+          ids: int64 ``[n]``; distinct, and ascending over all calls, where rows do not all live.
           weights: float32 ``[n, dim]``.
           slots: float32 ``[n, num_slots * dim]``; initial ones without it.
+          groups: the local position of each id's group; needed where rows do not all live.
+
+        Raises:
+          TableFullError: there would be more rows than the table, or a group of it, may have.
         """
         ids = require("ids", ids, np.int64, (None,))
         weights = require("weights", weights, np.float32, (len(ids), self.dim))
@@ -156,7 +267,18 @@ class EmbeddingTable:
         if slots is None:
             slots = np.broadcast_to(self._initial_slots, slots_shape)
         slots = require("slots", slots, np.float32, slots_shape)
+        if self._lifetimes is not None:
+            assert groups is not None
+            known, _ = self._directory.find(ids)
+            if not self._lifetimes.count_in(groups[known < 0]):
+                raise TableFullError(
+                    f"table '{self.name}': more rows to load than a bucket group's share of "
+                    "max_rows; raise it"
+                )
+            self._lifetimes.take_out(known)
         rows = self.reserve(ids)
+        if self._lifetimes is not None and groups is not None:
+            self._lifetimes.end(rows, groups, np.zeros(len(rows), np.int64))
         self._save(rows)
         kernels.scatter_rows(self._storage.rows, rows, 0, weights)
         kernels.scatter_rows(self._storage.rows, rows, self.dim, slots)
@@ -166,7 +288,7 @@ class EmbeddingTable:
     def pin(self, with_slots: bool = False) -> None:
         """Keep what the table holds now, until `unpin`, while it changes; an older image goes."""
         num_columns = self._storage.rows.shape[1] if with_slots else self.dim
-        self._image = TableImage(self._num_rows, num_columns)
+        self._image = TableImage(self.end_row, num_columns, self._directory.free_rows)
 
     def unpin(self) -> None:
         """Let the image go."""
@@ -176,7 +298,7 @@ class EmbeddingTable:
         """Return what `lookup` would have returned at the time of `pin`."""
         assert self._image is not None
         ids = require("ids", ids, np.int64, (None,))
-        rows, _ = self._index.find(ids)
+        rows, _ = self._directory.find(ids)
         values = np.empty((len(ids), self.dim), np.float32)
         missing = self._image.lookup(ids, rows, self._storage.rows, values)
         if len(missing):
@@ -198,34 +320,36 @@ class EmbeddingTable:
         if num_columns > self._image.num_columns:
             raise ValueError(f"table '{self.name}': the pin does not hold the optimizer's slots")
         return self._image.page(
-            first_row, max_rows, num_columns, self._storage.rows, self._row_ids.rows
+            first_row, max_rows, num_columns, self._storage.rows, self._directory.row_ids
         )
 
     def _save(self, rows: np.ndarray) -> None:
         """Keep what the image needs of rows about to change."""
         if self._image is not None:
-            self._image.save(rows, self._storage.rows, self._row_ids.rows)
+            self._image.save(rows, self._storage.rows, self._directory.row_ids)
 
     # ------------------------------------------------------------------ everything
 
     def page(
         self, first_row: int, max_rows: int, with_slots: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of consecutive rows in the order of their creation.
+        """Return copies of the rows that live in a range of rows below `end_row`.
+
+        They are in the order of their creation where none was evicted.
 
         Returns:
           ids int64 ``[n]``, and float32 ``[n, dim]`` weights or, with slots beside them,
-          ``[n, dim * (1 + num_slots)]``; fewer than `max_rows` only at the end.
+          ``[n, dim * (1 + num_slots)]``; at most `max_rows`.
         """
         if first_row < 0 or max_rows < 0:
             raise ValueError(f"page of {max_rows} rows from {first_row}; neither may be negative")
-        page = slice(min(first_row, self._num_rows), min(first_row + max_rows, self._num_rows))
         num_columns = self._storage.rows.shape[1] if with_slots else self.dim
-        return self._row_ids.rows[page, 0].copy(), self._storage.rows[page, :num_columns].copy()
+        rows = self._directory.live_rows(first_row, first_row + max_rows)
+        return self._directory.row_ids[rows, 0], self._storage.rows[rows, :num_columns]
 
     def pages(
         self, page_rows: int = 65536, with_slots: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Iterate over all rows, page by page; see `page`."""
-        for first_row in range(0, self._num_rows, page_rows):
+        for first_row in range(0, self.end_row, page_rows):
             yield self.page(first_row, page_rows, with_slots)

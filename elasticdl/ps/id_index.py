@@ -9,6 +9,7 @@ import numpy as np
 from elasticdl.ps import kernels
 from elasticdl.ps.arena import Arena
 
+_NONE = np.zeros(0, np.int64)
 _SLOTS_PER_ID = 2.5
 """Segments not split yet in a round are twice as full as the others: 80 % at most."""
 
@@ -54,23 +55,40 @@ class IdIndex:
         Returns:
           Each id's row, and the next free row.
         """
+        rows, next_row, _ = self.insert_reusing(ids, next_row, row_ids, _NONE, 0)
+        return rows, next_row
+
+    def insert_reusing(
+        self, ids: np.ndarray, next_row: int, row_ids: np.ndarray, free: np.ndarray, num_free: int
+    ) -> tuple[np.ndarray, int, int]:
+        """Do as `insert`, with the first `num_free` rows of `free` given out first, from the end.
+
+        Returns:
+          Each id's row, the next row that was never used, and how many free ones are left.
+        """
         rows = np.empty(len(ids), np.int64)
         done = 0
         while True:
-            next_row, handled = kernels.insert_rows(
+            next_row, num_free, handled = kernels.insert_rows(
                 self._slots.rows,
                 np.uint64(self._num_segments),
                 self._seed,
                 ids[done:],
                 next_row,
                 row_ids,
+                free,
+                num_free,
                 rows[done:],
             )
             done += handled
             if done == len(ids):
-                return rows, next_row
+                return rows, next_row, num_free
             # A full segment: 13 standard deviations away for ids that nobody fitted to the seed.
             self._grow(2 * self._num_segments)
+
+    def remove(self, ids: np.ndarray) -> None:
+        """Forget some ids; the rows they had are the caller's."""
+        kernels.remove_ids(self._slots.rows, np.uint64(self._num_segments), self._seed, ids)
 
     def _grow(self, num_segments: int) -> None:
         if num_segments <= self._num_segments:

@@ -207,17 +207,26 @@ def find_rows(slots, num_segments, seed, ids, rows):
 
 
 @njit(
-    types.UniTuple(int64, 2)(
-        int64[:, ::1], uint64, uint64, read_only(int64), int64, int64[::1], int64[::1]
+    types.UniTuple(int64, 3)(
+        int64[:, ::1],
+        uint64,
+        uint64,
+        read_only(int64),
+        int64,
+        int64[::1],
+        read_only(int64),
+        int64,
+        int64[::1],
     ),
     nogil=True,
     cache=True,
 )
-def insert_rows(slots, num_segments, seed, ids, next_row, row_ids, rows):
-    """Give unknown ids the rows from `next_row` on, and write each id's row.
+def insert_rows(slots, num_segments, seed, ids, next_row, row_ids, free, num_free, rows):
+    """Give unknown ids free rows, the last one first, then those from `next_row` on.
 
     Returns:
-      The next free row, and how many ids were handled: fewer than all if a segment is full.
+      The next row that was never used, how many free ones are left, and how many ids were handled:
+      fewer than all if a segment is full.
     """
     mask = _segment_mask(num_segments)
     for i in range(len(ids)):
@@ -225,16 +234,51 @@ def insert_rows(slots, num_segments, seed, ids, next_row, row_ids, rows):
         hashed = _splitmix64(np.uint64(key) ^ seed)
         slot = _probe(slots, _segment_start(hashed, num_segments, mask), hashed, key)
         if slot < 0:
-            return next_row, i
+            return next_row, num_free, np.int64(i)
         row = slots[np.uint64(slot), 1] - 1
         if row < 0:
-            row = next_row
-            next_row += 1
+            if num_free > 0:
+                num_free -= 1
+                row = free[num_free]
+            else:
+                row = next_row
+                next_row += 1
             slots[np.uint64(slot), 0] = key
             slots[np.uint64(slot), 1] = row + 1
             row_ids[row] = key
         rows[i] = row
-    return next_row, np.int64(len(ids))
+    return next_row, num_free, np.int64(len(ids))
+
+
+@njit(void(int64[:, ::1], uint64, uint64, read_only(int64)), nogil=True, cache=True)
+def remove_ids(slots, num_segments, seed, ids):
+    """Forget some ids; what they pushed along moves back.
+
+    References:
+      Knuth, "The Art of Computer Programming", volume 3, 6.4, algorithm R.
+    """
+    mask = _segment_mask(num_segments)
+    last = np.uint64(SEGMENT_SLOTS - 1)
+    for i in range(len(ids)):
+        hashed = _splitmix64(np.uint64(ids[i]) ^ seed)
+        start = _segment_start(hashed, num_segments, mask)
+        found = _probe(slots, start, hashed, ids[i])
+        if found < 0 or slots[np.uint64(found), 1] == 0:
+            continue
+        gap = np.uint64(found) - start
+        position = gap
+        for _ in range(SEGMENT_SLOTS - 1):
+            position = (position + np.uint64(1)) & last
+            slot = start + position
+            if slots[slot, 1] == 0:
+                break
+            home = _splitmix64(np.uint64(slots[slot, 0]) ^ seed) >> np.uint64(64 - _SEGMENT_BITS)
+            if ((position - home) & last) >= ((position - gap) & last):
+                slots[start + gap, 0] = slots[slot, 0]
+                slots[start + gap, 1] = slots[slot, 1]
+                gap = position
+        slots[start + gap, 0] = 0
+        slots[start + gap, 1] = 0
 
 
 @njit(void(int64[:, ::1], uint64, uint64, uint64), nogil=True, cache=True)

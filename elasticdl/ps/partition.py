@@ -21,6 +21,7 @@ from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lanes import LaneError
 from elasticdl.ps.learning_rates import LearningRates
+from elasticdl.ps.lifetimes import GroupSteps, LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision, Progress
@@ -124,6 +125,13 @@ class Partition:
                     a=table.initializer.a,
                     b=table.initializer.b,
                 ),
+                rules=LifetimeRules(
+                    table.rules.admission_count,
+                    table.rules.max_rows,
+                    table.rules.evict_after_steps,
+                ),
+                num_groups=int((partition_of_group == self.index).sum()),
+                total_groups=len(partition_of_group),
             )
             for table in header.model.tables
         ]
@@ -160,8 +168,7 @@ class Partition:
                 rows = frames.float32_rows(buffers[1], table.dim)
                 if len(ids) != len(rows):
                     raise frames.FrameError(f"{len(ids)} ids, {len(rows)} rows")
-                self._check_hosted(ids)
-                table.load(ids, rows)
+                table.load(ids, rows, groups=self._check_hosted(ids))
             return frames.pack(ps_pb2.PsReply())
         except Refused as refused:
             return frames.pack(refused.reply)
@@ -181,8 +188,8 @@ class Partition:
                     ids, rows, cursor = table.pinned_page(header.cursor, count)
                 else:
                     ids, rows = table.page(header.cursor, count)
-                    end = header.cursor + len(ids)
-                    cursor = end if end < len(table) else -1
+                    end = header.cursor + count
+                    cursor = end if end < table.end_row else -1
                 return frames.pack(ps_pb2.PsReply(cursor=cursor), [ids, rows])
         except Refused as refused:
             return frames.pack(refused.reply)
@@ -302,7 +309,7 @@ class Partition:
     def _reserve(self, gradients: Gradients) -> None:
         """Make room for all rows; what may fail of an update."""
         for table, (ids, _) in zip(self._tables, gradients.tables, strict=True):
-            table.reserve(ids)
+            table.prepare(ids)
 
     def _update(
         self,
@@ -327,7 +334,8 @@ class Partition:
                 if len(rates) > 1:
                     ours = groups[where]
                     ids, of_rows, where = ids[ours], of_rows[ours], where[ours]
-                table.apply(ids, of_rows, rate, iterations[where])
+                steps = GroupSteps(where, iterations, groups & apply)
+                table.apply(ids, of_rows, rate, iterations[where], steps)
             self._update_dense(gradients.dense, rate, iterations, groups)
 
     def _update_dense(
@@ -491,7 +499,14 @@ class Partition:
                     for epoch, sums in sorted(self.progress.epochs.items())
                 ],
                 tables=[
-                    ps_pb2.TableSize(name=table.name, rows=len(table), num_bytes=table.num_bytes)
+                    ps_pb2.TableSize(
+                        name=table.name,
+                        rows=len(table),
+                        num_bytes=table.num_bytes,
+                        candidates=table.num_candidates,
+                        unadmitted_gradients=int(table.unadmitted.sum()),
+                        evicted_rows=int(table.evicted.sum()),
+                    )
                     for table in self._tables
                 ],
                 dense_bytes=4 * self._dense.size,

@@ -94,6 +94,7 @@ class _Check:
             contract, spec.features, spec.labels, contract.source.seed, spec.sample_weights
         )
         optimizer = model.optimizer.config if mode is Mode.TRAINING else None
+        self._check_rules(model)
         minibatch = self._first_minibatch(model, mode, self._shards)
         distinct = _distinct(minibatch)
         inverses = [inverse for _, inverse in distinct]
@@ -126,6 +127,15 @@ class _Check:
                 *(type(each).__name__ for each in callbacks.users),
             ],
         )
+
+    def _check_rules(self, model: TwoPhaseModel) -> None:
+        groups = self._job_spec.num_bucket_groups
+        for table in model.table_definitions:
+            if 0 < table.rules.max_rows < groups:
+                raise UsageError(
+                    f"layer '{table.name}': max_rows {table.rules.max_rows} is less than a row for "
+                    f"each of {groups} bucket groups; give {groups} or more"
+                )
 
     def _first_minibatch(
         self, model: TwoPhaseModel, mode: Mode, shards: Sequence[Shard]

@@ -29,6 +29,7 @@ from elasticdl.ps.client import (
     StaleCluster,
     TaskRewound,
 )
+from elasticdl.ps.lifetimes import LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.rpc import Client, RpcError, Transport
 from elasticdl.worker.callbacks import CallbackHost, describe_callbacks
@@ -47,6 +48,7 @@ from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)
 
+_ALL_LIVE = LifetimeRules()
 MODES = {"train": Mode.TRAINING, "evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
 
 
@@ -190,6 +192,8 @@ class Worker:
                     ),
                     frozen=table.frozen,
                     excluded_from_weight_decay=table.name in undecayed,
+                    # Nothing comes or goes where nothing is trained.
+                    rules=_wire_rules(table.rules if trains and not table.frozen else _ALL_LIVE),
                 )
                 for table in model.table_definitions
             ],
@@ -405,3 +409,11 @@ class Worker:
 
     def _merge(self, held: HeldTask) -> None:
         self._leases.complete(held, result=merge(self._spec, held.task))
+
+
+def _wire_rules(rules: LifetimeRules) -> ps_pb2.LifetimeRules:
+    return ps_pb2.LifetimeRules(
+        admission_count=rules.admission_count,
+        max_rows=rules.max_rows,
+        evict_after_steps=rules.evict_after_steps,
+    )

@@ -14,9 +14,11 @@ import pytest
 
 import elasticdl
 from elasticdl.api import jobs
+from elasticdl.api.result import audit_line
 from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
 from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.model.trained_model import load_parameters
 from tests.job.clicks_data import ZOO, write_clicks
 
 RECORDS = 600
@@ -122,6 +124,30 @@ def test_max_steps_are_exact(clicks, tmp_path, max_steps):
     assert result.audit["minibatches"] == min(max_steps, 2 * RECORDS // 50)
     assert set(result.audit["applied_once"].values()) == {result.audit["minibatches"] * 50}
     assert result.audit["lost"] == 0
+
+
+def test_rows_are_admitted_and_evicted_alike_on_any_number_of_servers(clicks, tmp_path):
+    params = "rules={'admission_count': 2, 'max_rows': 128, 'evict_after_steps': 9}"
+    tables, trained = [], []
+    for num_ps in (1, 3):
+        out = tmp_path / str(num_ps)
+        result = train(clicks, out, params=params, num_epochs=2, num_ps=num_ps, staleness=0)
+        (counts,) = result.audit["tables"].values()
+        tables.append({name: count for name, count in counts.items() if name != "num_bytes"})
+        trained.append(load_parameters(str(out)).tables["rows"])
+    assert tables[0] == tables[1]
+    assert 0 < tables[0]["rows"] <= 128
+    assert min(tables[0]["evicted_rows"], tables[0]["unadmitted_gradients"]) > 0
+    np.testing.assert_array_equal(trained[0].ids, trained[1].ids)
+    np.testing.assert_allclose(trained[0].rows, trained[1].rows, atol=1e-6)
+    assert len(trained[0].ids) == tables[0]["rows"]
+    line = audit_line(result.audit)
+    assert f"; table rows: {tables[0]['rows']} rows, {tables[0]['evicted_rows']:,} evicted" in line
+
+
+def test_fewer_rows_than_bucket_groups_are_an_error_before_launch(clicks, tmp_path):
+    with pytest.raises(UsageError, match=r"layer 'rows': max_rows 63 .* 64 bucket groups"):
+        train(clicks, tmp_path / "out", params="rules={'max_rows': 63}")
 
 
 def test_a_minibatch_that_is_not_finite_stops_the_job(clicks, tmp_path):

@@ -155,3 +155,18 @@ def test_the_layer_can_be_made_again_from_its_config() -> None:
     again = Embedding.from_config(layer.get_config())
     assert (again.output_dim, again.combiner, again.name) == (3, "mean", layer.name)
     assert again.row_initializer(0) == layer.row_initializer(0)
+
+
+@pytest.mark.parametrize("option", ["admission_count", "max_rows", "evict_after_steps"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True])
+def test_a_rule_for_rows_is_a_positive_integer(option: str, value) -> None:
+    with pytest.raises(UsageError, match=f"layer 'users': {option} .* is not a positive integer"):
+        Embedding(4, name="users", **{option: value})
+
+
+def test_a_layer_made_again_from_its_config_is_the_same() -> None:
+    layer = Embedding(
+        4, "sum", embeddings_regularizer="l2", admission_count=3, max_rows=500, evict_after_steps=9
+    )
+    assert Embedding.from_config(layer.get_config()).get_config() == layer.get_config()
+    assert Embedding(4).lifetime_rules.are_any is False

@@ -10,16 +10,20 @@ from elasticdl.layers import Embedding
 
 
 class Clicks(ElasticDLSpec):
-    """`drop_above` filters records out, `nan_at` poisons one, `fail_at` makes parsing raise."""
+    """`drop_above` filters records out, `nan_at` poisons one, `fail_at` makes parsing raise.
 
-    def __init__(self, context=None, dim=4, drop_above=10**9, nan_at=-1, fail_at=-1):
+    `rules` say which rows live.
+    """
+
+    def __init__(self, context=None, dim=4, drop_above=10**9, nan_at=-1, fail_at=-1, rules=None):
         super().__init__(context)
+        self.rules = rules or {}
         self.dim, self.drop_above, self.nan_at, self.fail_at = dim, drop_above, nan_at, fail_at
 
     def create_model(self):
         ids = keras.Input([3], dtype="int64", name="ids")
         number = keras.Input([1], name="number")
-        rows = keras.layers.Flatten()(Embedding(self.dim, name="rows")(ids))
+        rows = keras.layers.Flatten()(Embedding(self.dim, name="rows", **self.rules)(ids))
         hidden = keras.layers.Dense(8, activation="relu")(
             keras.layers.Concatenate()([rows, number])
         )
