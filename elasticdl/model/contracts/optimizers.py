@@ -39,10 +39,9 @@ def optimizer_maker(value: Any, label: str) -> Callable[..., Any]:
         given = value
 
         def make(learning_rate: float | None = None) -> Any:
-            config = dict(given.get_config())
             if learning_rate is not None:
-                config["learning_rate"] = learning_rate
-            return type(given).from_config(config)
+                given.learning_rate = learning_rate
+            return given
 
         return make
     if not callable(value):
