@@ -68,6 +68,8 @@ class UserOptimizer:
 
     def decays(self, variable: keras.Variable) -> bool:
         """Whether the optimizer's weight decay applies to a variable of the model."""
+        if not self.config.weight_decay:  # Old optimizers of tf_keras know of none.
+            return True
         return bool(self._optimizer._use_weight_decay(tf_variable(variable)))
 
     def decays_table(self, name: str) -> bool:

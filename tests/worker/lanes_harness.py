@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,6 +184,7 @@ class Job:
       epochs: `epochs[e][lane][position]` is a task's minibatches.
       optimizer: what the partitions apply.
       dies: probability that a worker is killed at a call.
+      rates: computes a block of the optimizer's schedule, where it has one.
     """
 
     def __init__(
@@ -195,9 +196,11 @@ class Job:
         dies: float = 0.0,
         seed: int = 0,
         nan_at: tuple[int, int] | None = None,
+        rates: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self.nan_at = nan_at
+        self._rates = rates
         self._dies = dies
         self._rng = random.Random(seed)
         self._computing = threading.Lock()
@@ -262,6 +265,7 @@ class Job:
                 DirectTransport(Service(DESCRIPTOR, self.partitions[one.index])), self._rng, dies
             ),
             self._layout,
+            rates=self._rates,
         )
 
     def _step(self, held: HeldTask, item: Prepared, pulled: Pulled) -> TrainResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elasticdl.model.keras_api import keras
+from elasticdl.model.user_optimizer import UserOptimizer
 from elasticdl.ps.optimizers import OptimizerConfig
 from tests.worker.lanes_harness import (
     DIM,
@@ -28,6 +30,18 @@ OPTIMIZERS = {
     "adagrad": (
         OptimizerConfig(name="adagrad", learning_rate=0.1),
         lambda: keras.optimizers.Adagrad(0.1),
+    ),
+    # Each clips most steps of these data; Keras sees the average.
+    **{
+        option: (
+            OptimizerConfig(name="sgd", learning_rate=0.1, **{option: limit}),
+            partial(keras.optimizers.SGD, 0.1, **{option: limit}),
+        )
+        for option, limit in {"clipnorm": 0.3, "global_clipnorm": 0.4, "clipvalue": 0.1}.items()
+    },
+    "schedule": (
+        OptimizerConfig(name="sgd", learning_rate=9.0, schedule="ExponentialDecay"),
+        lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.9)),
     ),
 }
 
@@ -77,7 +91,8 @@ def test_a_hundred_steps_equal_keras_on_the_accumulated_minibatches(name, num_la
     config, make_optimizer = OPTIMIZERS[name]
     rng = np.random.default_rng(num_lanes)
     epochs = [epoch_of(rng, [[20, 30]] * num_lanes) for _ in range(2)]
-    job = Job(epochs, config, num_partitions=2)
+    rates = UserOptimizer(make_optimizer()).rates if config.schedule else None
+    job = Job(epochs, config, num_partitions=2, rates=rates)
     expected = accumulated(job, steps_of(epochs), make_optimizer())
     job.run()
     assert job.versions == [100, 100]
@@ -97,7 +112,7 @@ LANES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1
 def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, seed):
     rng = np.random.default_rng(seed)
     epochs = [epoch_of(rng, lanes) for _ in range(2)]
-    adam = OptimizerConfig(name="adam", learning_rate=0.05)
+    adam = OptimizerConfig(name="adam", learning_rate=0.05, global_clipnorm=0.4)
     undisturbed = Job(epochs, adam, num_partitions)
     undisturbed.run()
     killed = Job(epochs, adam, num_partitions, dies=0.03, seed=seed)
