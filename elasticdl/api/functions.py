@@ -52,7 +52,8 @@ def run_job(job_spec: JobSpec) -> JobResult:
             report = preflight(job_spec)
             for warning in report["warnings"]:
                 show(JobStatus(state="checking the model", message=f"warning: {warning}"))
-            return launch(_limited(job_spec, report["max_steps"]), show)
+            limited = _limited(job_spec, report["max_steps"])
+            return launch(limited, show, report["declared_shards"])
     except (KeyboardInterrupt, SystemExit) as stop:
         launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
         there = f"job {job_spec.job_name} is in {job_spec.job_dir}"

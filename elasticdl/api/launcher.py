@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from elasticdl.api import supervisor
 from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
@@ -40,12 +41,17 @@ PHASE_WORDS = {
 }
 
 
-def launch(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
+def launch(
+    spec: JobSpec,
+    on_status: Callable[[JobStatus], None],
+    declared_shards: Mapping[str, Any] | None = None,
+) -> JobResult:
     """Run a job to its end.
 
     Args:
       spec: the job, validated.
       on_status: called several times a second with where the job stands.
+      declared_shards: by option, what the user's own reader declared, if the model has one.
 
     Raises:
       UsageError: the job's directory holds a job already.
@@ -54,6 +60,8 @@ def launch(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         is left running.
     """
     create_job_dir(spec)
+    if declared_shards:
+        save_shards(spec.job_dir, declared_shards)
     if spec.num_workers == 0:
         from elasticdl.api.in_process import run_in_process
 

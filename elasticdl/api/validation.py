@@ -14,6 +14,7 @@ from elasticdl.data.schema import Schema, parse_schema, texts_of
 from elasticdl.data.shards import find_files, find_shards
 from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.model.custom_reader import has_custom_reader
 from elasticdl.model.params import parse_params
 from elasticdl.model.source import DEFINITION_FILE, ModelSource
 
@@ -41,6 +42,8 @@ def with_columns(job_spec: JobSpec) -> JobSpec:
       UsageError: columns that are not there, or are of types that no tensor can have.
     """
     assert job_spec.data is not None
+    if has_custom_reader(job_spec):
+        return job_spec.model_copy(update={"column_types": ()})
     paths = find_files(job_spec.data)
     if job_spec.validation_data is not None:
         paths += find_files(job_spec.validation_data, "validation_data")
@@ -60,10 +63,12 @@ def _validate(job_spec: JobSpec) -> None:
     if job_spec.trained_model is not None:
         check_trained_model(job_spec.trained_model)
     parse_params(job_spec.params)
-    inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
+    inputs: list[str] = []
+    if not has_custom_reader(job_spec):
+        inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
+        _check_data("validation_data", job_spec.validation_data, job_spec.max_chunk_bytes)
     _check_keep_columns(job_spec.keep_columns, inputs, job_spec.max_chunk_bytes)
     parse_schema(job_spec.column_types)
-    _check_data("validation_data", job_spec.validation_data, job_spec.max_chunk_bytes)
     if job_spec.output is not None:
         if job_spec.command == "train":
             _check_model_output(Path(_local("output", job_spec.output)), job_spec.overwrite)
@@ -101,7 +106,7 @@ def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> list
 
 def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes: int) -> None:
     """Check that the first record has these columns; what is no Example is left to the check."""
-    if not names:
+    if not names or not inputs:
         return
     from elasticdl.data.example import decode
 

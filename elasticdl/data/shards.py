@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import difflib
 import glob
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from elasticdl.data.readers import detect_format, open_reader
 from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES
 from elasticdl.errors import DataError, UsageError
 
+SHARDS_FILE = "shards.json"
 _FILES_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One data file: its absolute path and how many records it has."""
+    """One data file, or a shard of the user's own reader.
+
+    Attributes:
+      path: absolute; what a reader of the user's calls the shard.
+      num_records: how many there are.
+      start: number of the first; 0 in files.
+    """
 
     path: str
     num_records: int
+    start: int = 0
 
 
 def find_shards(
@@ -60,6 +71,22 @@ def find_shards(
             names = reader.names()
         shards.append(Shard(path, reader.num_records))
     return shards
+
+
+def save_shards(directory: str | os.PathLike[str], shards: Mapping[str, Any]) -> None:
+    """Write the shards that the user's own reader declared, by option, into a job's directory."""
+    with open(os.path.join(directory, SHARDS_FILE), "w", encoding="utf-8") as file:
+        json.dump(shards, file)
+
+
+def load_shards(directory: str | os.PathLike[str], option: str = "data") -> list[Shard] | None:
+    """Return the shards that were saved for an option; None where the data are files."""
+    try:
+        with open(os.path.join(directory, SHARDS_FILE), encoding="utf-8") as file:
+            saved = json.load(file)
+    except FileNotFoundError:
+        return None
+    return [Shard(*each) for each in saved.get(option, [])]
 
 
 def find_files(pattern: str, option: str = "data") -> list[str]:

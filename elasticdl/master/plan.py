@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from elasticdl.data.shards import Shard, find_shards
+from elasticdl.data.shards import Shard, find_shards, load_shards
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.tasks import (
     LONGEST_TASK,
@@ -28,12 +28,10 @@ def make_plan(spec: JobSpec) -> JobPlan:
       UsageError: data files are missing, empty or unreadable.
     """
     assert spec.data is not None
-    shards = tuple(find_shards(spec.data, spec.max_chunk_bytes))
+    shards = _shards(spec, "data", spec.data)
     validation: tuple[Shard, ...] = ()
     if spec.command == "train" and spec.validation_data is not None:
-        validation = tuple(
-            find_shards(spec.validation_data, spec.max_chunk_bytes, "validation_data")
-        )
+        validation = _shards(spec, "validation_data", spec.validation_data)
     num_records = sum(shard.num_records for shard in shards)
     return JobPlan(
         phases=PHASES[spec.command],
@@ -51,6 +49,12 @@ def make_plan(spec: JobSpec) -> JobPlan:
         max_task_failures=spec.max_task_failures,
         lease_s=spec.lease_s,
     )
+
+
+def _shards(spec: JobSpec, option: str, pattern: str) -> tuple[Shard, ...]:
+    """What the user's own reader declared before the launch, else the files of a pattern."""
+    declared = load_shards(spec.job_dir, option)
+    return tuple(declared or find_shards(pattern, spec.max_chunk_bytes, option))
 
 
 def _schedule(spec: JobSpec) -> EvaluationSchedule:

@@ -151,8 +151,9 @@ def shuffled_ranges(
 
 def _ranges(shards: Sequence[Shard], plan: JobPlan) -> Iterator[tuple[str, int, int]]:
     for shard in shards:
-        for start in range(0, shard.num_records, plan.records_per_task):
-            yield shard.path, start, min(start + plan.records_per_task, shard.num_records)
+        end = shard.start + shard.num_records
+        for start in range(shard.start, end, plan.records_per_task):
+            yield shard.path, start, min(start + plan.records_per_task, end)
 
 
 def carve(

@@ -104,7 +104,7 @@ def _check_installed() -> None:
 
 def _needs_legacy(zoo: Path, model_def: str) -> bool:
     """Whether the requirements or the code of a model need tf_keras."""
-    files = _module_files(zoo, model_def.rpartition(".")[0].split("."))
+    files = module_files(zoo, model_def.rpartition(".")[0].split("."))
     folders = {zoo}
     for file in files:
         folders.update(each for each in file.parents if each.is_relative_to(zoo))
@@ -118,7 +118,7 @@ def _needs_legacy(zoo: Path, model_def: str) -> bool:
     return any(_code_needs_legacy(tree) for tree in _imported(zoo, files))
 
 
-def _module_files(folder: Path, parts: list[str]) -> list[Path]:
+def module_files(folder: Path, parts: list[str]) -> list[Path]:
     """Return the files that a dotted module of a folder may mean."""
     path = folder.joinpath(*parts)
     if path.with_suffix(".py").is_file():
@@ -137,7 +137,7 @@ def _imported(zoo: Path, files: list[Path]) -> Iterator[ast.Module]:
             continue  # Said where it is imported.
         yield tree
         for base, parts in _imports(tree, zoo, file):
-            for each in _module_files(base, parts):
+            for each in module_files(base, parts):
                 if each not in seen:
                     seen.add(each)
                     waiting.append(each)

@@ -74,7 +74,7 @@ def _module(zoo: ModelZoo, parts: list[str], name: str) -> Resolved | None:
     if not name.isidentifier() or not (zoo.directory / relative).is_file():
         return None
     beside = [] if not parts else sorted((zoo.directory / directory).glob("*.py"))
-    if any(name in _defined_names(path) for path in beside):
+    if any(name in defined_names(path) for path in beside):
         return None
     loaded = relative.parent if relative.name == "__init__.py" else relative
     module = zoo.load(loaded)
@@ -92,7 +92,7 @@ def _in_directory(
         if not isinstance(value := getattr(module, name, None), ModuleType | None):
             return Resolved(value, zoo.directory / initial, module, module_name)
     files = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
-    defining = [path for path in files if name in _defined_names(path)]
+    defining = [path for path in files if name in defined_names(path)]
     if len(defining) > 1:
         raise UsageError(
             f"{label}: both {defining[0].name} and {defining[1].name} of '{directory}' define "
@@ -105,7 +105,7 @@ def _in_directory(
                     f"{label}: no file of '{directory}' defines '{name}', and {path.name} cannot "
                     f"be read: line {broken.lineno}: {broken.msg}"
                 )
-        offered = sorted({each for path in files for each in _defined_names(path)})
+        offered = sorted({each for path in files for each in defined_names(path)})
         raise UsageError(
             f"{label}: no file of '{directory}' defines '{name}'; " + _offer("they define", offered)
         )
@@ -119,12 +119,12 @@ def _attribute(zoo: ModelZoo, relative: Path, module_name: str, name: str, label
     if not hasattr(module, name):
         raise UsageError(
             f"{label}: module '{module_name}' ({path}) has no '{name}'; "
-            + _offer("it defines", sorted(_defined_names(path)))
+            + _offer("it defines", sorted(defined_names(path)))
         )
     return Resolved(getattr(module, name), path, module, module_name)
 
 
-def _defined_names(path: Path) -> set[str]:
+def defined_names(path: Path) -> set[str]:
     """Return the public names a file defines at its top level, without running it."""
     try:
         tree = ast.parse(path.read_bytes())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from elasticdl.data.shards import Shard, find_shards
+from elasticdl.data.shards import Shard
 from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.callback_plan import CallbackPlan, Measured, plan_callbacks
@@ -31,7 +32,7 @@ from elasticdl.worker.check_report import (
     VariableReport,
 )
 from elasticdl.worker.pipeline import Minibatch, TaskPipeline
-from elasticdl.worker.records import TableRecords, TaskRecords, read_task_records
+from elasticdl.worker.records import RecordSources, TableRecords, TaskRecords
 from elasticdl.worker.two_phase import TwoPhaseModel
 
 _MODES = {"evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
@@ -56,11 +57,10 @@ def check(job_spec: JobSpec) -> CheckReport:
     with before_launch():
         mode = _MODES.get(job_spec.command, Mode.TRAINING)
         assert job_spec.data is not None
-        shards = find_shards(job_spec.data, job_spec.max_chunk_bytes)
         source = ModelSource.of_job(job_spec)
         context = {"job_name": job_spec.job_name, "role": "check"}
         contract = load_contract(source, mode, context)
-        return _Check(job_spec, contract, mode, shards).report()
+        return _Check(job_spec, contract, mode).report()
 
 
 def callbacks_of(job_spec: JobSpec, contract: Contract, model: TwoPhaseModel) -> CallbackPlan:
@@ -70,21 +70,24 @@ def callbacks_of(job_spec: JobSpec, contract: Contract, model: TwoPhaseModel) ->
       UsageError: a callback cannot be kept.
       UserCodeError: the user's code raises.
     """
-    one = _Check(job_spec, contract, Mode.TRAINING, [])
+    one = _Check(job_spec, contract, Mode.TRAINING)
     return plan_callbacks(contract, job_spec.num_epochs, lambda: one.measured(model))
 
 
 class _Check:
     """One run of the check."""
 
-    def __init__(
-        self, job_spec: JobSpec, contract: Contract, mode: Mode, shards: list[Shard]
-    ) -> None:
+    def __init__(self, job_spec: JobSpec, contract: Contract, mode: Mode) -> None:
         self._job_spec = job_spec
         self._contract = contract
         self._mode = mode
-        self._shards = shards
+        self._sources = RecordSources(job_spec, contract)
         self._warnings: list[str] = []
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        assert self._job_spec.data is not None
+        return self._sources.find("data", self._job_spec.data)
 
     def report(self) -> CheckReport:
         """Do it."""
@@ -171,8 +174,8 @@ class _Check:
         start, count = 0, self._job_spec.minibatch_size
         while start < min(shard.num_records, _MOST_RECORDS_OF_FILE):
             count = min(count, shard.num_records - start)
-            limit, schema = self._job_spec.max_chunk_bytes, self._contract.source.schema
-            yield read_task_records(shard.path, start, start + count, None, limit, schema)
+            first = shard.start + start
+            yield self._sources.read(shard.path, first, first + count, None)
             start += count
             most = max(_MOST_RECORDS_AT_ONCE, self._job_spec.minibatch_size)
             count = min(count * _GROWTH, most)
@@ -310,9 +313,7 @@ class _Check:
 
     def _validation_shards(self) -> list[Shard]:
         assert self._job_spec.validation_data is not None
-        return find_shards(
-            self._job_spec.validation_data, self._job_spec.max_chunk_bytes, "validation_data"
-        )
+        return self._sources.find("validation_data", self._job_spec.validation_data)
 
     def _check_callbacks(self, model: TwoPhaseModel) -> CallbackPlan:
         """Read the callbacks, and construct what those of the user's own are run in."""
@@ -408,6 +409,7 @@ class _Check:
             loss=loss,
             metrics=metrics,
             warnings=self._warnings,
+            declared_shards=self._sources.declared,
         )
 
 

@@ -51,6 +51,7 @@ class CheckReport:
       warnings: what may be meant so, but often is not.
       callbacks: what they are for the job.
       max_steps: where a callback sets it.
+      declared_shards: by option, (name, number of records, start) of the user's own reader.
     """
 
     model_def: str
@@ -70,6 +71,7 @@ class CheckReport:
     warnings: list[str]
     callbacks: list[str] = field(default_factory=list)
     max_steps: int | None = None
+    declared_shards: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
 
     def text(self) -> str:
         """Return the report for people."""

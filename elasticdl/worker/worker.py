@@ -40,7 +40,7 @@ from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pinning import make_pin
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
-from elasticdl.worker.records import TaskRecords, read_task_records
+from elasticdl.worker.records import RecordSources, TaskRecords
 from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.synchronous import SynchronousTrainer
 from elasticdl.worker.training import Trainer
@@ -85,6 +85,7 @@ class Worker:
         self._contract: Any = None
         self._features: Any = None
         self._callbacks: CallbackHost | None = None
+        self._sources: RecordSources | None = None
         self._doers: dict[Mode, Trainer | Evaluator | Predictor] = {}
         self._lanes: SynchronousTrainer | None = None
         self._ahead: HeldTask | None = None
@@ -287,8 +288,9 @@ class Worker:
     def _read_range(
         self, shard: str, start: int, end: int, permutation_seed: str | None = None
     ) -> TaskRecords:
-        limit, schema = self._spec.max_chunk_bytes, self._source.schema
-        return read_task_records(shard, start, end, permutation_seed, limit, schema)
+        if self._sources is None:  # Read by one thread first: that of the leases.
+            self._sources = RecordSources(self._spec, self._contract)
+        return self._sources.read(shard, start, end, permutation_seed)
 
     @property
     def model(self) -> TwoPhaseModel:
