@@ -122,6 +122,7 @@ class Trainer:
                 loss=result.loss,
                 version=pulled.versions[index],
                 skip=not result.finite,
+                learning_rate=held.task.learning_rate,
             )
             if header.skip:
                 answer = self._client.push(index, header)
