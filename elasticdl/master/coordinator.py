@@ -243,6 +243,12 @@ class Coordinator:
                 self._note_grant(spec, answer)
             return answer
 
+    @property
+    def pin_over(self) -> int:
+        """The newest pin that nobody needs any more; 0 for none."""
+        with self._lock:
+            return self._ledger.rounds.over
+
     def _note_grant(self, spec: InstanceSpec, answer: ledger_events.Grant) -> None:
         if answer.task.kind is TaskKind.TRAINING and self._training_started is None:
             self._training_started = self._clock()

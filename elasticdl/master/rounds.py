@@ -46,6 +46,7 @@ class Rounds:
     Attributes:
       current: the round under way, or None.
       decisions: what callbacks the master decides for.
+      over: number of the last round that ended: its pin, and older ones, are not needed any more.
       stopped: why training is to end early; empty while it is not.
       kept: paths of models that were kept.
     """
@@ -53,6 +54,7 @@ class Rounds:
     def __init__(self, plan: JobPlan, now: float) -> None:
         self.current: Round | None = None
         self.decisions = Decisions()
+        self.over = 0
         self.stopped = ""
         self.kept: set[str] = set()
         self._plan = plan
@@ -145,6 +147,7 @@ class Rounds:
         assert not current.open
         if not current.stages:
             self.current = None
+            self.over = current.number
             return []
         kind = current.stages.pop(0)
         if kind is TaskKind.EVALUATION:

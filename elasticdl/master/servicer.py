@@ -75,10 +75,13 @@ class MasterServicer:
                 outcome=master_pb2.LeaseReply.GRANTED,
                 task=_task_message(answer.task),
                 grant=answer.grant,
+                pin_over=self._coordinator.pin_over,
             )
         if isinstance(answer, ledger_events.Wait):
             return master_pb2.LeaseReply(
-                outcome=master_pb2.LeaseReply.WAIT, retry_after_s=answer.retry_after_s
+                outcome=master_pb2.LeaseReply.WAIT,
+                retry_after_s=answer.retry_after_s,
+                pin_over=self._coordinator.pin_over,
             )
         finished = isinstance(answer, ledger_events.NoMoreTasks)
         outcome = master_pb2.LeaseReply.FINISHED if finished else master_pb2.LeaseReply.NOT_A_MEMBER

@@ -38,6 +38,7 @@ class Leases:
       master: the master's client.
       instance: who this worker is.
       read: reads a task's records; its error is handed on with the task.
+      on_pin_over: told once of each pin that nobody needs any more, by the thread that leases.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class Leases:
         master: Client,
         instance: master_pb2.InstanceId,
         read: Callable[[master_pb2.Task], TaskRecords],
+        on_pin_over: Callable[[int], None] = lambda pin: None,
     ) -> None:
         self._master = master
         self._instance = instance
         self._read = read
+        self._on_pin_over = on_pin_over
+        self._pin_over = 0
         self._changed = threading.Condition(threading.RLock())
         self._held: set[int] = set()
         self._of_lanes: set[int] = set()
@@ -198,6 +202,9 @@ class Leases:
         """Ask once; return the number of the next request."""
         request = master_pb2.LeaseRequest(instance=self._instance, request=number)
         reply = self._master.call_until("Lease", request, DEADLINE_S, give_up=self._stopped.is_set)
+        if reply.pin_over > self._pin_over:
+            self._pin_over = reply.pin_over
+            self._on_pin_over(reply.pin_over)
         if reply.outcome == master_pb2.LeaseReply.WAIT:
             self._stopped.wait(reply.retry_after_s)
             return number

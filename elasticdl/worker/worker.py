@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from elasticdl.errors import ElasticDLError
+from elasticdl.errors import ElasticDLError, JobError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.callback_plan import user_callbacks
@@ -26,12 +26,13 @@ from elasticdl.ps.client import (
     GaveUp,
     ModelLayout,
     ParameterClient,
+    PinGone,
     StaleCluster,
     TaskRewound,
 )
 from elasticdl.ps.lifetimes import LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
-from elasticdl.rpc import Client, RpcError, Transport
+from elasticdl.rpc import Client, DeadlinePassed, RpcError, Transport
 from elasticdl.worker.callbacks import CallbackHost, describe_callbacks
 from elasticdl.worker.evaluation import Evaluator
 from elasticdl.worker.exporting import export, pull_dense
@@ -79,7 +80,7 @@ class Worker:
         self._leaving = threading.Event()
         self._source = ModelSource.of_job(spec)
         self._mode = MODES[spec.command]
-        self._leases = Leases(master, instance, self._read)
+        self._leases = Leases(master, instance, self._read, self._let_pin_go)
         self._client: ParameterClient | None = None
         self._model: TwoPhaseModel | None = None
         self._contract: Any = None
@@ -402,6 +403,15 @@ class Worker:
     def _export(self, held: HeldTask) -> None:
         result = export(self._spec, self._source, self.model, self._parameters(), held.task)
         self._leases.complete(held, result=result)
+
+    def _let_pin_go(self, number: int) -> None:
+        """Free what the partitions kept for a pin; where that fails, the next pin does it."""
+        client = self._client
+        try:
+            if client is not None:
+                client.unpin(number)
+        except (StaleCluster, PinGone, GaveUp, DeadlinePassed, RpcError, JobError) as error:
+            logger.info("pin %d was not let go: %s", number, error)
 
     def _pin(self, held: HeldTask) -> None:
         is_sync = json.loads(held.task.payload)["consistency"] == "sync"

@@ -154,6 +154,18 @@ def test_an_evaluation_follows_every_epoch_and_none_comes_twice_at_the_end():
     ]
 
 
+def test_a_pin_is_over_with_its_round_and_never_before():
+    job = Job(plan())
+    pinned = []
+    while not job.ledger.finished:
+        task = job.grant().task
+        pinned += [task.pin] if task.kind is TaskKind.PIN else []
+        assert not task.pin or task.pin > job.ledger.rounds.over
+        job.complete(task)
+    assert len(pinned) == 3
+    assert job.ledger.rounds.over == pinned[-1]
+
+
 def test_every_second_epoch_and_always_at_the_end():
     job = Job(plan(evaluation=EvaluationSchedule(epochs=2)))
     job.run()

@@ -114,3 +114,19 @@ def test_a_master_that_refuses_is_an_error_not_a_wait():
     leases.start()
     with pytest.raises(RpcFailed, match="journal"):
         leases.next()
+
+
+def test_a_pin_that_is_over_is_told_once():
+    class Pinning(Granting):
+        def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
+            reply = super().lease(request)
+            reply.pin_over = [0, 0, 3, 3, 7][self.granted]
+            return reply
+
+    told: list[int] = []
+    client = Client(MASTER, DirectTransport(Service(MASTER, Pinning(4))), "the master")
+    leases = Leases(client, master_pb2.InstanceId(), lambda task: [], told.append)
+    leases.start()
+    while (held := leases.next()) is not None:
+        leases.complete(held)
+    assert told == [3, 7]
