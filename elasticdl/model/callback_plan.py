@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ _REFUSED = {
 }
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".tf")
 _RATE = "learning_rate"
+_MODULES_OF_OURS = ("elasticdl.callbacks", "elasticdl.python.elasticdl.callbacks")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,31 @@ def plan_callbacks(
       UserCodeError: the user's code raises.
     """
     return _Reader(contract, num_epochs, measured).plan(contract.callbacks())
+
+
+def version_schedule(contract: Contract) -> Callable[[int], float] | None:
+    """Return the learning rate by updates so far that a model's callbacks decide, if they do.
+
+    Every worker needs it, but making callbacks may have effects that belong in one process. So they
+    are made only where code that was imported names the class.
+
+    Raises:
+      UserCodeError: the user's code raises.
+    """
+    if not any(_names_scheduler(module) for module in list(sys.modules.values())):
+        return None
+    found = [each for each in contract.callbacks() if isinstance(each, LearningRateScheduler)]
+    return found[-1].schedule if found else None
+
+
+def _names_scheduler(module: Any) -> bool:
+    # Modules that load others when they are looked at are nobody's model.
+    if type(module) is not ModuleType or module.__name__.split(".")[0] == "elasticdl":
+        return False
+    named = [LearningRateScheduler, *(sys.modules.get(name) for name in _MODULES_OF_OURS)]
+    return any(
+        value is each for value in list(vars(module).values()) for each in named if each is not None
+    )
 
 
 def user_callbacks(contract: Contract) -> list[Any]:

@@ -31,6 +31,7 @@ from elasticdl.model.building import (
     table_layers,
     warn_of_large_matrices,
 )
+from elasticdl.model.callback_plan import version_schedule
 from elasticdl.model.contract import Contract
 from elasticdl.model.contracts.class_weights import weigh_classes
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
@@ -168,7 +169,11 @@ class TwoPhaseModel:
         Raises:
           UsageError: names what of it is not supported.
         """
-        return UserOptimizer(self._contract.create_optimizer())
+        optimizer = self._contract.create_optimizer()
+        schedule = version_schedule(self._contract)
+        if schedule is not None:
+            optimizer._learning_rate = lambda iterations: schedule(int(iterations))
+        return UserOptimizer(optimizer)
 
     def undecayed(self) -> frozenset[str]:
         """Return the variables and tables that the optimizer's weight decay leaves out."""

@@ -54,6 +54,12 @@ def train(clicks: str, output: Path, kind: str, path: object = "", **options: An
     return elasticdl.train(**{**given, **options})
 
 
+def arrays_of(clicks: str) -> tuple[np.ndarray, np.ndarray]:
+    examples = [example.decode(record) for record in Scanner(glob.glob(clicks)[0])]
+    labels = np.array([float(one["label"][0]) for one in examples], np.float32)[:, None]
+    return np.stack([one["number"] for one in examples]), labels
+
+
 def fit(
     clicks: str, kind: str, path: object = "", epochs: int = 6
 ) -> tuple[keras.Model, dict[str, list[float]]]:
@@ -67,9 +73,7 @@ def fit(
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")],
     )
-    examples = [example.decode(record) for record in Scanner(glob.glob(clicks)[0])]
-    number = np.stack([one["number"] for one in examples])
-    labels = np.array([float(one["label"][0]) for one in examples], np.float32)[:, None]
+    number, labels = arrays_of(clicks)
     history = model.fit(
         {"number": number},
         labels,
@@ -105,6 +109,18 @@ def test_a_job_does_what_fit_does_with_the_same_callbacks(
     ):
         numbers = [ours["loss"], ours["val_loss"], ours["val_accuracy"]]
         assert numbers == pytest.approx(theirs, abs=2e-6)
+    trained = elasticdl.load_model(result.output)
+    np.testing.assert_allclose(weights_of(trained), weights_of(model), atol=1e-5)
+
+
+def test_rates_and_limits_by_steps_are_kept_exactly(clicks: str, tmp_path: Path) -> None:
+    result = train(clicks, tmp_path / "model", "versions")
+    assert result.audit["minibatches"] == 33
+    model, _ = fit(clicks, "", epochs=2)
+    model.optimizer.learning_rate = 0.05
+    number, labels = arrays_of(clicks)
+    model.fit({"number": number}, labels, batch_size=MINIBATCH, shuffle=False, verbose=0)
+    model.fit({"number": number[:96]}, labels[:96], batch_size=MINIBATCH, shuffle=False, verbose=0)
     trained = elasticdl.load_model(result.output)
     np.testing.assert_allclose(weights_of(trained), weights_of(model), atol=1e-5)
 

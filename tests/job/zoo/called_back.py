@@ -5,6 +5,8 @@ from __future__ import annotations
 import clicks
 import keras
 
+from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping
+
 
 class Story(keras.callbacks.Callback):
     """Writes every hook's call to a file; sets the rate and stops where it is told to."""
@@ -83,6 +85,10 @@ class CalledBack(clicks.Clicks):
             ],
             "scheduler": lambda: [
                 callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch else rate)
+            ],
+            "versions": lambda: [
+                LearningRateScheduler(lambda version: 0.5 if version < 20 else 0.05),
+                MaxStepsStopping(33),
             ],
             "story": lambda: [Story(self.path)],
             "stops": lambda: [Story(self.path, stop_at=1)],
