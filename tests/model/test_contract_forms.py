@@ -126,7 +126,7 @@ def test_lr_is_the_learning_rate_in_the_users_code_too(tmp_path: Path) -> None:
     made = load(tmp_path, code, params="lr=0.75").create_optimizer()
     assert float(made.learning_rate) == 0.75
     with pytest.raises(ValueError, match="lr"):
-        keras.optimizers.SGD(lr=0.1)  # Keras's own again
+        keras.optimizers.SGD(lr=0.1)  # Keras 3's own again; tf_keras warns
 
 
 def test_a_call_in_an_option_is_parsed_and_never_evaluated(tmp_path: Path) -> None:
