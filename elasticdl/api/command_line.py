@@ -19,10 +19,15 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
     import difflib
     import traceback
 
-    from elasticdl.api.commands import Command, data, job, jobs
+    from elasticdl.api.commands import Command, data, init, job, jobs
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
-COMMANDS: list[Command] = [*job.COMMANDS, *data.COMMANDS, *jobs.COMMANDS]
+COMMANDS: list[Command] = [
+    *job.COMMANDS,
+    *init.COMMANDS,
+    *data.COMMANDS,
+    *jobs.COMMANDS,
+]
 
 _NOBODY_READS = 141
 _TERMINATED = EXIT_CODES[signal.SIGTERM]

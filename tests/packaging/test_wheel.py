@@ -32,7 +32,7 @@ def build(*arguments: str, cwd: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_wheel_has_the_generated_code_and_the_types(source, tmp_path):
+def test_a_wheel_has_the_generated_code_the_types_and_the_templates(source, tmp_path):
     build("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(source), cwd=tmp_path)
     (wheel,) = tmp_path.glob("elasticdl-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -41,7 +41,10 @@ def test_a_wheel_has_the_generated_code_and_the_types(source, tmp_path):
     for proto in protos:
         for suffix in (".proto", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py"):
             expected.add(f"elasticdl/proto/{proto}{suffix}")
+    templates = (source / "elasticdl" / "api" / "templates").glob("*.template")
+    expected |= {str(path.relative_to(source)) for path in templates}
     assert protos
+    assert "elasticdl/api/templates/spec.py.template" in expected
     assert expected <= names
     modules = {str(path.relative_to(source)) for path in (source / "elasticdl").rglob("*.py")}
     assert modules <= names
