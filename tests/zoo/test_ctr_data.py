@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from elasticdl.data import example, recordio
-from model_zoo.ctr.make_data import HiddenModel, best_auc, generate
+from model_zoo.ctr.make_data import HiddenModel, auc, generate
 
 
 @pytest.fixture(scope="module")
@@ -10,29 +10,22 @@ def hidden():
     return HiddenModel(seed=3, largest_field=500)
 
 
-def test_the_best_auc_is_the_expected_share_of_pairs_ranked_right():
-    p = np.array([0.9, 0.2, 0.2, 0.6])
-    right = total = 0.0
-    for i in range(4):
-        for j in range(4):
-            if i != j:  # i clicked, j not
-                chance = p[i] * (1 - p[j])
-                right += chance * (1.0 if p[i] > p[j] else 0.5 if p[i] == p[j] else 0.0)
-                total += chance
-    assert best_auc(p) == pytest.approx(right / total, abs=1e-12)
-    assert best_auc(np.array([0.0, 1.0, 0.0])) == 1.0
+def test_the_auc_is_the_share_of_pairs_ranked_right():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 20, 200) / 20, rng.integers(0, 2, 200)
+    clicked, unclicked = scores[labels == 1], scores[labels == 0]
+    right = (clicked[:, None] > unclicked).sum() + 0.5 * (clicked[:, None] == unclicked).sum()
+    assert auc(scores, labels) == pytest.approx(right / (len(clicked) * len(unclicked)), abs=1e-12)
 
 
 def test_labels_follow_the_hidden_model(hidden):
     records = hidden.draw(40_000, np.random.default_rng(0))
     assert records.label.mean() == pytest.approx(records.probability.mean(), abs=0.01)
-    order = np.argsort(records.probability)
-    ranks = np.empty(len(order))
-    ranks[order] = np.arange(len(order))
-    clicked = records.label == 1
-    observed = ranks[clicked].mean() - (clicked.sum() - 1) / 2
-    observed /= (~clicked).sum()
-    assert observed == pytest.approx(best_auc(records.probability), abs=0.01)
+    # The share of pairs ranked right, in expectation over the labels.
+    p = np.sort(records.probability)
+    below = np.cumsum(1 - p) - (1 - p)
+    expected = (p * below).sum() / (p.sum() * (1 - p).sum() - (p * (1 - p)).sum())
+    assert auc(records.probability, records.label) == pytest.approx(expected, abs=0.01)
 
 
 def test_an_id_belongs_to_one_field_and_uses_all_of_int64(hidden):

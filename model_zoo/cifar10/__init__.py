@@ -1,0 +1,1 @@
+"""Small images of ten kinds, and a residual network."""

@@ -1,0 +1,1 @@
+"""Iris flowers: four lengths, three species."""

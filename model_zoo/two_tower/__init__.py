@@ -1,0 +1,1 @@
+"""Retrieval: which of all items does a user want?"""
