@@ -10,19 +10,20 @@ import argparse
 import glob
 import json
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from benchmarks.workloads import MODEL_ZOO, WORKLOADS, Workload, prepare
+from benchmarks.workloads import MODEL_ZOO, WORKLOADS, Workload
 from elasticdl.data import recordio
 from elasticdl.layers import Embedding
+from elasticdl.model.contract import Contract, load_contract
+from elasticdl.model.metric_states import MetricStates, merge
+from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
-from elasticdl.model.resolver import resolve
-from elasticdl.model.spec import ElasticDLSpec
-from elasticdl.model.zoo import ModelZoo
+from elasticdl.model.source import ModelSource
 
 HASH_BUCKETS = 1 << 17
 SHUFFLE_RECORDS = 16384
@@ -35,16 +36,25 @@ class HashedEmbedding(keras.layers.Layer):
         super().__init__(name=replaced.name)
         if replaced.combiner not in (None, "sum"):
             raise NotImplementedError(f"combiner '{replaced.combiner}'")
-        self._sums = replaced.combiner == "sum"
+        self._replaced = replaced
         self._rows = keras.layers.Embedding(
             HASH_BUCKETS,
             replaced.output_dim,
             embeddings_initializer=replaced.embeddings_initializer,
         )
 
-    def call(self, ids: tf.Tensor) -> tf.Tensor:
+    def build(self, input_shape: Any) -> None:
+        self._rows.build(input_shape)
+        self.built = True
+
+    def compute_output_spec(self, ids: Any) -> keras.KerasTensor:
+        return self._replaced.compute_output_spec(ids)
+
+    def call(self, ids: Any) -> Any:
+        if isinstance(ids, tf.RaggedTensor):
+            return ids.with_flat_values(self.call(ids.flat_values))
         rows = self._rows(tf.math.floormod(ids, HASH_BUCKETS))
-        return tf.reduce_sum(rows, axis=-2) if self._sums else rows
+        return rows if self._replaced.combiner is None else tf.reduce_sum(rows, axis=-2)
 
 
 def with_own_embeddings(model: keras.Model) -> keras.Model:
@@ -58,43 +68,83 @@ def with_own_embeddings(model: keras.Model) -> keras.Model:
     return keras.models.clone_model(model, clone_function=clone)
 
 
-def create_spec(workload: Workload) -> ElasticDLSpec:
-    """Return the workload's model definition."""
-    spec: ElasticDLSpec = resolve(ModelZoo(MODEL_ZOO), workload.model_def).value(**workload.params)
-    return spec
+def with_own_loss(model: keras.Model, contract: Contract) -> keras.Model:
+    """Return the model, compiled with the definition's optimizer and loss.
 
-
-def create_loss(spec: ElasticDLSpec, labels: tf.TypeSpec) -> Callable[[Any, Any], Any]:
-    """Return the spec's loss as Keras calls it, which makes float32 of all labels."""
-    return lambda y, outputs: spec.create_loss(outputs, tf.cast(y, labels.dtype))
-
-
-def fit(workload: Workload, pattern: str, minibatch_size: int, num_epochs: int) -> dict[str, Any]:
-    """Train once.
-
-    Returns:
-      ``records`` trained on, over all epochs; ``training_seconds`` of ``model.fit`` alone, which
-      compiles the model's functions too; ``call_seconds``, with reading the records into memory and
-      building the model before it; ``loss`` of the last epoch.
+    Keras itself would make float32 of all labels, and want a loss for each output.
     """
+
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, **_: Any
+    ) -> tf.Tensor:
+        return tf.add_n([contract.loss(y_pred, y, sample_weight), *model.losses])
+
+    model.compute_loss = compute_loss
+    model.compile(optimizer=contract.create_optimizer())
+    return model
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model that was trained.
+
+    Attributes:
+      contract: its definition.
+      model: with embeddings of its own.
+      records: trained on, over all epochs.
+      training_seconds: of ``model.fit`` alone, which compiles the model's functions too.
+      call_seconds: with reading the records into memory and building the model before it.
+      loss: of the last epoch.
+    """
+
+    contract: Contract
+    model: keras.Model
+    records: int
+    training_seconds: float
+    call_seconds: float
+    loss: float
+
+
+def fit(
+    workload: Workload, pattern: str, minibatch_size: int, num_epochs: int, seed: int = 0
+) -> Fitted:
+    """Train once on the records of the files that a pattern matches."""
     started = time.perf_counter()
-    spec = create_spec(workload)
-    records = [record for path in sorted(glob.glob(pattern)) for record in recordio.Scanner(path)]
+    keras.utils.set_random_seed(seed)
+    source = ModelSource(MODEL_ZOO, workload.model_def, workload.params_text, seed=seed)
+    contract = load_contract(source, Mode.TRAINING)
+    records = _read(pattern)
     dataset = tf.data.Dataset.from_tensor_slices(records).shuffle(SHUFFLE_RECORDS)
-    dataset = spec.create_dataset(dataset, Mode.TRAINING)
+    dataset = contract.dataset(dataset, Mode.TRAINING)
     dataset = dataset.batch(minibatch_size).prefetch(tf.data.AUTOTUNE)
-    model = with_own_embeddings(spec.create_model())
-    loss = create_loss(spec, dataset.element_spec[1])
-    model.compile(optimizer=spec.create_optimizer(), loss=loss)
+    model = with_own_loss(with_own_embeddings(contract.create_model()), contract)
     fit_started = time.perf_counter()
     history = model.fit(dataset, epochs=num_epochs, verbose=0)
     ended = time.perf_counter()
-    return {
-        "records": len(records) * num_epochs,
-        "training_seconds": ended - fit_started,
-        "call_seconds": ended - started,
-        "loss": history.history["loss"][-1],
-    }
+    return Fitted(
+        contract=contract,
+        model=model,
+        records=len(records) * num_epochs,
+        training_seconds=ended - fit_started,
+        call_seconds=ended - started,
+        loss=history.history["loss"][-1],
+    )
+
+
+def evaluate(fitted: Fitted, pattern: str, minibatch_size: int = 256) -> dict[str, float]:
+    """Return the definition's metrics over the records of the files that a pattern matches."""
+    contract, metrics = fitted.contract, Metrics(fitted.contract, Mode.EVALUATION)
+    dataset = tf.data.Dataset.from_tensor_slices(_read(pattern))
+    dataset = contract.dataset(dataset, Mode.EVALUATION).batch(minibatch_size)
+    states: MetricStates = {}
+    for features, labels in dataset:
+        outputs = fitted.model(features, training=False)
+        states = merge(states, metrics.measure(outputs, labels, len(labels)))
+    return metrics.result(states)
+
+
+def _read(pattern: str) -> list[bytes]:
+    return [record for path in sorted(glob.glob(pattern)) for record in recordio.Scanner(path)]
 
 
 def main() -> None:
@@ -105,13 +155,14 @@ def main() -> None:
     parser.add_argument("--num_epochs", type=int)
     given = parser.parse_args()
     workload = WORKLOADS[given.model]
-    result = fit(
+    fitted = fit(
         workload,
-        prepare(given.model),
+        str(workload.prepare(given.model) / "train" / "*.recordio"),
         given.minibatch_size or workload.minibatch_size,
         given.num_epochs or workload.num_epochs,
     )
-    print(json.dumps(result))
+    names = ("records", "training_seconds", "call_seconds", "loss")
+    print(json.dumps({name: getattr(fitted, name) for name in names}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from rich.table import Table
 
 import elasticdl
 from benchmarks.machine import describe_machine
-from benchmarks.workloads import MODEL_ZOO, WORKLOADS, prepare
+from benchmarks.workloads import MODEL_ZOO, WORKLOADS
 
 COLUMNS = (
     "training: of the job, first task granted to last one closed, reading and tracing included;\n"
@@ -74,7 +74,7 @@ def run_job(settings: Settings, pattern: str) -> Run:
         result = elasticdl.train(
             model_zoo=MODEL_ZOO,
             model_def=workload.model_def,
-            params=", ".join(f"{name}={value!r}" for name, value in workload.params.items()),
+            params=workload.params_text,
             data=pattern,
             output=str(Path(directory) / "trained_model"),
             job_dir=str(Path(directory) / "job"),
@@ -117,7 +117,8 @@ def summarize(runs: list[Run]) -> dict[str, float]:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """Run both alternately and summarize."""
-    pattern = prepare(settings.model)
+    directory = WORKLOADS[settings.model].prepare(settings.model)
+    pattern = str(directory / "train" / "*.recordio")
     jobs, fits = [], []
     for _ in range(settings.runs):
         jobs.append(run_job(settings, pattern))

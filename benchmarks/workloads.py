@@ -20,6 +20,7 @@ class Workload:
       make_data: writes ``train`` and ``test`` under a directory.
       minibatch_size: records in a minibatch.
       num_epochs: how often the data is read.
+      metric: what tells how good the model is on ``test``; more is better.
       params: of the model's constructor.
     """
 
@@ -27,7 +28,25 @@ class Workload:
     make_data: Callable[[Path], object]
     minibatch_size: int
     num_epochs: int
+    metric: str
     params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params_text(self) -> str:
+        """The parameters as ``--params`` takes them."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+
+    def prepare(self, name: str) -> Path:
+        """Make the data unless it is there; return its directory.
+
+        Args:
+          name: of the directory among those of the benchmarks.
+        """
+        directory = DATA / "benchmarks" / name
+        if not (directory / "complete").exists():
+            self.make_data(directory)
+            (directory / "complete").touch()
+        return directory
 
 
 def _make_mnist(output: Path) -> None:
@@ -43,17 +62,19 @@ def _make_ctr(output: Path) -> None:
 
 
 WORKLOADS = {
-    "mnist": Workload("mnist.MnistElasticDLSpec", _make_mnist, minibatch_size=32, num_epochs=10),
+    "mnist": Workload(
+        "mnist.MnistElasticDLSpec",
+        _make_mnist,
+        minibatch_size=32,
+        num_epochs=10,
+        metric="accuracy",
+    ),
     "deepfm": Workload(
-        "ctr.DeepFM", _make_ctr, minibatch_size=1024, num_epochs=3, params={"embedding_dim": 16}
+        "ctr.DeepFM",
+        _make_ctr,
+        minibatch_size=1024,
+        num_epochs=3,
+        metric="auc",
+        params={"embedding_dim": 16},
     ),
 }
-
-
-def prepare(name: str) -> str:
-    """Make a workload's data unless it is there; return the pattern of its training files."""
-    directory = DATA / "benchmarks" / name
-    if not (directory / "complete").exists():
-        WORKLOADS[name].make_data(directory)
-        (directory / "complete").touch()
-    return str(directory / "train" / "*.recordio")

@@ -43,5 +43,5 @@ def test_reading_records_and_building_the_model_are_no_part_of_fits_training(tmp
 
     monkeypatch.setattr(recordio, "Scanner", slow_scanner)
     result = fit.fit(WORKLOADS["mnist"], str(tmp_path / "*.recordio"), 4, num_epochs=1)
-    assert result["records"] == 8
-    assert 0 < result["training_seconds"] < result["call_seconds"] - 0.5
+    assert result.records == 8
+    assert 0 < result.training_seconds < result.call_seconds - 0.5

@@ -1,0 +1,249 @@
+"""Is a job's model as good as that of Keras's ``model.fit``? Same models, same data, several seeds.
+
+Each model of the zoo is trained by a job of several workers and by ``model.fit``, on the same
+records, as many times, and measured on the same held-out records by the model's own metric. Which
+of them is a little better is chance, so both are trained with several seeds. They count as the same
+where the difference of the means is within what chance makes of two equals 99 times in 100, by
+Student's t test, or not above one held-out record.
+
+The exit code is 1 where a job's model is worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import elasticdl
+from benchmarks.machine import describe_machine
+from benchmarks.workloads import MODEL_ZOO, Workload
+
+# Two-sided 99 % quantiles of Student's t, by degrees of freedom; above, the next lower one holds.
+_STUDENT_T = {2: 9.925, 4: 4.604, 6: 3.707, 8: 3.355, 10: 3.169, 14: 2.977, 18: 2.878, 30: 2.750}
+
+
+def _making(model: str, **options: Any) -> Callable[[Path], object]:
+    """Return what makes a model's data by the `make` of its recipe."""
+
+    def make(output: Path) -> object:
+        from importlib import import_module
+
+        return import_module(f"model_zoo.{model}.make_data").make(output, **options)
+
+    return make
+
+
+def _make_clicks(output: Path) -> None:
+    from model_zoo.ctr.make_data import HiddenModel, make
+
+    make(output, 60_000, 20_000, num_shards=4, model=HiddenModel(largest_field=1000))
+
+
+def _make_shapes(output: Path) -> None:
+    from model_zoo.cifar10.make_data import make_shapes
+
+    make_shapes(output, 2_000)
+
+
+def _clicks(model: str) -> Workload:
+    return Workload(f"ctr.{model}", _make_clicks, 256, num_epochs=1, metric="auc")
+
+
+WORKLOADS = {
+    "iris": Workload("iris.IrisSpec", _making("iris"), 8, num_epochs=30, metric="accuracy"),
+    "mnist": Workload(
+        "mnist.MnistElasticDLSpec", _making("mnist"), 32, num_epochs=6, metric="accuracy"
+    ),
+    "census": Workload("census.WideAndDeep", _making("census"), 128, num_epochs=4, metric="auc"),
+    "wide_and_deep": _clicks("WideAndDeep"),
+    "deepfm": _clicks("DeepFM"),
+    "dcn_v2": _clicks("DCNv2"),
+    "cifar10": Workload("cifar10.ResNet", _make_shapes, 32, num_epochs=4, metric="accuracy"),
+    "text": Workload("text.TextCNN", _making("text"), 64, num_epochs=5, metric="accuracy"),
+    "two_tower": Workload(
+        "two_tower.TwoTowerSpec", _making("two_tower"), 128, num_epochs=3, metric="recall_at_10"
+    ),
+}
+# Models that share their data share its directory.
+_DATA = {"wide_and_deep": "clicks", "deepfm": "clicks", "dcn_v2": "clicks"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both are trained with."""
+
+    seeds: int
+    num_workers: int
+    num_ps: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one model reached.
+
+    Attributes:
+      metric: its name; more is better.
+      job: by seed, of the job's models.
+      fit: by seed, of those of ``model.fit``.
+      num_test_records: what they were measured on.
+    """
+
+    metric: str
+    job: list[float]
+    fit: list[float]
+    num_test_records: int
+
+    @property
+    def difference(self) -> float:
+        """Mean of the job's less mean of fit's."""
+        return statistics.fmean(self.job) - statistics.fmean(self.fit)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation over the seeds, of both together."""
+        return math.sqrt((statistics.variance(self.job) + statistics.variance(self.fit)) / 2)
+
+    @property
+    def limit(self) -> float:
+        """Up to which difference the two are the same."""
+        freedom = 2 * len(self.job) - 2
+        quantile = _STUDENT_T[max(each for each in _STUDENT_T if each <= freedom)]
+        return max(quantile * self.noise * math.sqrt(2 / len(self.job)), 1 / self.num_test_records)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the job's models are the same, better or worse."""
+        # Means of the same values in another order differ in the last bit.
+        if abs(self.difference) <= self.limit * (1 + 1e-9):
+            return "same"
+        return "better" if self.difference > 0 else "worse"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values and what follows from them."""
+        names = ("difference", "noise", "limit", "verdict")
+        return {**asdict(self), **{name: getattr(self, name) for name in names}}
+
+
+def run_job(workload: Workload, data: Path, seed: int, settings: Settings) -> float:
+    """Train with a local job and return the metric on the held-out records."""
+    with tempfile.TemporaryDirectory(prefix="elasticdl-quality-") as directory:
+        result = elasticdl.train(
+            model_zoo=MODEL_ZOO,
+            model_def=workload.model_def,
+            params=workload.params_text,
+            data=str(data / "train" / "*.recordio"),
+            validation_data=str(data / "test" / "*.recordio"),
+            output=str(Path(directory) / "trained_model"),
+            job_dir=str(Path(directory) / "job"),
+            minibatch_size=workload.minibatch_size,
+            num_epochs=workload.num_epochs,
+            seed=seed,
+            num_workers=settings.num_workers,
+            num_ps=settings.num_ps,
+            quiet=True,
+        )
+    if set(result.audit["applied_once"].values()) != {result.audit["records_expected"]}:
+        raise SystemExit(f"{workload.model_def}: not every record was applied once: {result.audit}")
+    return result.metrics[workload.metric]
+
+
+def run_fit(workload: Workload, data: Path, seed: int) -> float:
+    """Train with ``model.fit`` and return the metric on the held-out records."""
+    from benchmarks.fit import evaluate, fit
+
+    pattern = str(data / "train" / "*.recordio")
+    fitted = fit(workload, pattern, workload.minibatch_size, workload.num_epochs, seed)
+    return evaluate(fitted, str(data / "test" / "*.recordio"))[workload.metric]
+
+
+def compare(name: str, settings: Settings) -> Comparison:
+    """Train one model both ways, with every seed."""
+    from elasticdl.data.shards import find_shards
+
+    workload = WORKLOADS[name]
+    data = workload.prepare(f"quality_{_DATA.get(name, name)}")
+    seeds = range(settings.seeds)
+    return Comparison(
+        workload.metric,
+        job=[run_job(workload, data, seed, settings) for seed in seeds],
+        fit=[run_fit(workload, data, seed) for seed in seeds],
+        num_test_records=sum(
+            shard.num_records for shard in find_shards(str(data / "test" / "*.recordio"))
+        ),
+    )
+
+
+def show(settings: Settings, comparisons: dict[str, Comparison]) -> None:
+    """Print the comparisons as a table."""
+    machine = describe_machine()
+    table = Table(
+        title=f"held-out metric by jobs of {settings.num_workers} workers and {settings.num_ps} "
+        f"parameter servers, and by model.fit; mean of {settings.seeds} seeds: {machine['cpu']}",
+        title_justify="left",
+    )
+    table.add_column("model")
+    table.add_column("metric")
+    for column in ("job", "model.fit", "difference", "noise", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for name, each in comparisons.items():
+        table.add_row(
+            name,
+            each.metric,
+            f"{statistics.fmean(each.job):.4f}",
+            f"{statistics.fmean(each.fit):.4f}",
+            f"{each.difference:+.4f}",
+            f"{each.noise:.4f}",
+            f"{each.limit:.4f}",
+            each.verdict,
+        )
+    console = Console(width=120)
+    console.print(table)
+    console.print(
+        "noise: standard deviation over seeds; limit: what chance makes of two equals, "
+        "99 times in 100"
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"some of {', '.join(WORKLOADS)}, with commas between"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of each, 2 or more")
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--num_ps", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = parser.parse_args(words)
+    names = given.only.split(",") if given.only else list(WORKLOADS)
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        parser.error(f"--only '{unknown[0]}': not one of {', '.join(WORKLOADS)}")
+    if given.seeds < 2:
+        parser.error(f"--seeds {given.seeds}: noise needs 2 or more")
+    settings = Settings(given.seeds, given.num_workers, given.num_ps)
+    comparisons = {name: compare(name, settings) for name in names}
+    if given.json:
+        models = {name: each.as_dict() for name, each in comparisons.items()}
+        print(
+            json.dumps(
+                {"machine": describe_machine(), "settings": asdict(settings), "models": models}
+            )
+        )
+    else:
+        show(settings, comparisons)
+    return int(any(each.verdict == "worse" for each in comparisons.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from benchmarks import quality
+from benchmarks.quality import Comparison
+
+
+def test_equal_models_are_the_same_and_unequal_ones_are_not():
+    job = [0.90, 0.92, 0.91]
+    assert Comparison("accuracy", job, [0.91, 0.90, 0.92], 1000).verdict == "same"
+    assert Comparison("accuracy", job, [0.81, 0.80, 0.82], 1000).verdict == "better"
+    assert Comparison("accuracy", job, [0.97, 0.98, 0.99], 1000).verdict == "worse"
+
+
+def test_a_difference_counts_against_the_noise_of_both():
+    quiet = Comparison("auc", [0.900, 0.901, 0.902], [0.910, 0.911, 0.912], 10_000)
+    noisy = Comparison("auc", [0.88, 0.90, 0.92], [0.89, 0.91, 0.93], 10_000)
+    assert quiet.difference == pytest.approx(noisy.difference)
+    assert quiet.noise == pytest.approx(0.001)
+    assert noisy.noise == pytest.approx(0.02)
+    assert (quiet.verdict, noisy.verdict) == ("worse", "same")
+
+
+def test_one_held_out_record_is_no_difference():
+    flowers = Comparison("accuracy", [29 / 30] * 3, [28 / 30] * 3, 30)
+    assert flowers.noise == 0
+    assert flowers.verdict == "same"
+    assert Comparison("accuracy", [29 / 30] * 3, [27 / 30] * 3, 30).verdict == "better"
+
+
+def test_the_limit_is_students_99_percent_quantile():
+    # scipy.stats.t.ppf(0.995, 4) = 4.6041, times 0.01 * sqrt(2 / 3)
+    three = Comparison("auc", [0.89, 0.90, 0.91], [0.89, 0.90, 0.91], 1_000_000)
+    assert three.limit == pytest.approx(4.604 * 0.01 * (2 / 3) ** 0.5)
+
+
+@pytest.mark.timeout(900)
+def test_a_job_on_two_workers_gets_what_model_fit_gets_on_iris(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.workloads.DATA", tmp_path)
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
+    assert quality.main(["--only=iris", "--seeds=2", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    iris = figures["models"]["iris"]
+    assert figures["settings"] == {"seeds": 2, "num_workers": 2, "num_ps": 2}
+    assert len(iris["job"]) == len(iris["fit"]) == 2
+    assert min(*iris["job"], *iris["fit"]) >= 0.8
+    assert iris["verdict"] == "same"
+
+
+def test_an_unknown_model_is_named(capsys):
+    with pytest.raises(SystemExit):
+        quality.main(["--only=iris,mnits"])
+    assert "--only 'mnits': not one of iris, mnist" in capsys.readouterr().err
