@@ -183,9 +183,9 @@ class JobSpec(BaseModel):
     )
     validation_data: str | None = option(
         None,
-        "held-out files like those of --data; evaluated once, after training, on the trained model",
+        "held-out files like those of --data; evaluated after epochs and at the end of training",
         group="Data",
-        commands=("train",),
+        commands=_TRAIN,
         metavar="PATTERN",
         example="data/test-*.recordio",
         form="patterns",

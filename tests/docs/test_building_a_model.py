@@ -42,7 +42,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_an_example_of_every_way() -> None:
     models = {re.search(r"--model_def=(\w+)", command)[1] for command in COMMANDS}  # type: ignore[index]
-    assert models == {"model_class", "functions", "own_step"}
+    assert models == {"model_class", "functions", "own_step", "called_back"}
     assert {f"zoo/{name}.py" for name in models} <= set(FILES)
 
 

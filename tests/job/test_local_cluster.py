@@ -19,9 +19,11 @@ from elasticdl.api.launcher import connect_to_master
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import RpcError
 from tests.job.clicks_data import ZOO, write_clicks
+from tests.job.keras_evaluate import keras_evaluate
 
 RECORDS = 4000
 DEADLINE_S = 280.0
+NOBODY = master_pb2.JobStatus()
 
 
 def processes_of(job_dir: Path) -> list[str]:
@@ -65,8 +67,10 @@ class Job:
             "--num_workers=2",
             "--num_ps=2",
             "--minibatch_size=8",
-            *options,
         ]
+        given = {option.partition("=")[0] for option in options}
+        arguments = [one for one in arguments if one.partition("=")[0] not in given]
+        arguments += options
         self.process = subprocess.Popen(
             [sys.executable, "-m", "elasticdl.api", "train", *arguments],
             stdin=subprocess.DEVNULL,
@@ -154,6 +158,24 @@ def test_workers_are_killed_added_and_removed_messages_are_lost_and_no_record_is
     assert audit["lost"] == audit["filtered"] == audit["skipped"] == 0
     assert audit["relaunches"] >= 3
     assert f"{expected:,} applied once on each of 2 partitions" in job.terminal()
+
+
+@pytest.mark.timeout(900)
+def test_an_evaluation_is_exact_though_a_worker_is_killed_in_it(start, tmp_path):
+    job = start(
+        "--model_def=regularized.Regularized",
+        f"--validation_data={tmp_path}/data/*.recordio",
+        "--records_per_task=80",
+        records=RECORDS // 2,
+    )
+    wait_until("the evaluation", lambda: (job.status() or NOBODY).phase == "evaluation")
+    victims = wait_until("a running worker", lambda: job.running("worker"))
+    os.kill(victims[0].pid, signal.SIGKILL)
+    assert job.wait() == 0, job.terminal()
+    assert " is gone: killed by SIGKILL" in job.terminal()
+    result = json.loads((job.directory / "result.json").read_text())
+    expected = keras_evaluate(str(job.output), f"{tmp_path}/data/*.recordio", 8)
+    assert result["metrics"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_bad_record_fails_the_job_with_its_place_and_the_traceback(start):
