@@ -18,7 +18,10 @@ from tf_keras.src.engine.functional import Functional
 from tf_keras.src.engine.keras_tensor import KerasTensor
 from tf_keras.src.utils import metrics_utils
 
+from elasticdl.errors import UsageError
+
 _SEED_MODULUS = 2**31 - 1
+_NO_EFFECT = 1e-6  # of epsilon, relative to what it is added to
 _updates = threading.local()
 
 
@@ -157,7 +160,30 @@ def optimizer_config(optimizer: Any) -> tuple[dict[str, Any], str]:
         name: value.item() if hasattr(value, "item") else value
         for name, value in optimizer.get_config().items()
     }
-    return config, type(optimizer).__name__
+    class_name = type(optimizer).__name__
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        _check_same_update(config, class_name)
+    return config, class_name
+
+
+def _check_same_update(config: dict[str, Any], class_name: str) -> None:
+    """Raise UsageError where a legacy optimizer updates otherwise than Keras does since."""
+    instead = f"use tf.keras.optimizers.{class_name}"
+    if class_name == "Nadam":
+        raise UsageError(
+            "optimizer 'legacy.Nadam': corrects its momentum otherwise than the parameter servers, "
+            f"who do as Keras does since; {instead}"
+        )
+    epsilon = config.get("epsilon", 0.0)
+    outside = {
+        "RMSprop": epsilon > 0 and not config.get("momentum"),
+        "Adagrad": epsilon > _NO_EFFECT * config.get("initial_accumulator_value", 0.0) ** 0.5,
+    }
+    if outside.get(class_name, False):
+        raise UsageError(
+            f"optimizer 'legacy.{class_name}': adds epsilon={epsilon:g} to the root, the parameter "
+            f"servers below it, as Keras does since; {instead}"
+        )
 
 
 @contextmanager

@@ -124,8 +124,10 @@ def _distinct(what: str, parts: list[tuple[str, Any, str]]) -> dict[str, Any]:
 def _resources(model: keras.Model) -> list[Any]:
     """Return what else layers hold in TensorFlow's memory: lookup tables, plain variables."""
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
-    layers = model._flatten_layers(include_self=True, recursive=True)
-    return [each for layer in layers for each in vars(layer).values() if isinstance(each, kinds)]
+    layers = list(model._flatten_layers(include_self=True, recursive=True))
+    held = [each for layer in layers for each in vars(layer).values() if isinstance(each, kinds)]
+    # The vocabularies of feature columns.
+    return held + [layer._resources for layer in layers if getattr(layer, "_resources", None)]
 
 
 def _parts(name: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:

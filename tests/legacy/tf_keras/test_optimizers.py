@@ -1,6 +1,9 @@
-"""tf_keras's optimizers: read as Keras 3's are, and the dense updates are tf_keras's own."""
+"""The parameter servers update as tf_keras's optimizers do, the legacy ones included."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,41 +11,80 @@ import tensorflow as tf
 from tf_keras import optimizers
 
 from elasticdl.errors import UsageError
+from elasticdl.model.keras_api import optimizer_config
 from elasticdl.model.user_optimizer import UserOptimizer
+from elasticdl.ps.keras_optimizers import from_keras_config
 from elasticdl.ps.optimizers import apply_dense
 
 legacy = optimizers.legacy
-MAKERS = {
-    "sgd": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
-    "adagrad": lambda: optimizers.Adagrad(0.1),
-    "adam": lambda: optimizers.Adam(0.1, amsgrad=True),
-    "adamw": lambda: optimizers.AdamW(0.1, weight_decay=0.1),
-    "rmsprop": lambda: optimizers.RMSprop(0.1, momentum=0.5),
-    "adadelta": lambda: optimizers.Adadelta(0.1),
-    "adamax": lambda: optimizers.Adamax(0.1),
-    "nadam": lambda: optimizers.Nadam(0.1),
-    "ftrl": lambda: optimizers.Ftrl(0.1),
-    "lion": lambda: optimizers.Lion(0.1),
-    "legacy sgd": lambda: legacy.SGD(0.1, momentum=0.9),
-    "legacy adam": lambda: legacy.Adam(0.1),
+FTRL = {
+    "l1_regularization_strength": 0.01,
+    "l2_regularization_strength": 0.02,
+    "l2_shrinkage_regularization_strength": 0.03,
+    "beta": 0.1,
 }
+CASES: list[tuple[Any, dict[str, Any]]] = [
+    *((kind.SGD, {}) for kind in (optimizers, legacy)),
+    *((kind.SGD, {"momentum": 0.9}) for kind in (optimizers, legacy)),
+    *((kind.SGD, {"momentum": 0.9, "nesterov": True}) for kind in (optimizers, legacy)),
+    *((kind.Adagrad, {}) for kind in (optimizers, legacy)),
+    *((kind.Adam, {}) for kind in (optimizers, legacy)),
+    *((kind.Adam, {"amsgrad": True, "epsilon": 1e-2}) for kind in (optimizers, legacy)),
+    *((kind.RMSprop, {"momentum": 0.5}) for kind in (optimizers, legacy)),
+    *((kind.RMSprop, {"momentum": 0.5, "centered": True}) for kind in (optimizers, legacy)),
+    *((kind.Ftrl, FTRL) for kind in (optimizers, legacy)),
+    *((kind.Adadelta, {}) for kind in (optimizers, legacy)),
+    *((kind.Adamax, {}) for kind in (optimizers, legacy)),
+    (optimizers.Nadam, {}),
+    (optimizers.Adagrad, {"epsilon": 1e-2, "initial_accumulator_value": 0.0}),
+    (optimizers.RMSprop, {}),
+    (optimizers.AdamW, {}),
+    (optimizers.Lion, {}),
+]
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_dense_updates_are_those_of_tf_keras(name: str) -> None:
-    config = UserOptimizer(MAKERS[name]()).config
-    rng = np.random.default_rng(1)
-    weights = rng.normal(size=20).astype(np.float32)
-    slots = np.array(
-        [np.full(20, config.initial_slot_value(slot)) for slot in range(config.num_slots)],
-        np.float32,
-    ).reshape(config.num_slots, 20)
-    variable, optimizer = tf.Variable(weights), MAKERS[name]()
-    for step in range(6):
-        gradients = rng.normal(size=20).astype(np.float32)
+def name_of(value: object) -> str | None:
+    if isinstance(value, type):
+        return f"{'legacy.' if issubclass(value, legacy.Optimizer) else ''}{value.__name__}"
+    return None
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=name_of)
+def test_each_step_is_that_of_tf_keras(
+    kind: Callable[..., Any], options: dict[str, Any], scale: float
+) -> None:
+    optimizer = kind(0.01, **options)
+    config = from_keras_config(*optimizer_config(optimizer))
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=50).astype(np.float32)
+    slots = np.zeros((config.num_slots, 50), np.float32)
+    for slot in range(config.num_slots):
+        slots[slot] = config.initial_slot_value(slot)
+    variable = tf.Variable(weights)
+    for iteration in range(1, 8):
+        gradients = (rng.normal(size=50) * scale).astype(np.float32)
         optimizer.apply_gradients([(tf.constant(gradients), variable)])
-        apply_dense(config, weights, slots, gradients, config.learning_rate, step + 1)
-        np.testing.assert_allclose(weights, variable.numpy(), rtol=1e-5, atol=1e-5)
+        apply_dense(config, weights, slots, gradients, config.learning_rate, iteration)
+        np.testing.assert_allclose(weights, variable.numpy(), rtol=0, atol=1e-6 * iteration)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "instead"),
+    [
+        (lambda: legacy.RMSprop(0.01), "tf.keras.optimizers.RMSprop"),
+        (lambda: legacy.RMSprop(0.01, centered=True), "tf.keras.optimizers.RMSprop"),
+        (lambda: legacy.Adagrad(0.01, epsilon=1e-2), "tf.keras.optimizers.Adagrad"),
+        (lambda: legacy.Adagrad(0.01, 0.0), "tf.keras.optimizers.Adagrad"),
+        (lambda: legacy.Nadam(0.01), "tf.keras.optimizers.Nadam"),
+        (lambda: legacy.SGD(0.01, decay=1e-4), "InverseTimeDecay"),
+    ],
+)
+def test_what_updates_otherwise_names_what_to_use(
+    optimizer: Callable[[], Any], instead: str
+) -> None:
+    with pytest.raises(UsageError, match=instead):
+        from_keras_config(*optimizer_config(optimizer()))
 
 
 @pytest.mark.parametrize("module", [optimizers, legacy])
