@@ -422,6 +422,14 @@ class JobSpec(BaseModel):
         ge=64,
         le=65_536,
     )
+    worker_devices: Literal["auto", "cpu"] = option(
+        "auto",
+        "what workers compute on: auto takes turns at the machine's GPUs, where it has any; cpu",
+        group="Cluster",
+        commands=COMMANDS,
+        metavar="auto|cpu",
+        example="cpu",
+    )
     worker_threads: int = option(
         0,
         "threads of each worker's TensorFlow; 0 shares out the machine's cores",

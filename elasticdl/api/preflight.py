@@ -74,7 +74,7 @@ def _check(job_spec: JobSpec) -> dict[str, Any]:
     from elasticdl.worker.quiet_import import import_tensorflow
 
     use_keras(job_spec.keras or "3")
-    import_tensorflow()
+    import_tensorflow(job_spec.worker_devices)
 
     from elasticdl.worker.check import check
 

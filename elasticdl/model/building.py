@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def build_model(contract: Contract, features: Any, seed: int) -> keras.Model:
 
 
 def _make_model(contract: Contract, features: Any, seed: int) -> keras.Model:
-    with fresh_names():
+    with contract.at_home(), fresh_names():
         keras.utils.set_random_seed(seed % (1 << 32))
         model = _with_input(contract.create_model(), features)
         _check_inputs(contract, model, features)
@@ -115,6 +116,34 @@ def pull_variables(model: keras.Model) -> list[keras.Variable]:
             )
     state = [each for each in model.non_trainable_variables if each.dtype == "float32"]
     return trainable + _not_metrics(model, state)
+
+
+def check_trainable(
+    model: keras.Model, trainable: Sequence[keras.Variable], tables: Sequence[TableLayer]
+) -> None:
+    """Raise UsageError for what would be lost in training: constraints, and scaling of the loss.
+
+    Args:
+      model: with these variables and tables.
+      trainable: its trainable variables.
+      tables: its layers whose rows are tables.
+    """
+    constraints = [
+        *((variable_path(each), each.constraint) for each in trainable),
+        *((each.table_name, each.embeddings_constraint) for each in tables if each.trainable),
+    ]
+    for path, constraint in constraints:
+        if constraint is not None:
+            raise UsageError(
+                f"variable '{path}': the parameter servers do not apply its constraint "
+                f"{type(constraint).__name__}; leave it out, or use a regularizer"
+            )
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        if layer.compute_dtype == "float16":
+            raise UsageError(
+                f"layer '{layer.name}': computes in float16, whose gradients vanish without "
+                "scaling the loss; use the policy 'mixed_bfloat16', which needs none"
+            )
 
 
 def local_variables(model: keras.Model) -> list[keras.Variable]:

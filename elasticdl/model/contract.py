@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +39,10 @@ class Contract(Protocol):
 
     def function(self, role: Role) -> str:
         """Return what messages call the function of a role: "create_loss of 'mnist.Mnist'"."""
+        ...
+
+    def at_home(self) -> AbstractContextManager[None]:
+        """Let Keras's global dtype policy be the one that the model's code has set."""
         ...
 
     def create_model(self) -> keras.Model:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from elasticdl.errors import UsageError
 from elasticdl.model.user_code import user_code
@@ -52,11 +53,16 @@ class ModelZoo:
             for name in [each for each in sys.modules if _top(each) == self._package]:
                 del sys.modules[name]
         self._siblings: dict[str, ModuleType] = {}
+        self._policy: Any = None
+        self._thread = threading.local()
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Let ``import name`` find the zoo's files inside the block, and only there."""
-        with _lock:
+        """Let ``import name`` find the zoo's files inside the block, and only there.
+
+        Keras's global dtype policy is the one that the zoo's code has set, there only as well.
+        """
+        with _lock, self.own_policy():
             others = self._take_modules()
             sys.modules.update(self._siblings)
             sys.path.insert(0, str(self.directory))
@@ -66,6 +72,20 @@ class ModelZoo:
                 sys.path.remove(str(self.directory))
                 self._siblings.update(self._take_modules())
                 sys.modules.update(others)
+
+    @contextmanager
+    def own_policy(self) -> Iterator[None]:
+        """Let Keras's global dtype policy, which is of a thread, be that of the zoo's code."""
+        if getattr(self._thread, "is_inside", False):
+            yield
+            return
+        outer = _swap_policy(self._policy)
+        self._thread.is_inside = True
+        try:
+            yield
+        finally:
+            self._thread.is_inside = False
+            self._policy = _swap_policy(outer)
 
     def load(self, relative: Path) -> ModuleType:
         """Import one file of the zoo.
@@ -98,6 +118,21 @@ class ModelZoo:
         names = {path.stem for path in self.directory.glob("*.py")}
         names |= {path.name for path in self.directory.iterdir() if path.is_dir()}
         return names - _NEVER_REPLACED
+
+
+def _swap_policy(policy: Any) -> Any:
+    """Set Keras's global dtype policy, None being the default, and return the one before."""
+    # Where Keras is not imported there is no policy; a zoo that sets one imports it.
+    precision = [
+        keras.mixed_precision
+        for name in ("keras", "tf_keras")
+        if (keras := sys.modules.get(name)) is not None and hasattr(keras, "mixed_precision")
+    ]
+    before = [(each, each.global_policy()) for each in precision]
+    given = dict(policy or ())
+    for each in precision:
+        each.set_global_policy(given.get(each, "float32"))
+    return before
 
 
 @contextmanager

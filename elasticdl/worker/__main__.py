@@ -47,8 +47,11 @@ def run(arguments: InstanceArguments) -> int:
 
         import tensorflow as tf
 
+        from elasticdl.worker.devices import use_device
         from elasticdl.worker.worker import Worker
 
+        device = use_device(arguments.spec.worker_devices, arguments.index)
+        logger.info("computes on %s", device)
         threads = share_of_threads(arguments.spec)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))

@@ -31,6 +31,7 @@ from elasticdl.worker.check_report import (
     TensorReport,
     VariableReport,
 )
+from elasticdl.worker.devices import use_device
 from elasticdl.worker.pipeline import Minibatch, TaskPipeline
 from elasticdl.worker.records import RecordSources, TableRecords, TaskRecords
 from elasticdl.worker.two_phase import TwoPhaseModel
@@ -124,6 +125,7 @@ class _Check:
         report = self._describe(spec, model, optimizer, minibatch, distinct, outputs, loss, metrics)
         return replace(
             report,
+            device=use_device(self._job_spec.worker_devices, index=0),
             max_steps=callbacks.max_steps,
             callbacks=[
                 *(str(config["kind"]).replace("_", " ") for config in callbacks.configs),

@@ -49,6 +49,7 @@ class CheckReport:
       loss: None where there are no labels.
       metrics: by name, over that minibatch, of the untrained (or the trained) model.
       warnings: what may be meant so, but often is not.
+      device: what a worker computes on.
       callbacks: what they are for the job.
       max_steps: where a callback sets it.
       declared_shards: by option, (name, number of records, start) of the user's own reader.
@@ -69,6 +70,7 @@ class CheckReport:
     loss: float | None
     metrics: dict[str, float]
     warnings: list[str]
+    device: str = "CPU"
     callbacks: list[str] = field(default_factory=list)
     max_steps: int | None = None
     declared_shards: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class CheckReport:
         if self.variables:
             lines.append(f"{'':10} {_bytes_text(self.dense_bytes)} on the parameter servers")
         lines += _column("tables", [_table_text(each) for each in self.tables])
+        lines.append(f"device     {self.device}")
         if self.optimizer is not None:
             lines.append(f"optimizer  {self.optimizer}")
         if self.loss is not None:

@@ -166,6 +166,8 @@ def _values(feature: Any) -> Any:
         return [np.asarray(row) for row in feature]
     if isinstance(feature, tf.SparseTensor):
         return _values(tf.RaggedTensor.from_sparse(feature))
+    if feature.dtype == tf.bfloat16:  # a type that files of tables do not have
+        feature = tf.cast(feature, tf.float32)
     values = feature.numpy()
     return values.tolist() if values.dtype == object and values.ndim == 1 else values
 

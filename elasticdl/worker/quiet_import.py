@@ -6,8 +6,12 @@ import os
 import sys
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow and Keras; what C++ writes to standard error meanwhile is dropped."""
+def import_tensorflow(devices: str) -> None:
+    """Import TensorFlow and Keras; what C++ writes to standard error meanwhile is dropped.
+
+    Args:
+      devices: what to compute on, as the option ``worker_devices`` says.
+    """
     if "elasticdl.model.keras_api" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,7 +23,9 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         import elasticdl.model.keras_api  # noqa: F401
+        from elasticdl.worker.devices import use_device
 
+        use_device(devices, index=0)
         tf.constant(0)  # The device's start has something to say as well.
     finally:
         os.dup2(terminal, 2)

@@ -24,6 +24,7 @@ from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.building import (
     build_model,
     call_model,
+    check_trainable,
     define_tables,
     define_variables,
     local_variables,
@@ -351,7 +352,7 @@ class TwoPhaseModel:
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
             raise UsageError(f"{self._contract.function('dataset')}: yields no labels to train on")
-        self._check_constraints()
+        check_trainable(self.model, self._variables[: self._num_trainable], self._tables)
         what = f"the training step of '{self._contract.source.model_def}'"
         custom = self._custom_step()
         optimizer = self.optimizer.config
@@ -455,26 +456,6 @@ class TwoPhaseModel:
         with self._user_code("compiling the model"):
             trainable = self._variables[: self._num_trainable]
             return CustomStep(self.model, self._contract, trainable)
-
-    def _check_constraints(self) -> None:
-        """Raise UsageError where a trained value is constrained, which the servers do not do."""
-        constraints = [
-            *(
-                (variable_path(each), each.constraint)
-                for each in self._variables[: self._num_trainable]
-            ),
-            *(
-                (layer.table_name, layer.embeddings_constraint)
-                for layer in self._tables
-                if layer.trainable
-            ),
-        ]
-        for path, constraint in constraints:
-            if constraint is not None:
-                raise UsageError(
-                    f"variable '{path}': the parameter servers do not apply its constraint "
-                    f"{type(constraint).__name__}; leave it out, or use a regularizer"
-                )
 
     def _row_penalties(self, rows: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return the regularization of the minibatch's distinct rows, by table that has one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -273,6 +273,9 @@ class Definition:
     def _wrong(self, role: Role, value: Any, right: str, lead: str = "") -> UsageError:
         other = of_other_keras(value)
         return UsageError(f"{self.function(role)}: returns {lead}{kind_of(value)}; {right}{other}")
+
+    def at_home(self) -> AbstractContextManager[None]:
+        return self._zoo.own_policy()
 
     @contextmanager
     def _users(self, role: Role) -> Iterator[None]:
