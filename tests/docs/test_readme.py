@@ -2,91 +2,66 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from elasticdl.api.command_line import COMMANDS
+from tests.docs.pages import ROOT, make_shell, run_commands, write_files
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Your own model in five minutes\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-FILES = [
-    (text.splitlines()[0].removeprefix("# "), text) for kind, text in BLOCKS if kind == "python"
-]
-# A job's processes take seconds to start: here it is one process, as with --num_workers=0.
-IN_ONE_PROCESS = {"train", "predict"}
-
-
-def commands(text: str) -> list[tuple[str, str]]:
-    """The commands of a console block, each with the output shown below it."""
-    parts = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
-    found = [re.match(r"((?:.*\\\n)*.*\n)([\s\S]*)", part) for part in parts]
-    return [(match[1], match[2]) for match in found if match]
-
-
-def masked(line: str) -> str:
-    """A line of output without its numbers, which differ from run to run."""
-    return re.sub(r"-?\d[\d,.]*(e-?\d+)?", "N", line).strip()
+FIVE_MINUTES = README.partition("## Your own model in five minutes\n")[2].partition("\n## ")[0]
 
 
 @pytest.fixture
-def shell(tmp_path):
-    """Runs commands in an empty directory, with this Python and this package on the path."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    words = {"python": "", "elasticdl": "-m elasticdl.api"}
-    for name, arguments in words.items():
-        only = " | ".join(IN_ONE_PROCESS)
-        script = f'exec "{sys.executable}" {arguments} "$@"'
-        if name == "elasticdl":
-            script = f'case "$1" in {only}) set -- "$@" --num_workers=0;; esac\n{script}'
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
+def here(tmp_path):
+    """An empty directory."""
     directory = tmp_path / "here"
     directory.mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "ELASTICDL_HOME": str(tmp_path / "home"),
-    }
-
-    def run(command: str) -> str:
-        ended = subprocess.run(
-            ["bash", "-c", command],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout
-
-    run.directory = directory
-    return run
+    return directory
 
 
-def test_your_own_model_in_five_minutes_works_as_written(shell):
-    for name, text in FILES:
-        (shell.directory / name).parent.mkdir(exist_ok=True)
-        (shell.directory / name).write_text(text)
-    for kind, text in BLOCKS:
-        for command, shown in commands(text) if kind == "console" else []:
-            printed = {masked(line) for line in shell(command).splitlines()}
-            for line in shown.splitlines():
-                assert line == "..." or masked(line) in printed, f"{command}\nno line: {line}"
+@pytest.fixture
+def shell(tmp_path, here):
+    """Runs commands in it."""
+    return make_shell(here, tmp_path / "bin", tmp_path / "home")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_your_own_model_in_five_minutes_works_as_written(shell, here):
+    write_files(FIVE_MINUTES, here)
+    assert run_commands(FIVE_MINUTES, shell) >= 6
     assert re.fullmatch(r"\[\[-?\d+\.\d+\]\]\n", shell("python use_it.py"))
     auc, lost, output = shell("python train_it.py").splitlines()[-1].split()
     assert float(auc) > 0.7
     assert lost == "0"
     assert output.endswith("liked_small")
+
+
+def test_the_tutorial_works_as_written(shell, here):
+    write_files(FIVE_MINUTES, here)
+    shell("python make_csv.py")
+    tutorial = page("tutorial.md")
+    write_files(tutorial, here)
+    assert run_commands(tutorial, shell) >= 7
+    last = shell("python train_patiently.py").splitlines()[-1]
+    assert re.fullmatch(r"\d+ epochs of 30", last)
+    assert int(last.split()[0]) < 30
+
+
+def test_migrating_from_model_fit_works_as_written(shell, here):
+    migrating = page("migrating.md")
+    write_files(migrating, here)
+    assert run_commands(migrating, shell) == 3
+    fitted = float(shell("python fit_it.py").split()[-1])
+    measured = shell("elasticdl evaluate --trained_model=signs --data=train.recordio")
+    accuracy = re.search(r"accuracy (\d\.\d+)", measured)
+    assert accuracy is not None
+    assert abs(float(accuracy[1]) - fitted) < 0.03
 
 
 def test_the_table_of_commands_has_them_all():

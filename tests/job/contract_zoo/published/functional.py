@@ -1,7 +1,6 @@
 """As the old ElasticDL's zoo had it: functions around a functional model."""
 
 import tensorflow as tf
-
 from elasticdl.python.common.constants import Mode
 
 

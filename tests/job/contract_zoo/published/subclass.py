@@ -1,7 +1,6 @@
 """As the old ElasticDL's and SQLFlow's zoos had it: a subclassed model, functions beside it."""
 
 import tensorflow as tf
-
 from elasticdl.python.common.constants import Mode
 
 

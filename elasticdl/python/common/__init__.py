@@ -1,1 +1,0 @@
-"""Old import paths; they map to where things are now and hold nothing themselves."""
