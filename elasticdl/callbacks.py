@@ -34,3 +34,10 @@ class LearningRateScheduler(keras.callbacks.Callback):
     def __init__(self, schedule: Callable[[int], float]) -> None:
         super().__init__()
         self.schedule = schedule
+
+
+class SavedModelExporter(keras.callbacks.Callback):
+    """Does nothing: every trained model has a SavedModel. For model files of the old ElasticDL."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__()

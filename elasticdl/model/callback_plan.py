@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping
+from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping, SavedModelExporter
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.keras_api import IS_LEGACY, keras
@@ -44,6 +44,7 @@ _REFUSED = {
     "SwapEMAWeights": "moving averages of weights (use_ema) are not kept; leave it out",
     "UpdateEmbeddingCallback": "use elasticdl.layers.Embedding, whose tables grow by themselves",
 }
+_OURS = (LearningRateScheduler, MaxStepsStopping, SavedModelExporter)
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".tf")
 _RATE = "learning_rate"
 _MODULES_OF_OURS = ("elasticdl.callbacks", "elasticdl.python.elasticdl.callbacks")
@@ -140,7 +141,7 @@ def user_callbacks(contract: Contract) -> list[Any]:
     return [
         callback
         for callback in contract.callbacks()
-        if not isinstance(callback, MaxStepsStopping | LearningRateScheduler)
+        if not isinstance(callback, _OURS)
         and _built_in_name(callback) not in others
     ]
 
@@ -163,6 +164,8 @@ class _Reader:
             "TerminateOnNaN": lambda callback: None,  # --on_nan=stop is the default
         }
         for callback in callbacks:
+            if isinstance(callback, SavedModelExporter):
+                continue
             name = _built_in_name(callback)
             if isinstance(callback, MaxStepsStopping):
                 limits = [callback.max_steps, self._plan.max_steps or callback.max_steps]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping
+from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping, SavedModelExporter
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.callback_plan import CallbackPlan, Measured, plan_callbacks, user_callbacks
 from elasticdl.model.contract import Contract
@@ -238,6 +238,7 @@ def test_callbacks_of_elasticdl_s_own(contract: Contract) -> None:
         MaxStepsStopping(30),
         MaxStepsStopping(20),
         LearningRateScheduler(lambda version: 0.1 * 0.5**version),
+        SavedModelExporter(),
     )
     assert (found.max_steps, found.users, found.configs) == (20, [], [])
     assert found.version_schedule is not None
