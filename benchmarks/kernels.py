@@ -96,6 +96,16 @@ def measure(num_rows: int, dim: int, batch: int, repeats: int) -> dict[str, floa
     results["create, M rows/s"] = num_rows / sum(seconds) / 1e6
     results[f"longest pause creating {batch:,} rows, ms"] = 1e3 * max(seconds)
     results["bytes a row, index included"] = table.num_bytes / num_rows
+
+    def apply(some: np.ndarray) -> None:
+        table.apply(ids[some], gradients, 0.01, iterations)
+
+    results["push of adagrad, M rows/s"] = batch / median_s(apply, rows) / 1e6
+    table.pin()
+    results["  first after a pin, M rows/s"] = batch / median_s(apply, rows) / 1e6
+    for first in range(0, num_rows, batch):
+        apply(np.arange(first, first + batch) % num_rows)
+    results["  later, pinned, M rows/s"] = batch / median_s(apply, rows) / 1e6
     return results
 
 

@@ -35,10 +35,13 @@ def save_rows(places, num_places, rows, storage, row_ids, saved, saved_ids, num_
     """Copy those of some rows that the image has and has not saved yet; return how many it has."""
     num_columns = saved.shape[1]
     for i in range(len(rows)):
-        if i + _PREFETCH_DISTANCE < len(rows):
-            ahead = rows[i + _PREFETCH_DISTANCE]
+        if i + 2 * _PREFETCH_DISTANCE < len(rows):
+            ahead = rows[i + 2 * _PREFETCH_DISTANCE]
             if ahead < num_places:
                 prefetch(places, ahead, 0)
+        if i + _PREFETCH_DISTANCE < len(rows):
+            ahead = rows[i + _PREFETCH_DISTANCE]
+            if ahead < num_places and places[ahead, 0] == 0:
                 prefetch(row_ids, ahead, 0)
                 for column in range(0, num_columns, LINE_FLOATS):
                     prefetch(storage, ahead, column)

@@ -166,7 +166,7 @@ def test_an_evaluation_is_exact_though_a_worker_is_killed_in_it(start, tmp_path)
         "--model_def=regularized.Regularized",
         f"--validation_data={tmp_path}/data/*.recordio",
         "--records_per_task=80",
-        records=RECORDS // 2,
+        records=RECORDS // 4,
     )
     wait_until("the evaluation", lambda: (job.status() or NOBODY).phase == "evaluation")
     victims = wait_until("a running worker", lambda: job.running("worker"))

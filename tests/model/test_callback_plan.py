@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping, SavedMo
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.callback_plan import CallbackPlan, Measured, plan_callbacks, user_callbacks
 from elasticdl.model.contract import Contract
+from elasticdl.model.keras_api import keras
 from tests.model_zoos import MNIST, contract_of
 
 MEASURED = Measured({"loss": "min", "accuracy": "max", "f1": ""}, validates=True)

@@ -6,12 +6,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
 from elasticdl.model.contract import Contract
 from elasticdl.model.element_spec import element_spec
+from elasticdl.model.keras_api import keras
 from elasticdl.model.mode import Mode
 from elasticdl.worker.callbacks import CallbackError, CallbackHost
 from tests.model_zoos import MNIST, contract_of
