@@ -21,13 +21,6 @@ COLUMNS = [
     fc.indicator_column(cross),
     fc.embedding_column(job, 2, combiner="sqrtn"),
 ]
-    age,
-    bucket,
-    fc.indicator_column(job),
-    fc.embedding_column(city, 3),
-    fc.indicator_column(cross),
-    fc.embedding_column(job, 2, combiner="sqrtn"),
-]
 PARSED = {
     "age": tf.io.FixedLenFeature([1], tf.float32),
     "job": tf.io.FixedLenFeature([1], tf.string),
@@ -43,10 +36,8 @@ class Spec(ElasticDLSpec):
             "job": keras.Input([1], dtype="string", name="job"),
             "city": keras.Input([1], dtype="string", name="city"),
         }
-        return keras.Model(
         columns = keras.layers.DenseFeatures(COLUMNS)(inputs)
         return keras.Model(inputs, keras.layers.Dense(1)(columns))
-        )
 
     def create_optimizer(self):
         return keras.optimizers.Adagrad(lr=0.1)
@@ -56,8 +47,8 @@ class Spec(ElasticDLSpec):
 
     def create_dataset(self, dataset, mode):
         def parse(r):
-            e = tf.io.parse_single_example(r, PARSED)
-            y = e.pop("y")
-            return e if mode == Mode.PREDICTION else (e, y)
+            example = tf.io.parse_single_example(r, PARSED)
+            y = example.pop("y")
+            return example if mode == Mode.PREDICTION else (example, y)
 
         return dataset.map(parse)
