@@ -1,6 +1,7 @@
 """Samples per second of a local job and of Keras's ``model.fit``: same model, same data, one run.
 
-The two alternate, so that whatever else the machine does falls on both; the medians count.
+A job is run in async and in sync mode. They take turns with ``fit``, so that whatever else the
+machine does falls on all; the medians count.
 
 *Training* of a job is from the first task granted, to workers that have built the model, to the
 last one closed: reading the records from the files and tracing the steps are in it. *Training* of
@@ -66,7 +67,7 @@ class Settings:
     runs: int
 
 
-def run_job(settings: Settings, pattern: str) -> Run:
+def run_job(settings: Settings, pattern: str, consistency: str = "async") -> Run:
     """Train with a local job."""
     workload = WORKLOADS[settings.model]
     with tempfile.TemporaryDirectory(prefix="elasticdl-throughput-") as directory:
@@ -82,6 +83,7 @@ def run_job(settings: Settings, pattern: str) -> Run:
             num_epochs=settings.num_epochs,
             num_workers=settings.num_workers,
             num_ps=settings.num_ps,
+            consistency=consistency,
             quiet=True,
         )
         whole_seconds = time.perf_counter() - started
@@ -116,22 +118,25 @@ def summarize(runs: list[Run]) -> dict[str, float]:
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Run both alternately and summarize."""
+    """Run all by turns and summarize."""
     directory = WORKLOADS[settings.model].prepare(settings.model)
     pattern = str(directory / "train" / "*.recordio")
-    jobs, fits = [], []
+    jobs, in_sync, fits = [], [], []
     for _ in range(settings.runs):
         jobs.append(run_job(settings, pattern))
+        in_sync.append(run_job(settings, pattern, "sync"))
         fits.append(run_fit(settings))
-    job, fit = summarize(jobs), summarize(fits)
+    job, sync, fit = summarize(jobs), summarize(in_sync), summarize(fits)
     return {
         "machine": describe_machine(),
         "settings": asdict(settings),
         "ours_async_samples_per_s": job["samples_per_s"],
+        "ours_sync_samples_per_s": sync["samples_per_s"],
         "keras3_fit_samples_per_s": fit["samples_per_s"],
         "ratio": job["samples_per_s"] / fit["samples_per_s"],
         "whole_ratio": job["whole_samples_per_s"] / fit["whole_samples_per_s"],
         "job": {**job, "runs": [asdict(run) for run in jobs]},
+        "sync": {**sync, "runs": [asdict(run) for run in in_sync]},
         "fit": {**fit, "runs": [asdict(run) for run in fits]},
     }
 
@@ -148,7 +153,12 @@ def show(result: dict[str, Any]) -> None:
     for column in ("training, samples/s", "training, s", "whole, samples/s", "whole, s"):
         table.add_column(column, justify="right")
     job_name = f"job: {settings['num_workers']} workers, {settings['num_ps']} parameter servers"
-    for name, key in ((job_name, "job"), ("Keras 3 model.fit, one process", "fit")):
+    rows = (
+        (job_name, "job"),
+        ("the same, --consistency=sync", "sync"),
+        ("Keras 3 model.fit, one process", "fit"),
+    )
+    for name, key in rows:
         row = result[key]
         table.add_row(
             name,

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from elasticdl.errors import UsageError
+from elasticdl.option_rules import check_rules
 from elasticdl.options import (
     Option,
     missing_options,
@@ -578,18 +579,10 @@ class JobSpec(BaseModel):
 
         values = {name: option_value(name, *given[name]) for name in given}
         spec = cls.model_validate({"command": command, **values})
-        if spec.num_ps > spec.num_bucket_groups:
-            raise UsageError(
-                f"{given.get('num_ps', ('', prefix))[1]}num_ps={spec.num_ps}: more parameter "
-                f"servers than bucket groups ({spec.num_bucket_groups}); give "
-                f"{prefix}num_bucket_groups={spec.num_ps} or more"
-            )
-        if spec.staleness_aware_learning_rate and spec.consistency == "sync":
-            name = "staleness_aware_learning_rate"
-            raise UsageError(
-                f"{given[name][1]}{name}=true: no push is stale in sync mode; leave it out "
-                f"or give {prefix}consistency=async"
-            )
+        check_rules(
+            spec.model_dump(),
+            lambda name: f"{given.get(name, ('', prefix))[1]}{name}",
+        )
         return spec._placed()
 
     def _placed(self) -> JobSpec:

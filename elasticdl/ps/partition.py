@@ -574,9 +574,15 @@ class StepUpdates:
         self._trainable = [one.name for one in model.variables if one.trainable]
         self._num_tables = len(model.tables)
 
-    def reserve(self, gradients: Gradients) -> None:
-        """Make room for all rows."""
-        self._partition._reserve(gradients)
+    def prepare(self, gradients: Gradients, totals: np.ndarray | None) -> Gradients:
+        """Clip, and make room for all rows."""
+        partition = self._partition
+        assert partition._dense is not None
+        clipped = clip(
+            partition._optimizer, partition._dense.layout, self._trainable, gradients, totals
+        )
+        partition._reserve(clipped)
+        return clipped
 
     def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
         """What a clipped norm has to know of all partitions."""
@@ -590,13 +596,12 @@ class StepUpdates:
             gradients,
         )
 
-    def apply(self, gradients: Gradients, learning_rate: float, totals: np.ndarray | None) -> None:
-        """Clip, and update every group."""
+    def apply(self, gradients: Gradients, learning_rate: float) -> None:
+        """Update every group."""
         partition = self._partition
-        assert partition._dense is not None
         every = np.ones(len(partition._groups), bool)
         partition._update(
-            clip(partition._optimizer, partition._dense.layout, self._trainable, gradients, totals),
+            gradients,
             [partition._check_hosted(ids) for ids, _ in gradients.tables],
             partition._rates.of_update(learning_rate, partition.progress.iterations, every),
             every,

@@ -27,8 +27,8 @@ LANES_NAMED = 5
 class Updates(Protocol):
     """What a step does to the parameters."""
 
-    def reserve(self, gradients: Gradients) -> None:
-        """Make room for all rows; may raise MemoryError, and then nothing is changed."""
+    def prepare(self, gradients: Gradients, totals: np.ndarray | None) -> Gradients:
+        """Clip, and make room for all rows; may raise MemoryError, and then nothing is changed."""
         ...
 
     def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
@@ -38,8 +38,8 @@ class Updates(Protocol):
         """
         ...
 
-    def apply(self, gradients: Gradients, learning_rate: float, totals: np.ndarray | None) -> None:
-        """Clip and apply the step's gradients; a learning rate of 0 leaves it to the optimizer."""
+    def apply(self, gradients: Gradients, learning_rate: float) -> None:
+        """Apply what was prepared; a learning rate of 0 leaves it to the optimizer."""
         ...
 
     def closed(self, version: int) -> None:
@@ -237,13 +237,14 @@ class SynchronousSteps:
 
     def _close_step(self, totals: np.ndarray | None) -> None:
         assert self._average is not None
-        if self._average.gradients is not None:
-            self._updates.reserve(self._average.gradients)
+        gradients = self._average.gradients
+        if gradients is not None:
+            gradients = self._updates.prepare(gradients, totals)
         # Nothing fails from here on: parameters, lanes and progress change together.
         for lane in self.lanes.close_step():
             self._count(self._buffers.pop(lane).header)
-        if self._average.gradients is not None:
-            self._updates.apply(self._average.gradients, self._average.learning_rate, totals)
+        if gradients is not None:
+            self._updates.apply(gradients, self._average.learning_rate)
         self._average = None
         self._norms.close()
         self._changed.notify_all()

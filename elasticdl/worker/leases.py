@@ -206,7 +206,9 @@ class Leases:
             self._pin_over = reply.pin_over
             self._on_pin_over(reply.pin_over)
         if reply.outcome == master_pb2.LeaseReply.WAIT:
-            self._stopped.wait(reply.retry_after_s)
+            with self._changed:  # What is done here may be what is waited for.
+                if not self._stopped.is_set():
+                    self._changed.wait(reply.retry_after_s)
             return number
         if reply.outcome != master_pb2.LeaseReply.GRANTED:
             raise _End

@@ -139,7 +139,7 @@ class SynchronousTrainer:
         with self._computing:
             if self._is_over():
                 raise GaveUp
-            result = train_minibatch(self._spec, self._model, item, pulled)
+            result = train_minibatch(self._spec, self._model, held.task, item, pulled)
             self.loss = smoothed(self.loss, result)
             return result
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.proto import ps_pb2
+from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue, Send
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
+from elasticdl.worker.seeds import step_seed
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
 
@@ -110,7 +111,7 @@ class Trainer:
             self._put(lambda index: None)
             return
         pulled = item.pull.result()
-        result = train_minibatch(self._spec, self._model, item, pulled)
+        result = train_minibatch(self._spec, self._model, held.task, item, pulled)
         self.loss = smoothed(self.loss, result)
 
         def send(index: int) -> None:
@@ -188,7 +189,7 @@ class Trainer:
 
 
 def train_minibatch(
-    spec: JobSpec, model: TwoPhaseModel, item: Prepared, pulled: Pulled
+    spec: JobSpec, model: TwoPhaseModel, task: master_pb2.Task, item: Prepared, pulled: Pulled
 ) -> TrainResult:
     """Compute one minibatch's gradients from what was pulled for it.
 
@@ -204,7 +205,7 @@ def train_minibatch(
         pulled.dense,
         pulled.rows,
         item.lookup.inverses,
-        step_seed=_step_seed(spec.seed, minibatch.task_id, minibatch.k),
+        step_seed=step_seed(spec.seed, task, minibatch.k),
         sample_weights=minibatch.sample_weights,
     )
     if not result.finite and spec.on_nan == "stop":
@@ -222,8 +223,3 @@ def smoothed(loss: float | None, result: TrainResult) -> float | None:
         return loss
     before = loss if loss is not None else result.loss
     return LOSS_MEMORY * before + (1 - LOSS_MEMORY) * result.loss
-
-
-def _step_seed(seed: int, task: int, k: int) -> int:
-    """A seed that depends on what is computed, not on who computes it (R7)."""
-    return (seed * 1_000_003 + task) * 1_000_003 + k

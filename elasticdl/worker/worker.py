@@ -42,6 +42,7 @@ from elasticdl.worker.pinning import make_pin
 from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import RecordSources, TaskRecords
+from elasticdl.worker.seeds import order_seed
 from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.synchronous import SynchronousTrainer
 from elasticdl.worker.training import Trainer
@@ -283,7 +284,7 @@ class Worker:
         ):
             return []
         shuffled = task.kind == master_pb2.TaskKind.TRAINING and self._spec.shuffle
-        seed = f"{self._spec.seed}/{task.id}" if shuffled else None
+        seed = order_seed(self._spec.seed, task) if shuffled else None
         return self._read_range(task.shard, task.start, task.end, seed)
 
     def _read_range(

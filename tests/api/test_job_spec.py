@@ -214,6 +214,16 @@ def test_parameter_servers_do_not_outnumber_bucket_groups() -> None:
         JobSpec.resolve("train", {**TRAIN, "num_ps": 65})
 
 
+def test_options_of_one_consistency_are_errors_in_the_other() -> None:
+    with pytest.raises(UsageError, match=r"--grads_to_wait=2: .* add --consistency=sync"):
+        JobSpec.resolve("train", {**TRAIN, "grads_to_wait": "2"}, "--")
+    for option in ({"staleness": 3}, {"staleness_aware_learning_rate": True}):
+        with pytest.raises(UsageError, match=r"staleness.*: in sync mode no gradient is stale"):
+            JobSpec.resolve("train", {**TRAIN, "consistency": "sync", **option})
+    spec = JobSpec.resolve("train", {**TRAIN, "consistency": "sync", "grads_to_wait": 2})
+    assert spec.grads_to_wait == 2
+
+
 def test_paths_are_absolute_and_uris_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,17 @@ def test_the_table_says_what_its_columns_include(capsys):
     runs = summarize([Run(1000, training_seconds=1.0, whole_seconds=2.0)])
     settings = Settings("mnist", 32, 1, num_workers=2, num_ps=1, runs=1)
     machine = {"cpu": "a processor", "cores": 2}
-    result = {"job": runs, "fit": runs, "ratio": 1.0, "whole_ratio": 1.0, "machine": machine}
+    result = {
+        "job": runs,
+        "sync": runs,
+        "fit": runs,
+        "ratio": 1.0,
+        "whole_ratio": 1.0,
+        "machine": machine,
+    }
     show({**result, "settings": vars(settings)})
     shown = capsys.readouterr().out
+    assert "--consistency=sync" in shown
     assert "training: of the job, first task granted to last one closed" in shown
     assert "of fit, model.fit alone" in shown
     assert "whole:" in shown

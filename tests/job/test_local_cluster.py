@@ -7,130 +7,15 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from elasticdl.api import jobs
-from elasticdl.api.launcher import connect_to_master
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import RpcError
-from tests.job.clicks_data import ZOO, write_clicks
 from tests.job.keras_evaluate import keras_evaluate
+from tests.job.real_jobs import RECORDS, wait_until
 
-RECORDS = 4000
-DEADLINE_S = 280.0
 NOBODY = master_pb2.JobStatus()
-
-
-def processes_of(job_dir: Path) -> list[str]:
-    """Command lines of all processes that name the job's directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if f"--job_dir={job_dir}" in line and "elasticdl.api train" not in line:
-                found.append(f"{entry.name}: {line}")
-    return found
-
-
-def wait_until(what: str, condition, deadline_s: float = DEADLINE_S):
-    """Poll until `condition()` is true and return it; fail by name after the deadline."""
-    ends = time.monotonic() + deadline_s
-    while time.monotonic() < ends:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {deadline_s:.0f} s for: {what}")
-
-
-class Job:
-    """A job started from the command line."""
-
-    def __init__(self, tmp_path: Path, data: str, *options: str, **environment: str) -> None:
-        self.directory = tmp_path / "job"
-        self.output = tmp_path / "model"
-        self.log = (tmp_path / "terminal").open("w+")
-        arguments = [
-            "--model_zoo=" + ZOO,
-            "--model_def=clicks.Clicks",
-            f"--data={data}",
-            f"--output={self.output}",
-            f"--job_dir={self.directory}",
-            "--num_workers=2",
-            "--num_ps=2",
-            "--minibatch_size=8",
-        ]
-        given = {option.partition("=")[0] for option in options}
-        arguments = [one for one in arguments if one.partition("=")[0] not in given]
-        arguments += options
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "elasticdl.api", "train", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-        )
-        self._master = None
-
-    def status(self) -> master_pb2.JobStatus | None:
-        """What the master says, or None while it cannot be asked."""
-        assert self.process.poll() is None, f"the job ended early:\n{self.terminal()}"
-        if self._master is None:
-            self._master = connect_to_master(self.directory)
-        try:
-            return self._master and self._master.call("GetStatus", master_pb2.StatusRequest(), 2.0)
-        except RpcError:
-            return None
-
-    def running(self, role: str) -> list[master_pb2.InstanceStatus]:
-        status = self.status()
-        instances = status.instances if status is not None else []
-        return [i for i in instances if i.instance.role == role and i.state == "running" and i.pid]
-
-    def records_done(self) -> int:
-        status = self.status()
-        return status.records_done if status is not None and status.phase == "training" else 0
-
-    def wait(self) -> int:
-        return self.process.wait(DEADLINE_S)
-
-    def terminal(self) -> str:
-        self.log.flush()
-        self.log.seek(0)
-        return self.log.read()
-
-    def assert_nothing_is_left(self) -> None:
-        wait_until("the end of its processes", lambda: not processes_of(self.directory), 15.0)
-        assert not (self.directory / "tmp").exists()
-        left = [one for one in self.output.parent.iterdir() if "partial" in one.name]
-        assert not left, "half a trained model was left"
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Starts jobs on small data; kills what a failing test leaves."""
-    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-    started: list[Job] = []
-
-    def start_one(*options: str, records: int = RECORDS, **environment: str) -> Job:
-        data = write_clicks(tmp_path / "data", records)
-        started.append(Job(tmp_path, data, *options, **environment))
-        return started[-1]
-
-    yield start_one
-    for job in started:
-        job.process.kill()
-        job.process.wait()
-        job.log.close()
 
 
 @pytest.mark.timeout(900)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from elasticdl.model.keras_api import keras
 from elasticdl.model.user_optimizer import UserOptimizer
+from elasticdl.ps.keras_optimizers import from_keras_config
 from elasticdl.ps.optimizers import OptimizerConfig
+from tests.ps import lazy_reference
 from tests.worker.lanes_harness import (
     DIM,
     INPUTS,
@@ -25,25 +26,35 @@ from tests.worker.lanes_harness import (
 )
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
-OPTIMIZERS = {
-    "sgd": (SGD, lambda: keras.optimizers.SGD(0.1)),
-    "adagrad": (
-        OptimizerConfig(name="adagrad", learning_rate=0.1),
-        lambda: keras.optimizers.Adagrad(0.1),
-    ),
+# Of these tables are updated as Keras updates the whole matrix.
+EAGER = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
     # Each clips most steps of these data; Keras sees the average.
-    **{
-        option: (
-            OptimizerConfig(name="sgd", learning_rate=0.1, **{option: limit}),
-            partial(keras.optimizers.SGD, 0.1, **{option: limit}),
-        )
-        for option, limit in {"clipnorm": 0.3, "global_clipnorm": 0.4, "clipvalue": 0.1}.items()
-    },
-    "schedule": (
-        OptimizerConfig(name="sgd", learning_rate=9.0, schedule="ExponentialDecay"),
-        lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.9)),
+    "clipvalue": lambda: keras.optimizers.SGD(0.1, clipvalue=0.1),
+    "clipnorm": lambda: keras.optimizers.Adagrad(0.1, clipnorm=0.3),
+    "global_clipnorm": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.4),
+    "schedule": lambda: keras.optimizers.SGD(
+        keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.9)
     ),
 }
+WITH_OPTIONS = ("clipvalue", "clipnorm", "global_clipnorm", "schedule")
+# The tables of the others are updated lazily.
+LAZY = {
+    "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "ftrl": lambda: keras.optimizers.Ftrl(0.05),
+    "adadelta": lambda: keras.optimizers.Adadelta(0.5),
+    "adamax": lambda: keras.optimizers.Adamax(0.01),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "lion": lambda: keras.optimizers.Lion(0.001),
+}
+
+
+def config_of(optimizer: keras.optimizers.Optimizer) -> OptimizerConfig:
+    return from_keras_config(optimizer.get_config(), type(optimizer).__name__)
 
 
 @pytest.fixture(autouse=True)
@@ -69,35 +80,59 @@ def steps_of(epochs: list[list[list[list[Batch]]]]) -> list[list[Batch]]:
     return steps
 
 
-def accumulated(job: Job, steps: list[list[Batch]], optimizer):
+def accumulated(job: Job, steps: list[list[Batch]], optimizer, lazily: bool = False):
     """One process that trains on each step's records as one minibatch, with a Keras optimizer."""
+    config = config_of(optimizer)
     kernel = keras.Variable(job.kernel)
     rows = keras.Variable(job.parameters()[2])
-    optimizer.build([kernel, rows])
+    lazy_rows = rows.numpy()
+    slots = {
+        name: np.full_like(lazy_rows, config.initial_slot_value(slot))
+        for slot, name in enumerate(config.slot_names)
+    }
+    variables = [kernel] if lazily else [kernel, rows]
+    optimizer.build(variables)
     mean = np.zeros(INPUTS, np.float32)
-    for batches in steps:
+    for number, batches in enumerate(steps, 1):
         batch = Batch.joined(batches)
-        _, of_kernel, of_rows, _ = gradients(batch, kernel.numpy(), rows.numpy(), batch.ids)
-        optimizer.apply([of_kernel, of_rows], [kernel, rows])
+        now = lazy_rows if lazily else rows.numpy()
+        _, of_kernel, of_rows, _ = gradients(batch, kernel.numpy(), now, batch.ids)
+        optimizer.apply([of_kernel, of_rows][: len(variables)], variables)
+        if lazily:
+            touched = np.unique(batch.ids)
+            iterations = np.full(len(touched), number)
+            lazy_reference.apply(config, lazy_rows, slots, touched, of_rows[touched], iterations)
         # Each minibatch's change from the same old state, averaged by records.
         changes = [0.1 * (one.numbers.mean(axis=0) - mean) * len(one) for one in batches]
         mean = mean + sum(changes) / len(batch)
-    return kernel.numpy(), mean, rows.numpy()
+    return kernel.numpy(), mean, lazy_rows if lazily else rows.numpy()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("num_lanes", [1, 2, 3])
-def test_a_hundred_steps_equal_keras_on_the_accumulated_minibatches(name, num_lanes):
-    config, make_optimizer = OPTIMIZERS[name]
+def check_a_hundred_steps(make_optimizer, num_lanes: int, lazily: bool) -> None:
     rng = np.random.default_rng(num_lanes)
     epochs = [epoch_of(rng, [[20, 30]] * num_lanes) for _ in range(2)]
+    config = config_of(make_optimizer())
     rates = UserOptimizer(make_optimizer()).rates if config.schedule else None
     job = Job(epochs, config, num_partitions=2, rates=rates)
-    expected = accumulated(job, steps_of(epochs), make_optimizer())
+    expected = accumulated(job, steps_of(epochs), make_optimizer(), lazily)
     job.run()
+    assert not job.ledger.failures
     assert job.versions == [100, 100]
     for value, wanted in zip(job.parameters(), expected, strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_lanes"),
+    [("sgd", 1), ("sgd", 2), ("adagrad", 1), ("adagrad", 3), *((name, 2) for name in WITH_OPTIONS)],
+)
+def test_a_hundred_steps_equal_keras_on_the_accumulated_minibatches(name, num_lanes):
+    check_a_hundred_steps(EAGER[name], num_lanes, lazily=False)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_a_hundred_steps_equal_the_lazy_reference(name):
+    check_a_hundred_steps(LAZY[name], num_lanes=3, lazily=True)
 
 
 LANES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=3)
@@ -107,16 +142,18 @@ LANES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1
 @given(
     lanes=LANES.filter(lambda lanes: any(map(sum, lanes))),
     num_partitions=st.integers(1, 3),
+    clips=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, seed):
+def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, clips, seed):
     rng = np.random.default_rng(seed)
     epochs = [epoch_of(rng, lanes) for _ in range(2)]
-    adam = OptimizerConfig(name="adam", learning_rate=0.05, global_clipnorm=0.4)
+    adam = OptimizerConfig(name="adam", learning_rate=0.05, clipnorm=0.5 if clips else 0.0)
     undisturbed = Job(epochs, adam, num_partitions)
     undisturbed.run()
     killed = Job(epochs, adam, num_partitions, dies=0.03, seed=seed)
     killed.run()
+    event("workers died" if killed.num_deaths else "nobody died")
     assert not killed.ledger.failures
     for value, wanted in zip(killed.parameters(), undisturbed.parameters(), strict=True):
         np.testing.assert_array_equal(value, wanted)
@@ -173,3 +210,15 @@ def test_the_small_models_gradients_are_right():
             below = gradients(batch, kernel, rows, batch.ids)[0]
             array[at] += 1e-5
             np.testing.assert_allclose((above - below) / 2e-5, found[at], atol=1e-5)
+
+
+def test_a_job_in_which_workers_die_all_the_time_ends_with_the_same_bits():
+    rng = np.random.default_rng(6)
+    epochs = [epoch_of(rng, [[6, 4], [5, 5], [3, 7]])]
+    undisturbed = Job(epochs, SGD, 2)
+    undisturbed.run()
+    killed = Job(epochs, SGD, 2, dies=0.1, seed=6)
+    killed.run()
+    assert killed.num_deaths > 10
+    for value, wanted in zip(killed.parameters(), undisturbed.parameters(), strict=True):
+        np.testing.assert_array_equal(value, wanted)

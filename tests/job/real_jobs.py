@@ -1,0 +1,108 @@
+"""Jobs as people run them: the command line and real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from elasticdl.api.launcher import connect_to_master
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import RpcError
+from tests.job.clicks_data import ZOO
+
+RECORDS = 4000
+DEADLINE_S = 280.0
+
+
+def processes_of(job_dir: Path) -> list[str]:
+    """Command lines of all processes that name the job's directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if f"--job_dir={job_dir}" in line and "elasticdl.api train" not in line:
+                found.append(f"{entry.name}: {line}")
+    return found
+
+
+def wait_until(what: str, condition, deadline_s: float = DEADLINE_S):
+    """Poll until `condition()` is true and return it; fail by name after the deadline."""
+    ends = time.monotonic() + deadline_s
+    while time.monotonic() < ends:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {deadline_s:.0f} s for: {what}")
+
+
+class Job:
+    """A job started from the command line."""
+
+    def __init__(
+        self, tmp_path: Path, data: str, records: int, *options: str, **environment: str
+    ) -> None:
+        self.records = records
+        self.directory = tmp_path / "job"
+        self.output = tmp_path / "model"
+        self.log = (tmp_path / "terminal").open("w+")
+        arguments = [
+            "--model_zoo=" + ZOO,
+            "--model_def=clicks.Clicks",
+            f"--data={data}",
+            f"--output={self.output}",
+            f"--job_dir={self.directory}",
+            "--num_workers=2",
+            "--num_ps=2",
+            "--minibatch_size=8",
+        ]
+        given = {option.partition("=")[0] for option in options}
+        arguments = [one for one in arguments if one.partition("=")[0] not in given]
+        arguments += options
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "elasticdl.api", "train", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )
+        self._master = None
+
+    def status(self) -> master_pb2.JobStatus | None:
+        """What the master says, or None while it cannot be asked."""
+        assert self.process.poll() is None, f"the job ended early:\n{self.terminal()}"
+        if self._master is None:
+            self._master = connect_to_master(self.directory)
+        try:
+            return self._master and self._master.call("GetStatus", master_pb2.StatusRequest(), 2.0)
+        except RpcError:
+            return None
+
+    def running(self, role: str) -> list[master_pb2.InstanceStatus]:
+        status = self.status()
+        instances = status.instances if status is not None else []
+        return [i for i in instances if i.instance.role == role and i.state == "running" and i.pid]
+
+    def records_done(self) -> int:
+        status = self.status()
+        return status.records_done if status is not None and status.phase == "training" else 0
+
+    def wait(self) -> int:
+        return self.process.wait(DEADLINE_S)
+
+    def terminal(self) -> str:
+        self.log.flush()
+        self.log.seek(0)
+        return self.log.read()
+
+    def assert_nothing_is_left(self) -> None:
+        wait_until("the end of its processes", lambda: not processes_of(self.directory), 15.0)
+        assert not (self.directory / "tmp").exists()
+        left = [one for one in self.output.parent.iterdir() if "partial" in one.name]
+        assert not left, "half a trained model was left"
