@@ -15,6 +15,7 @@ import elasticdl
 from elasticdl.api import jobs
 from elasticdl.data.recordio import Scanner
 from elasticdl.data.shards import find_shards
+from elasticdl.errors import JobError, UserCodeError
 from elasticdl.master.lanes import carve_lanes
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.job.clicks_data import ZOO, write_clicks
@@ -164,6 +165,29 @@ def test_max_steps_are_steps_of_all_lanes(train):
     assert [epoch["records"] for epoch in result.history] == [2 * 3 * SIZE]
     assert result.audit["applied_once"] == {"0": 2 * 3 * SIZE, "1": 2 * 3 * SIZE}
     assert result.audit["lost"] == 0
+
+
+def test_messages_that_are_lost_or_repeated_change_no_bit(train, tmp_path, monkeypatch):
+    # Filtered records make lanes of different lengths.
+    options = {"consistency": "sync", "grads_to_wait": 3, "params": "drop_above=350"}
+    undisturbed = train("plain", **options)
+    assert undisturbed.audit["filtered"] == RECORDS - 351
+    faults = "request_lost=0.1,reply_lost=0.1,duplicated=0.2,seed=3"
+    monkeypatch.setenv("ELASTICDL_FAULTS", faults)
+    lossy = train("lossy", **options)
+    assert lossy.audit["repeats_dropped"] > 0
+    assert {**lossy.audit, "repeats_dropped": 0} == undisturbed.audit
+    assert_same(tmp_path / "plain", tmp_path / "lossy")
+
+
+def test_a_bad_record_fails_the_job_by_name_and_one_that_is_not_finite_is_skipped(train):
+    options = {"consistency": "sync", "grads_to_wait": 2}
+    with pytest.raises(UserCodeError, match=r"clicks-0.recordio, records \d+ to \d+.*3 times"):
+        train("bad", params="fail_at=250", **options)
+    with pytest.raises(JobError, match=r"is not finite.*--on_nan=skip"):
+        train("stopped", params="nan_at=250", **options)
+    skipped = train("skipped", params="nan_at=250", on_nan="skip", **options)
+    assert (skipped.audit["skipped"], skipped.audit["lost"]) == (SIZE, 0)
 
 
 def test_evaluations_at_steps_see_one_version_and_change_nothing(train, tmp_path):
