@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from elasticdl.errors import UsageError
+from elasticdl.job_options import COMMANDS
 from elasticdl.job_spec import (
-    COMMANDS,
     OPTIONS,
     JobSpec,
     option_value,
