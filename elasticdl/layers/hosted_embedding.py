@@ -18,7 +18,13 @@ from elasticdl.errors import UsageError
 from elasticdl.layers.lookup_context import current_context
 from elasticdl.layers.row_initializers import row_initializer
 from elasticdl.layers.table_layer import TableLayer
-from elasticdl.model.keras_api import IS_LEGACY, keras
+from elasticdl.model.keras_api import (
+    IS_LEGACY,
+    id_range,
+    keras,
+    new_variable_path,
+    only_looks_up,
+)
 from elasticdl.ps.initializers import RowInitializer
 
 KEEP_ALL = -1
@@ -30,8 +36,8 @@ _FLOAT_BYTES = 4
 class HostedEmbedding(keras.layers.Embedding, TableLayer):
     """A ``keras.layers.Embedding`` whose rows are a table: the same ids, shapes, mask and values.
 
-    Ids are 0 … input_dim − 1, and negative ones count from the end, as in Keras; any other id is
-    an error, as in Keras on a CPU. Whatever needs the matrix itself asks for it to be kept local.
+    Ids are 0 … input_dim − 1, and in Keras 3 negative ones count from the end; any other id is an
+    error, as in Keras on a CPU. Whatever needs the matrix itself asks for it to be kept local.
     """
 
     _path_of_matrix: str
@@ -54,7 +60,7 @@ class HostedEmbedding(keras.layers.Embedding, TableLayer):
             shape = (self.input_dim, self.output_dim)
             with tf.init_scope():
                 values = self.embeddings_initializer(shape, dtype="float32")
-                self._given = keras.ops.convert_to_numpy(values)
+                self._given = np.asarray(values)
         return self._given
 
     def set_weights(self, weights: Any) -> None:
@@ -75,6 +81,8 @@ class HostedEmbedding(keras.layers.Embedding, TableLayer):
         """Look up the rows of ids."""
         if isinstance(inputs, tf.SparseTensor):
             inputs = tf.sparse.to_dense(inputs)  # Keras gives the row of id 0 where there is none
+            if IS_LEGACY:
+                inputs = tf.maximum(inputs, tf.zeros([], inputs.dtype))  # and for negative ones
         if isinstance(inputs, tf.RaggedTensor):
             return inputs.with_flat_values(self.call(inputs.flat_values))
         ids = self._checked(tf.cast(inputs, tf.int64))
@@ -82,12 +90,17 @@ class HostedEmbedding(keras.layers.Embedding, TableLayer):
         vectors = tf.reshape(rows, tf.concat([tf.shape(ids), [self.output_dim]], axis=0))
         return tf.ensure_shape(vectors, [*ids.shape.as_list(), self.output_dim])
 
+    def _autographed_call(self) -> Any:
+        # tf_keras would convert `call`, and wrap the errors it raises.
+        return self.call
+
     def _checked(self, ids: tf.Tensor) -> tf.Tensor:
         context = current_context()
         if context is not None and not context.checks_ids:
             return ids
+        lowest, end = id_range(self)
+        outside = (ids < lowest) | (ids >= end)
         from_start = tf.where(ids < 0, ids + self.input_dim, ids)
-        outside = (from_start < 0) | (from_start >= self.input_dim)
         what = f"layer '{self.name}': an id is not in [0, {self.input_dim}):"
         check = tf.debugging.Assert(
             tf.logical_not(tf.reduce_any(outside)), [what, tf.boolean_mask(ids, outside)[:1]]
@@ -107,6 +120,12 @@ class HostedEmbedding(keras.layers.Embedding, TableLayer):
     def save_own_variables(self, store: Any) -> None:
         """Not there; asking for it keeps the matrix local."""
         raise self._hosting.keep(self)
+
+    def _lookup_dependency(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        # TensorFlow restores a checkpoint by this; without an answer it would leave the values out.
+        if name in ("embeddings", "_embeddings"):
+            raise self._hosting.keep(self)
+        return super()._lookup_dependency(name, *args, **kwargs)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Keep the matrix local, beside those of LoRA."""
@@ -141,20 +160,25 @@ class Hosting:
     def active(self) -> Iterator[None]:
         """Do so inside the block; one thread at a time."""
         layer_class = keras.layers.Embedding
-        plain_build = layer_class.build
+        plain_build, plain_call = layer_class.build, layer_class.call
         hosting = self
 
         def build(layer: keras.layers.Embedding, input_shape: Any = None) -> None:
             if not hosting._takes(layer):
                 plain_build(layer, input_shape)
 
-        layer_class.build = build
+        def call(layer: keras.layers.Embedding, inputs: Any) -> Any:
+            # In a layer's first call tf_keras has taken this method before the class changes.
+            is_hosted = isinstance(layer, HostedEmbedding)
+            return HostedEmbedding.call(layer, inputs) if is_hosted else plain_call(layer, inputs)
+
+        layer_class.build, layer_class.call = build, call
         self._is_active = True
         try:
             yield
         finally:
             self._is_active = False
-            layer_class.build = plain_build
+            layer_class.build, layer_class.call = plain_build, plain_call
 
     def keep(self, layer: HostedEmbedding) -> UsageError:
         """Note that a layer's matrix is needed, and return the error to be raised."""
@@ -170,7 +194,7 @@ class Hosting:
     def _takes(self, layer: keras.layers.Embedding) -> bool:
         if layer.built or not is_large(layer, self._threshold_bytes) or not _is_plain(layer):
             return False
-        path = f"{layer.path}/embeddings"
+        path = new_variable_path(layer, "embeddings")
         self._paths[path] += 1
         if self._paths[path] > 1:
             path = f"{path}:{self._paths[path] - 1}"
@@ -190,9 +214,7 @@ def matrix_bytes(layer: keras.layers.Embedding) -> int:
 
 def is_large(layer: keras.layers.Embedding, threshold_bytes: int) -> bool:
     """Whether an embedding's matrix is to be on the parameter servers by its size."""
-    if IS_LEGACY or threshold_bytes == KEEP_ALL:
-        return False
-    return matrix_bytes(layer) >= threshold_bytes
+    return threshold_bytes != KEEP_ALL and matrix_bytes(layer) >= threshold_bytes
 
 
 def initializer_by_id(
@@ -210,6 +232,5 @@ def _is_plain(layer: keras.layers.Embedding) -> bool:
     return (
         type(layer) is keras.layers.Embedding
         and layer.variable_dtype == "float32"
-        and not layer.lora_rank
-        and not layer.quantization_mode
+        and only_looks_up(layer)
     )

@@ -22,6 +22,7 @@ from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.contract import Contract
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.keras_api import (
+    embedding_matrix,
     fresh_names,
     input_structure,
     is_symbolic,
@@ -230,7 +231,7 @@ def fold_matrices(
       seed: of the training; rows that were never trained are initial ones.
     """
     layers = {
-        id(getattr(layer, "_embeddings", None)): layer
+        id(embedding_matrix(layer)): layer
         for layer in model._flatten_layers(include_self=False, recursive=True)
         if isinstance(layer, keras.layers.Embedding) and not isinstance(layer, TableLayer)
     }

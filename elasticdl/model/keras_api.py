@@ -20,11 +20,15 @@ else:
 keras = _in_use.keras
 Binding = _in_use.Binding
 Randomness = _in_use.Randomness
+embedding_matrix = _in_use.embedding_matrix
 fresh_names = _in_use.fresh_names
+id_range = _in_use.id_range
 initializer_seed = _in_use.initializer_seed
 input_structure = _in_use.input_structure
 is_symbolic = _in_use.is_symbolic
 metric_variables = _in_use.metric_variables
+new_variable_path = _in_use.new_variable_path
+only_looks_up = _in_use.only_looks_up
 optimizer_classes = _in_use.optimizer_classes
 optimizer_config = _in_use.optimizer_config
 recorded_updates = _in_use.recorded_updates

@@ -123,6 +123,31 @@ def variable_path(variable: tf.Variable) -> str:
     return variable.name.removesuffix(":0")
 
 
+def new_variable_path(layer: keras.layers.Layer, name: str) -> str:
+    """Return the path that a variable would have, made in a layer's `build`, just now."""
+    scope = tf.get_current_name_scope()
+    return f"{scope}/{name}" if scope else name
+
+
+def embedding_matrix(layer: keras.layers.Embedding) -> tf.Variable | None:
+    """Return the variable that an embedding layer looks up, None before it is built."""
+    return vars(layer).get("embeddings")
+
+
+def only_looks_up(layer: keras.layers.Embedding) -> bool:
+    """Whether an embedding layer, not yet built, does nothing with its matrix but look up rows.
+
+    Nor may its values wait in a checkpoint that was restored before there was a matrix.
+    """
+    waits = "embeddings" in getattr(layer, "_self_unconditional_deferred_dependencies", {})
+    return not layer.sparse and not layer._use_one_hot_matmul and not waits
+
+
+def id_range(layer: keras.layers.Embedding) -> tuple[int, int]:
+    """Return the smallest id of an embedding layer and the one after the largest."""
+    return 0, layer.input_dim
+
+
 def initializer_seed(initializer: keras.initializers.Initializer) -> Any:
     """Return the seed the user gave an initializer, or None."""
     return initializer.get_config().get("seed")

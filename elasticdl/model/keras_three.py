@@ -99,6 +99,26 @@ def variable_path(variable: keras.Variable) -> str:
     return variable.path
 
 
+def new_variable_path(layer: keras.layers.Layer, name: str) -> str:
+    """Return the path that a variable would have, made in a layer's `build`."""
+    return f"{layer.path}/{name}"
+
+
+def embedding_matrix(layer: keras.layers.Embedding) -> keras.Variable | None:
+    """Return the variable that an embedding layer looks up, None before it is built."""
+    return getattr(layer, "_embeddings", None)
+
+
+def only_looks_up(layer: keras.layers.Embedding) -> bool:
+    """Whether an embedding layer, not yet built, does nothing with its matrix but look up rows."""
+    return not layer.lora_rank and not layer.quantization_mode
+
+
+def id_range(layer: keras.layers.Embedding) -> tuple[int, int]:
+    """Return the smallest id of an embedding layer and the one after the largest."""
+    return -layer.input_dim, layer.input_dim
+
+
 def initializer_seed(initializer: keras.initializers.Initializer) -> Any:
     """Return the seed the user gave an initializer, or None."""
     seed = getattr(initializer, "_init_seed", None)
