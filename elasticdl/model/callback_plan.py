@@ -141,8 +141,7 @@ def user_callbacks(contract: Contract) -> list[Any]:
     return [
         callback
         for callback in contract.callbacks()
-        if not isinstance(callback, _OURS)
-        and _built_in_name(callback) not in others
+        if not isinstance(callback, _OURS) and _built_in_name(callback) not in others
     ]
 
 
