@@ -157,6 +157,7 @@ class Decisions:
     _plateaus: list[ReduceOnPlateau] = field(default_factory=list)
     _best: list[BestModel] = field(default_factory=list)
     _num_evaluations: int = 0
+    _rate_decided_in: int = -1
 
     @classmethod
     def of_initialize(cls, result: str, best_path: str) -> Decisions:
@@ -201,17 +202,21 @@ class Decisions:
         """Whether a model may have to be kept after an evaluation."""
         return bool(self._best or self.restores)
 
-    def rate_of(self, epoch: int) -> float:
-        """The learning rate decided for tasks of an epoch granted now; 0: the optimizer's own."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        if self.epoch_rates:
+    def decide_rate(self, learning_rate: float, epoch: int) -> None:
+        """Note a rate decided in an epoch; a table by epoch holds again from the next one on."""
+        self.learning_rate = learning_rate
+        self._rate_decided_in = epoch
+
+    def rate_of(self, epoch: int) -> float | None:
+        """The learning rate decided for tasks of an epoch granted now; None: the optimizer's."""
+        if self.epoch_rates and epoch > self._rate_decided_in:
             return self.epoch_rates[min(epoch, len(self.epoch_rates) - 1)]
-        return 0.0
+        return self.learning_rate
 
     def current_rate(self, epoch: int) -> float | None:
         """The learning rate in force, as far as it is one number."""
-        return self.rate_of(epoch) or self.initial_learning_rate
+        rate = self.rate_of(epoch)
+        return self.initial_learning_rate if rate is None else rate
 
     def decide(self, epoch: int, logs: Logs) -> list[Decision]:
         """Take an evaluation's logs into account; the rate is noted here, the rest is for others.
@@ -226,7 +231,7 @@ class Decisions:
         for plateau in self._plateaus:
             for decision in plateau.decide(self.current_rate(epoch), logs):
                 assert isinstance(decision.value, float)
-                self.learning_rate = decision.value
+                self.decide_rate(decision.value, epoch)
                 decisions.append(decision)
         order = ["best", "learning_rate", "stop"]
         return sorted(decisions, key=lambda one: order.index(one.kind))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from elasticdl.master.decisions import Decisions
 from elasticdl.master.lanes import LaneQueues, carve_lanes, follows
+from elasticdl.master.leases import Lease, Leases
 from elasticdl.master.ledger_events import (
     Action,
     Decided,
@@ -45,15 +45,6 @@ from elasticdl.master.tasks import JobPlan, Task, TaskKind, carve
 LEASES_PER_WORKER = 2
 
 
-@dataclass
-class _Lease:
-    grant: int
-    task: Task
-    worker: int
-    incarnation: int
-    expires: float
-
-
 class Ledger:
     """Every task of a job and who works on it.
 
@@ -82,8 +73,13 @@ class Ledger:
         # Workers that have asked for a lease, and the one that runs the user's callbacks.
         self._workers: dict[int, int] = {}
         self._host: tuple[int, int] | None = None
-        self._leases: dict[int, _Lease] = {}
+        self._leases = Leases()
         self._open: dict[int, Task] = {}
+        # Of training: tasks that are not done, those of them that were granted, and those that
+        # wait to be granted again.
+        self._num_open = 0
+        self._num_under_way = 0
+        self._requeued: set[int] = set()
         self._done: dict[int, int] = {}
         self._left_in_epoch: dict[int, int] = {}
         # The last epoch at whose end it was settled whether to evaluate.
@@ -125,7 +121,7 @@ class Ledger:
     @property
     def is_between_epochs(self) -> bool:
         """Whether only a round is under way, and no task of training."""
-        return self.rounds.current is not None and not self._training_open()
+        return self.rounds.current is not None and not self._num_open
 
     @property
     def num_todo(self) -> int:
@@ -133,7 +129,7 @@ class Ledger:
 
     @property
     def num_leased(self) -> int:
-        return len({lease.task.id for lease in self._leases.values()})
+        return self._leases.num_tasks
 
     @property
     def num_done(self) -> int:
@@ -147,13 +143,9 @@ class Ledger:
         """Records and tasks of training that were ever granted: what groups must account for."""
         return self._training_granted
 
-    def is_done(self, task: int) -> bool:
-        """Whether this task is done."""
-        return task in self._done
-
     def holders(self, task: int) -> list[int]:
         """The workers that hold a lease of this task."""
-        return [lease.worker for lease in self._leases.values() if lease.task.id == task]
+        return [lease.worker for lease in self._leases.of_task(task)]
 
     # ------------------------------------------------------------------ phases
 
@@ -180,8 +172,8 @@ class Ledger:
         if kind is TaskKind.SUMMARIZE:
             return {"results": results, "epoch": 0, "pin": 0, "evaluated": True}
         if kind is TaskKind.EXPORT:
-            restores = self.rounds.decisions.restores
-            return {"copy": restores} if restores in self.rounds.kept else {}
+            restored = self.rounds.restored
+            return {"copy": restored} if restored is not None else {}
         return results
 
     def _define(self, tasks: list[Task]) -> list[Action]:
@@ -189,6 +181,7 @@ class Ledger:
         self.num_tasks += len(tasks)
         for task in tasks:
             self._open[task.id] = task
+            self._num_open += task.kind is TaskKind.TRAINING
         if tasks and tasks[0].lane is not None:
             for task in tasks:
                 self._lanes.put(task)
@@ -228,12 +221,6 @@ class Ledger:
             and not self.rounds.wanted_after(self._epoch)
         )
 
-    def _training_open(self, granted_only: bool = False) -> bool:
-        return any(
-            task.kind is TaskKind.TRAINING and (task.granted or not granted_only)
-            for task in self._open.values()
-        )
-
     def _drop_ungranted(self) -> None:
         """Forget tasks of training that were never granted: they are not wanted."""
 
@@ -244,7 +231,13 @@ class Ledger:
         self._todo = deque(task for task in self._todo if not drops(task))
         for task in dropped:
             del self._open[task.id]
+            self._num_open -= 1
             self.num_tasks -= 1
+
+    def _drop_if_stopped(self) -> None:
+        """End training early; in sync mode at the epoch's end, as lanes go there in step."""
+        if self.rounds.stopped and not self.plan.lanes:
+            self._drop_ungranted()
 
     def _advance_training(self, now: float) -> list[Action]:
         """Begin what comes next in training: a round, an epoch, or the phase after it."""
@@ -252,12 +245,13 @@ class Ledger:
         if self.phase is not TaskKind.TRAINING:
             return []
         # While a task is under way that may give steps back, those that wait for one are wanted.
-        waits_for_steps = self._steps_left == 0 and self._training_open(granted_only=True)
-        if self._is_cut_short() and (self.rounds.stopped or not waits_for_steps):
+        waits_for_steps = self._steps_left == 0 and self._num_under_way > 0
+        if self._limit_reached or (self._steps_left == 0 and not waits_for_steps):
             self._drop_ungranted()
+        self._drop_if_stopped()
         if rounds.current is not None:
             return []
-        if self._training_open():
+        if self._num_open:
             due = rounds.begin_if_due(self.epoch, self.steps_done, now)
             return self._round_began() if due else []
         over = self._training_is_over()
@@ -289,8 +283,7 @@ class Ledger:
         if task.kind is TaskKind.SUMMARIZE:
             actions.append(Evaluated(current))
         actions += [Decided(one, current.epoch, self.steps_done) for one in decisions]
-        if self.rounds.stopped:
-            self._drop_ungranted()
+        self._drop_if_stopped()
         if current.open:
             return actions
         tasks = self.rounds.next_tasks(self._next_id)
@@ -303,8 +296,9 @@ class Ledger:
     def _lease_requested(self, event: LeaseRequested, now: float) -> list[Action]:
         key = (event.worker, event.incarnation)
         request, grant = self._answers.get(key, (-1, 0))
-        if request == event.request and grant in self._leases:
-            return [Grant(self._leases[grant].task, grant, repeated=True)]
+        lease = self._leases.get(grant)
+        if request == event.request and lease is not None:
+            return [Grant(lease.task, grant, repeated=True)]
         if event.request < request:  # A late duplicate, whose answer nobody waits for.
             return [Wait()]
         if self.finished or self.failure is not None:
@@ -319,25 +313,23 @@ class Ledger:
             return [*actions, Wait()]
         grant = self._next_grant
         self._next_grant += 1
-        self._leases[grant] = _Lease(
-            grant, task, event.worker, event.incarnation, now + self.plan.lease_s
-        )
+        expires = now + self.plan.lease_s
+        self._leases.add(Lease(grant, task, event.worker, event.incarnation, expires))
         self._answers[key] = (event.request, grant)
         return [*actions, Grant(task, grant)]
 
     def _take(self, worker: int, incarnation: int) -> Task | None:
         """Take the next task to grant to a worker; None where there is none for it now."""
-        in_lanes = [one for one in self._leases.values() if one.task.lane is not None]
-        holding = [one for one in self._leases.values() if one.worker == worker]
-        num_others = sum(1 for one in holding if one.task.lane is None)
-        num_workers = len({lease.worker for lease in self._leases.values()})
+        num_others = sum(one.task.lane is None for one in self._leases.of_worker(worker))
         may_hold = num_others < LEASES_PER_WORKER
-        if may_hold and not (num_others and len(self._todo) < num_workers):
+        if may_hold and not (num_others and len(self._todo) < self._leases.num_workers):
             for position, task in enumerate(self._todo):
                 if self._may_take(task, worker, incarnation):
                     del self._todo[position]
                     return self._taken(task)
-        held = [(one.worker, one.task) for one in in_lanes]
+                if task.kind is TaskKind.TRAINING:  # It waits for steps, as all after it do.
+                    break
+        held = [(one.worker, one.task) for one in self._leases.in_lanes()]
         lane_task = self._lanes.take(worker, held, len(self._workers))
         return None if lane_task is None else self._taken(lane_task)
 
@@ -355,7 +347,7 @@ class Ledger:
         # comes back when it is done. One that would be cut short waits until the others are done:
         # only then is it known how many steps are left.
         most = -(-task.num_records // self.plan.minibatch_size)
-        if most > self._steps_left and self._training_open(granted_only=True):
+        if most > self._steps_left and self._num_under_way:
             return False
         task.max_minibatches = min(most, self._steps_left)
         task.truncated = most > self._steps_left
@@ -367,7 +359,9 @@ class Ledger:
             records, tasks = self._training_granted
             self._training_granted = (records + task.num_records, tasks + 1)
             task.learning_rate = self.rounds.decisions.rate_of(task.epoch)
+            self._num_under_way += 1
         task.granted = True
+        self._requeued.discard(task.id)
         return task
 
     def _leases_held(self, event: LeasesHeld, now: float) -> list[Action]:
@@ -378,30 +372,32 @@ class Ledger:
         return []
 
     def _tick(self, event: Tick, now: float) -> list[Action]:
-        late = [lease for lease in self._leases.values() if lease.expires <= now]
-        return self._requeue(late, "its lease ended") + self._advance_training(now)
+        late = self._requeue(self._leases.late(now), "its lease ended")
+        return late + self._advance_training(now)
 
     def _worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
         lost = [
             lease
-            for lease in self._leases.values()
-            if lease.worker == event.worker and lease.incarnation <= event.incarnation
+            for lease in self._leases.of_worker(event.worker)
+            if lease.incarnation <= event.incarnation
         ]
         if self._workers.get(event.worker, event.incarnation + 1) <= event.incarnation:
             del self._workers[event.worker]
         return self._requeue(lost, f"worker {event.worker} was lost ({event.reason})")
 
     def _grants_returned(self, event: GrantsReturned, now: float) -> list[Action]:
-        returned = [self._leases[grant] for grant in event.grants if grant in self._leases]
-        return self._requeue(returned, "its worker gave it back")
+        returned = [self._leases.get(grant) for grant in set(event.grants)]
+        known = [lease for lease in returned if lease is not None]
+        return self._requeue(known, "its worker gave it back")
 
-    def _requeue(self, leases: list[_Lease], reason: str) -> list[Action]:
+    def _requeue(self, leases: list[Lease], reason: str) -> list[Action]:
         """End leases; a task nobody else works on is granted again before new ones."""
         actions: list[Action] = []
         for lease in self._with_followers(leases):
-            del self._leases[lease.grant]
+            self._leases.end(lease)
             task = lease.task
-            if task.id in self._open and not self.holders(task.id):
+            if task.id in self._open and not self._leases.of_task(task.id):
+                self._requeued.add(task.id)
                 if task.lane is not None:
                     self._lanes.put(task)
                 else:
@@ -409,12 +405,12 @@ class Ledger:
                 actions.append(Requeued(task, reason))
         return actions
 
-    def _with_followers(self, leases: list[_Lease]) -> list[_Lease]:
+    def _with_followers(self, leases: list[Lease]) -> list[Lease]:
         """Add the leases of tasks that were granted because these were held: later in a lane."""
         all_of = {lease.grant: lease for lease in leases}
         for lease in leases:
-            for other in self._leases.values():
-                if follows(other.task, lease.task) and other.worker == lease.worker:
+            for other in self._leases.of_worker(lease.worker):
+                if follows(other.task, lease.task):
                     all_of[other.grant] = other
         return list(all_of.values())
 
@@ -445,8 +441,8 @@ class Ledger:
             return []
         if task.kind is TaskKind.TRAINING:
             if event.partition_incarnations != self._current_incarnations():
-                stale = [lease for lease in self._leases.values() if lease.task.id == task.id]
-                return self._requeue(stale, "a partition restarted before it was closed everywhere")
+                reason = "a partition restarted before it was closed everywhere"
+                return self._requeue(self._leases.of_task(task.id), reason)
             self._count_steps(task, event)
         self._end_task(task, event.num_minibatches)
         actions: list[Action] = [TaskDone(task, event.result)]
@@ -485,9 +481,14 @@ class Ledger:
     def _end_task(self, task: Task, num_minibatches: int) -> None:
         del self._open[task.id]
         self._done[task.id] = num_minibatches
-        for lease in [lease for lease in self._leases.values() if lease.task.id == task.id]:
-            del self._leases[lease.grant]
-        if task in self._todo:  # Its lease ended, and its worker completed it all the same.
-            self._todo.remove(task)
-        if task.lane is not None:
-            self._lanes.remove(task)
+        if task.kind is TaskKind.TRAINING:
+            self._num_open -= 1
+            self._num_under_way -= 1
+        for lease in self._leases.of_task(task.id):
+            self._leases.end(lease)
+        if task.id in self._requeued:  # Its lease ended, and its worker completed it all the same.
+            self._requeued.discard(task.id)
+            if task.lane is not None:
+                self._lanes.remove(task)
+            else:
+                self._todo.remove(task)

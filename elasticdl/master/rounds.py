@@ -48,7 +48,7 @@ class Rounds:
       decisions: what callbacks the master decides for.
       over: number of the last round that ended: its pin, and older ones, are not needed any more.
       stopped: why training is to end early; empty while it is not.
-      kept: paths of models that were kept.
+      restored: path of the model that the job's end restores, once one was kept.
     """
 
     def __init__(self, plan: JobPlan, now: float) -> None:
@@ -56,13 +56,14 @@ class Rounds:
         self.decisions = Decisions()
         self.over = 0
         self.stopped = ""
-        self.kept: set[str] = set()
+        self.restored: str | None = None
         self._plan = plan
         self._number = 0
         self._steps_mark = 0
         self._last_began = now
         self._steps_evaluated = -1
         self._logs: dict[str, float] = {}
+        self._evaluated_logs: dict[str, float] = {}
         self._told: set[str] = set()
 
     # ------------------------------------------------------------- when one is due
@@ -72,28 +73,32 @@ class Rounds:
         return self.decisions.any or self._evaluates_after(epoch)
 
     def _evaluates_after(self, epoch: int) -> bool:
-        every = self._plan.evaluation.epochs if self._plan.validation_shards else 0
-        return bool(every) and (epoch + 1) % every == 0
+        every = self._plan.evaluation.epochs
+        is_due = bool(every) and (epoch + 1) % every == 0
+        # A model that is kept is measured: whoever gets it is told its numbers.
+        return bool(self._plan.validation_shards) and (is_due or self.decisions.keeps_best)
+
+    def _due(self, steps: int, now: float) -> str:
+        """Why an evaluation is due, by steps or seconds; empty where none is."""
+        schedule = self._plan.evaluation
+        if not self._plan.validation_shards or steps == self._steps_evaluated:
+            return ""
+        if schedule.steps and steps // schedule.steps > self._steps_mark:
+            return "steps"
+        return "secs" if schedule.secs and now - self._last_began >= schedule.secs else ""
 
     def begin_if_due(self, epoch: int, steps: int, now: float) -> bool:
         """Begin a round on the way, if steps or seconds say so."""
-        schedule = self._plan.evaluation
-        if self.current is not None or not self._plan.validation_shards or self.stopped:
-            return False
-        if schedule.steps and steps // schedule.steps > self._steps_mark:
-            reason = "steps"
-        elif schedule.secs and now - self._last_began >= schedule.secs:
-            if steps == self._steps_evaluated:
-                return False
-            reason = "secs"
-        else:
+        reason = self._due(steps, now)
+        if self.current is not None or self.stopped or not reason:
             return False
         self._begin(reason, epoch, steps, now, evaluates=True)
         return True
 
     def begin_after_epoch(self, epoch: int, steps: int, now: float, over: bool) -> bool:
         """Begin the round at an epoch's end, or at the end of training; False if none is wanted."""
-        evaluates = bool(self._plan.validation_shards) and (over or self._evaluates_after(epoch))
+        evaluates = self._evaluates_after(epoch) or bool(self._due(steps, now))
+        evaluates |= over and bool(self._plan.validation_shards)
         if steps == self._steps_evaluated:  # The last round was of this state.
             evaluates = False
         if not evaluates and not self.decisions.any:
@@ -127,11 +132,11 @@ class Rounds:
 
     def _begin(self, reason: str, epoch: int, steps: int, now: float, evaluates: bool) -> None:
         self._number += 1
-        self._last_began = now
-        if self._plan.evaluation.steps:
-            self._steps_mark = steps // self._plan.evaluation.steps
         stages = [TaskKind.SUMMARIZE]
         if evaluates:
+            self._last_began = now
+            if self._plan.evaluation.steps:
+                self._steps_mark = steps // self._plan.evaluation.steps
             self._steps_evaluated = steps
             stages = [TaskKind.PIN, TaskKind.EVALUATION, *stages]
         elif self.decisions.keeps_best:
@@ -160,7 +165,7 @@ class Rounds:
                     kind,
                     current.epoch,
                     pin=current.number,
-                    payload=json.dumps({"pin": current.number, "path": path}),
+                    payload=json.dumps({"pin": current.number, **self._place(path, current)}),
                 )
                 for offset, path in enumerate(current.keeps)
             ]
@@ -170,6 +175,13 @@ class Rounds:
             tasks = [Task(first_id, kind, current.epoch, pin=pin, payload=payload)]
         current.open = {task.id for task in tasks}
         return tasks
+
+    def _place(self, path: str, current: Round) -> dict[str, str]:
+        """Where to keep a model; what is to be restored is never written over, so it is whole."""
+        if path != self.decisions.restores:
+            return {"path": path}
+        place = {"path": f"{path}-{current.number}"}
+        return place if self.restored is None else {**place, "replaces": self.restored}
 
     def _payload(self, kind: TaskKind, current: Round) -> dict[str, Any]:
         if kind is TaskKind.PIN:
@@ -194,14 +206,20 @@ class Rounds:
         elif task.kind is TaskKind.SUMMARIZE:
             return self._summarized(current, json.loads(result))
         elif task.kind is TaskKind.CALLBACKS:
-            return self._called_back(json.loads(result) if result else {})
+            return self._called_back(current.epoch, json.loads(result) if result else {})
         elif task.kind is TaskKind.EXPORT:
-            self.kept.add(json.loads(task.payload)["path"])
+            path = json.loads(task.payload)["path"]
+            if path == f"{self.decisions.restores}-{current.number}":
+                self.restored = path
         return []
 
     def _summarized(self, current: Round, result: dict[str, Any]) -> list[Decision]:
         current.metrics = result.get("metrics", {})
         current.logs = self._logs = result.get("logs", {})
+        if current.evaluates:
+            self._evaluated_logs = current.logs
+        elif current.steps == self._steps_evaluated:  # The last round was of this state.
+            self._logs = {**self._evaluated_logs, **current.logs}
         decisions = self.decisions.decide(current.epoch, current.logs)
         current.keeps = sorted({str(one.value) for one in decisions if one.kind == "best"})
         if current.keeps:
@@ -214,18 +232,18 @@ class Rounds:
                     {"event": "evaluation_end", "logs": current.logs},
                 ]
             if current.reason == "epoch":
-                epoch_end = {"event": "epoch_end", "epoch": current.epoch, "logs": current.logs}
+                epoch_end = {"event": "epoch_end", "epoch": current.epoch, "logs": self._logs}
                 current.events.append(epoch_end)
             if not current.events:
                 current.stages.remove(TaskKind.CALLBACKS)
         self._note_stop(decisions)
         return decisions
 
-    def _called_back(self, result: dict[str, Any]) -> list[Decision]:
+    def _called_back(self, epoch: int, result: dict[str, Any]) -> list[Decision]:
         decisions = []
         if result.get("learning_rate") is not None:
-            self.decisions.learning_rate = float(result["learning_rate"])
-            value = self.decisions.learning_rate
+            value = float(result["learning_rate"])
+            self.decisions.decide_rate(value, epoch)
             decisions.append(Decision("learning_rate", "a callback set it", value))
         if result.get("stop"):
             decisions.append(Decision("stop", "a callback set model.stop_training"))

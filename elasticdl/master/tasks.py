@@ -94,7 +94,7 @@ class Task:
 
     max_minibatches and learning_rate are set when the task is granted first and never change.
     max_minibatches: None for no limit. truncated: the limit is less than its records would make.
-    learning_rate: what callbacks decided; 0 for the optimizer's own. pin: the image of the
+    learning_rate: what callbacks decided; None for the optimizer's own. pin: the image of the
     parameters that an evaluation's task reads; 0 for the current ones.
     """
 
@@ -106,7 +106,7 @@ class Task:
     end: int = 0
     max_minibatches: int | None = None
     truncated: bool = False
-    learning_rate: float = 0.0
+    learning_rate: float | None = None
     pin: int = 0
     lane: Lane | None = None
     payload: str = ""

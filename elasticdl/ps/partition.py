@@ -19,7 +19,7 @@ from elasticdl.ps.dense_variables import DenseSlices, plan_slices
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lanes import LaneError
-from elasticdl.ps.learning_rates import LearningRates
+from elasticdl.ps.learning_rates import LearningRates, decided_rate
 from elasticdl.ps.lifetimes import GroupSteps, LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.pins import Pins
@@ -260,7 +260,7 @@ class Partition:
             return ps_pb2.PsReply(version=steps.version, next=CLOSED)
         # The rate of the open step, which the push is for: once it closes nothing is refused.
         every = np.ones(len(self._groups), bool)
-        self._rates.of_update(header.learning_rate, self.progress.iterations, every)
+        self._rates.of_update(decided_rate(header), self.progress.iterations, every)
         next_wanted = steps.push(header, lambda: self._read_gradients(buffers)[0])
         return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
@@ -294,7 +294,7 @@ class Partition:
         assert self._model is not None
         is_aware = self._model.staleness_aware_learning_rate
         rates = self._rates.of_update(
-            header.learning_rate,
+            decided_rate(header),
             self.progress.iterations,
             decision.apply,
             self._version() - header.version if is_aware else 1,

@@ -44,7 +44,7 @@ class StepUpdates:
             gradients,
         )
 
-    def apply(self, gradients: Gradients, learning_rate: float) -> None:
+    def apply(self, gradients: Gradients, learning_rate: float | None) -> None:
         """Update every group."""
         partition = self._partition
         every = np.ones(len(partition._groups), bool)

@@ -17,6 +17,7 @@ import numpy as np
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.averaging import Gradients, average
 from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place, Verdict
+from elasticdl.ps.learning_rates import decided_rate
 from elasticdl.ps.norm_exchange import Known, NormExchange
 from elasticdl.ps.progress import Progress
 from elasticdl.ps.refusal import Refused
@@ -38,8 +39,8 @@ class Updates(Protocol):
         """
         ...
 
-    def apply(self, gradients: Gradients, learning_rate: float) -> None:
-        """Apply what was prepared; a learning rate of 0 leaves it to the optimizer."""
+    def apply(self, gradients: Gradients, learning_rate: float | None) -> None:
+        """Apply what was prepared; a learning rate of None leaves it to the optimizer."""
         ...
 
     def closed(self, version: int) -> None:
@@ -60,7 +61,7 @@ class _Average:
     """What a complete step will apply; gradients are None where no minibatch's were finite."""
 
     gradients: Gradients | None
-    learning_rate: float
+    learning_rate: float | None
 
 
 class SynchronousSteps:
@@ -228,12 +229,12 @@ class SynchronousSteps:
         in_order = [self._buffers[lane] for lane in sorted(self._buffers)]
         finite = [one for one in in_order if one.gradients is not None]
         if not finite:
-            return _Average(None, 0.0)
+            return _Average(None, None)
         gradients = average(
             [one.gradients for one in finite if one.gradients is not None],
             [one.header.num_records for one in finite],
         )
-        return _Average(gradients, in_order[0].header.learning_rate)
+        return _Average(gradients, decided_rate(in_order[0].header))
 
     def _close_step(self, totals: np.ndarray | None) -> None:
         assert self._average is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,11 @@ class CallbackHost:
             self._run_event(event)
         self._check_weights(dense)
         after = self._rate()
+        if not 0 <= after < math.inf:
+            raise CallbackError(
+                f"callbacks: one set the learning rate to {after:g}; a rate is a finite number ≥ 0",
+                "",
+            )
         return {
             "stop": bool(self._model.stop_training),
             "learning_rate": after if after != before else None,

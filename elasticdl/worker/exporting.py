@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def export(
     """Do an EXPORT task and return where its model is.
 
     Its payload says what of: ``{}`` the current parameters, to the job's output; ``pin`` and
-    ``path``: those of a pin, in the place of what is at the path; ``copy``: the model at that path,
-    to the job's output.
+    ``path``: those of a pin, in the place of what is at the path; ``replaces``: a model that is not
+    wanted any more then; ``copy``: the model at that path, to the job's output.
 
     Raises:
       PinGone: a partition does not have the pin.
@@ -42,7 +43,10 @@ def export(
     pin = payload.get("pin", 0)
     path = payload.get("path", spec.output)
     parameters = pull_parameters(model, client, pin)
-    write_trained_model(path, source, parameters, spec.overwrite, spec.job_name)
+    overwrite = spec.overwrite or "path" in payload
+    write_trained_model(path, source, parameters, overwrite, spec.job_name)
+    if "replaces" in payload:
+        shutil.rmtree(payload["replaces"], ignore_errors=True)
     return {"output": path}
 
 

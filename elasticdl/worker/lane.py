@@ -16,7 +16,7 @@ from elasticdl.ps.lane_client import Finished, LaneClient, Past
 from elasticdl.ps.progress import CLOSED
 from elasticdl.rpc import RpcError
 from elasticdl.worker.failures import tell_failure
-from elasticdl.worker.leases import HeldTask, Leases
+from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TrainResult
@@ -203,7 +203,7 @@ class Lane:
             loss=result.loss,
             skip=not result.finite,
             lane=held.task.lane,
-            learning_rate=held.task.learning_rate,
+            learning_rate=decided_rate(held.task),
         )
         lanes = self.connection.lanes
         if header.skip:

@@ -229,3 +229,8 @@ class Leases:
 
 class _End(Exception):
     """The master has no more tasks for this worker."""
+
+
+def decided_rate(task: master_pb2.Task) -> float | None:
+    """Return the learning rate that callbacks decided for a task, if they did."""
+    return task.learning_rate if task.HasField("learning_rate") else None

@@ -12,7 +12,7 @@ from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue, Send
-from elasticdl.worker.leases import HeldTask, Leases
+from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
 from elasticdl.worker.seeds import step_seed
 from elasticdl.worker.stream import MinibatchStream, Prepared
@@ -123,7 +123,7 @@ class Trainer:
                 loss=result.loss,
                 version=pulled.versions[index],
                 skip=not result.finite,
-                learning_rate=held.task.learning_rate,
+                learning_rate=decided_rate(held.task),
             )
             if header.skip:
                 answer = self._client.push(index, header)

@@ -203,11 +203,75 @@ def test_early_stopping_stops_where_keras_does():
     job.run()
     assert [one.round.logs["val_loss"] for one in job.of(Evaluated)] == [1.0, 0.5, 0.6, 0.7]
     kept = [task for task in job.granted if task.kind is TaskKind.EXPORT]
+    first, second = kept[0].pin, kept[1].pin
     assert [json.loads(task.payload) for task in kept] == [
-        {"pin": kept[0].pin, "path": "best"},
-        {"pin": kept[1].pin, "path": "best"},
-        {"copy": "best"},
+        {"pin": first, "path": f"best-{first}"},
+        {"pin": second, "path": f"best-{second}", "replaces": f"best-{first}"},
+        {"copy": f"best-{second}"},
     ]
+
+
+def test_callbacks_do_not_hold_up_evaluations_by_steps_or_seconds():
+    stopping = {"callbacks": [{**STOPPING, "patience": 99, "restore_best_weights": False}]}
+    for schedule in (EvaluationSchedule(steps=6), EvaluationSchedule(secs=50.0)):
+        job = Job(plan(num_epochs=6, evaluation=schedule), stopping)
+        now = 0.0
+        while not job.ledger.finished:
+            answer = job.grant(now)
+            if isinstance(answer, Grant):
+                trains = answer.task.kind is TaskKind.TRAINING
+                now += 10.0 if trains else 0.0
+                job.complete(answer.task, now)
+        evaluations = [one.round.steps for one in job.of(Evaluated) if one.round.evaluates]
+        assert len(evaluations) >= 3, schedule
+        assert evaluations[-1] == 24
+
+
+def test_a_model_that_is_kept_is_measured():
+    job = Job(plan(evaluation=EvaluationSchedule()), {"callbacks": [{**STOPPING, "patience": 9}]})
+    job.run()
+    assert [one.round.evaluates for one in job.of(Evaluated)] == [True, True, True]
+
+
+def test_an_epochs_end_is_told_what_was_measured_of_the_same_state():
+    initialized = {"user_callbacks": True}
+    job = Job(plan(num_epochs=1, evaluation=EvaluationSchedule(steps=4)), initialized, [0.25])
+    job.run()
+    told = [
+        event
+        for task in job.granted
+        if task.kind is TaskKind.CALLBACKS
+        for event in json.loads(task.payload)["events"]
+        if event["event"] == "epoch_end"
+    ]
+    assert [event["logs"]["val_loss"] for event in told] == [0.25]
+
+
+def test_a_rate_of_0_is_a_rate():
+    job = Job(plan(validation=0, num_epochs=2), {"epoch_rates": [0.0, 0.1]})
+    job.run()
+    rates = {t.epoch: t.learning_rate for t in job.granted if t.kind is TaskKind.TRAINING}
+    assert rates == {0: 0.0, 1: 0.1}
+
+
+def test_a_rate_by_epoch_holds_again_after_one_that_was_decided_as_in_keras():
+    config = {"kind": "reduce_lr_on_plateau", "monitor": "val_loss", "mode": "min"}
+    decisions = Decisions.of_initialize(
+        json.dumps(
+            {
+                "learning_rate": 0.4,
+                "epoch_rates": [0.1, 0.08, 0.06],
+                "callbacks": [{**config, "patience": 1, "factor": 0.5}],
+            }
+        ),
+        "best",
+    )
+    assert not decisions.decide(0, {"val_loss": 1.0})
+    assert decisions.rate_of(1) == 0.08
+    (lowered,) = decisions.decide(1, {"val_loss": 1.0})
+    assert lowered.value == pytest.approx(0.04)
+    assert decisions.rate_of(1) == pytest.approx(0.04)
+    assert decisions.rate_of(2) == 0.06
 
 
 def test_keras_itself_decides_the_same_about_random_losses():
@@ -274,7 +338,7 @@ def test_a_decided_rate_is_bound_to_tasks_granted_after_it():
     job = Job(plan(num_epochs=4), initialized, [1.0, 1.0, 1.0, 1.0])
     job.run()
     rates = {t.epoch: t.learning_rate for t in job.granted if t.kind is TaskKind.TRAINING}
-    assert rates == {0: 0.0, 1: 0.0, 2: 0.2, 3: 0.1}
+    assert rates == {0: None, 1: None, 2: 0.2, 3: 0.1}
     assert [one.decision.value for one in job.of(Decided)] == [0.2, 0.1, 0.05]
 
 

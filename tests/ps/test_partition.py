@@ -297,6 +297,15 @@ def test_the_rate_that_callbacks_decided_for_the_task_comes_before_the_schedule(
     np.testing.assert_allclose(servers.pull(IDS)[0][:280], before[:280] - 0.25, rtol=1e-6)
 
 
+def test_a_decided_rate_of_0_changes_nothing_and_counts():
+    servers = Servers(num_partitions=1)
+    before = servers.pull(IDS)[0]
+    servers.push(0, IDS, 1.0, 1.0, learning_rate=0.0)
+    np.testing.assert_array_equal(servers.pull(IDS)[0][:280], before[:280])
+    assert servers.pull(IDS)[0].shape == before.shape
+    assert int(servers.partitions[0].progress.totals.applied_minibatches.min()) == 1
+
+
 def test_a_learning_rate_that_is_not_finite_is_refused():
     servers = Servers(num_partitions=1)
     with pytest.raises(JobError, match="learning rate is inf"):

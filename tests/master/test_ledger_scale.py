@@ -1,0 +1,57 @@
+"""What the ledger does for one event does not grow with the number of tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from elasticdl.data.shards import Shard
+from elasticdl.master.ledger import Ledger
+from elasticdl.master.ledger_events import Grant, LeaseRequested, PartitionStarted, TaskCompleted
+from elasticdl.master.tasks import JobPlan, TaskKind
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """How many Python function calls a function makes: a measure of work that has no clock."""
+    count = 0
+
+    def count_calls(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(count_calls)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def work_of_one_task(num_tasks: int, lanes: int, max_steps: int | None) -> int:
+    plan = JobPlan(
+        (TaskKind.INITIALIZE, TaskKind.TRAINING),
+        (Shard("data", num_tasks),),
+        minibatch_size=1,
+        records_per_task=1,
+        lanes=lanes,
+        max_steps=max_steps,
+    )
+    ledger = Ledger(plan)
+    ledger.handle(PartitionStarted(0, 1), 0.0)
+
+    def one_task(request: int, worker: int = 0) -> None:
+        *_, answer = ledger.handle(LeaseRequested(worker, 1, request), 0.0)
+        assert isinstance(answer, Grant)
+        ledger.handle(TaskCompleted(answer.task.id, (1,), 1), 0.0)
+
+    one_task(0)
+    return calls_of(lambda: one_task(1))
+
+
+@pytest.mark.parametrize(("lanes", "limited"), [(0, False), (0, True), (4, False)])
+def test_a_lease_and_its_completion_cost_the_same_among_many_tasks(lanes, limited):
+    few = work_of_one_task(100, lanes, 90 if limited else None)
+    many = work_of_one_task(10_000, lanes, 9_000 if limited else None)
+    assert many <= few + 5
