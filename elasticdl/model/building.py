@@ -10,19 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
-from elasticdl.layers.hosted_embedding import (
-    KEEP_ALL,
-    Hosting,
-    initializer_by_id,
-    is_large,
-    matrix_bytes,
-)
+from elasticdl.layers.hosting import Hosting, matrices_in, tables_in
 from elasticdl.layers.lookup_context import BuildOnly
+from elasticdl.layers.matrix_table import KEEP_ALL
 from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.contract import Contract
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.keras_api import (
-    embedding_matrix,
     fresh_names,
     input_structure,
     is_symbolic,
@@ -171,21 +165,20 @@ def define_variables(
 
 
 def table_layers(model: keras.Model) -> list[TableLayer]:
-    """Return the model's layers whose rows live on the parameter servers."""
+    """Return what of the model has its rows on the parameter servers."""
     layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if isinstance(layer, TableLayer)]
+    return [table for layer in layers for table in tables_in(layer)]
 
 
 def warn_of_large_matrices(model: keras.Model, threshold_bytes: int) -> list[str]:
     """Say of which Keras embeddings the matrix stays local although it is large."""
     return [
-        f"layer '{layer.name}': its matrix of {matrix_bytes(layer):,} bytes is pulled and pushed "
+        f"{matrix.label}: its matrix of {matrix.num_bytes:,} bytes is pulled and pushed "
         "whole in each step: it is used beside the layer's lookups, or the layer is not quite "
-        "keras.layers.Embedding; elasticdl.layers.Embedding moves rows only"
+        "keras.layers.Embedding or DenseFeatures; elasticdl.layers.Embedding moves rows only"
         for layer in model._flatten_layers(include_self=False, recursive=True)
-        if isinstance(layer, keras.layers.Embedding)
-        and not isinstance(layer, TableLayer)
-        and is_large(layer, threshold_bytes)
+        for matrix in matrices_in(layer)
+        if matrix.is_large(threshold_bytes)
     ]
 
 
@@ -230,21 +223,22 @@ def fold_matrices(
       definitions: theirs.
       seed: of the training; rows that were never trained are initial ones.
     """
-    layers = {
-        id(embedding_matrix(layer)): layer
+    matrices = {
+        id(matrix.variable): matrix
         for layer in model._flatten_layers(include_self=False, recursive=True)
-        if isinstance(layer, keras.layers.Embedding) and not isinstance(layer, TableLayer)
+        for matrix in matrices_in(layer)
     }
     dense, tables = dict(parameters.dense), dict(parameters.tables)
     for variable, definition in zip(variables, definitions, strict=True):
-        layer = layers.get(id(variable))
-        if layer is None or definition.path in dense or definition.path not in tables:
+        matrix = matrices.get(id(variable))
+        if matrix is None or definition.path in dense or definition.path not in tables:
             continue
         trained = tables.pop(definition.path)
-        initializer = initializer_by_id(layer, definition.path, seed) or RowInitializer()
-        matrix = initializer.rows(np.arange(layer.input_dim, dtype=np.int64), layer.output_dim)
-        matrix[trained.ids] = trained.rows
-        dense[definition.path] = matrix
+        initializer = matrix.initializer_by_id(definition.path, seed) or RowInitializer()
+        num_rows, dim = matrix.shape
+        values = initializer.rows(np.arange(num_rows, dtype=np.int64), dim)
+        values[trained.ids] = trained.rows
+        dense[definition.path] = values
     return Parameters(dense, tables)
 
 

@@ -32,5 +32,6 @@ only_looks_up = _in_use.only_looks_up
 optimizer_classes = _in_use.optimizer_classes
 optimizer_config = _in_use.optimizer_config
 recorded_updates = _in_use.recorded_updates
+state_managers = _in_use.state_managers
 tf_variable = _in_use.tf_variable
 variable_path = _in_use.variable_path

@@ -16,6 +16,7 @@ import tf_keras as keras
 from tf_keras.src import backend
 from tf_keras.src.engine.functional import Functional
 from tf_keras.src.engine.keras_tensor import KerasTensor
+from tf_keras.src.feature_column.dense_features_v2 import _StateManagerImplV2
 from tf_keras.src.utils import metrics_utils
 
 from elasticdl.errors import UsageError
@@ -135,12 +136,12 @@ def embedding_matrix(layer: keras.layers.Embedding) -> tf.Variable | None:
 
 
 def only_looks_up(layer: keras.layers.Embedding) -> bool:
-    """Whether an embedding layer, not yet built, does nothing with its matrix but look up rows.
+    """Whether an embedding layer, not yet built, does nothing with its matrix but look up rows."""
+    return not layer.sparse and not layer._use_one_hot_matmul
 
-    Nor may its values wait in a checkpoint that was restored before there was a matrix.
-    """
-    waits = "embeddings" in getattr(layer, "_self_unconditional_deferred_dependencies", {})
-    return not layer.sparse and not layer._use_one_hot_matmul and not waits
+
+state_managers: tuple[Any, ...] = (_StateManagerImplV2,)
+"""What makes the variables of feature columns: of `DenseFeatures`."""
 
 
 def id_range(layer: keras.layers.Embedding) -> tuple[int, int]:

@@ -114,6 +114,10 @@ def only_looks_up(layer: keras.layers.Embedding) -> bool:
     return not layer.lora_rank and not layer.quantization_mode
 
 
+state_managers: tuple[Any, ...] = ()
+"""What makes the variables of feature columns: Keras 3 has no layers of them."""
+
+
 def id_range(layer: keras.layers.Embedding) -> tuple[int, int]:
     """Return the smallest id of an embedding layer and the one after the largest."""
     return -layer.input_dim, layer.input_dim

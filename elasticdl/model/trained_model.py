@@ -202,7 +202,7 @@ def load_model(path: str) -> keras.Model:
     source = ModelSource.of_trained_model(path)
     use_keras(source.keras)
 
-    from elasticdl.layers.hosted_embedding import KEEP_ALL
+    from elasticdl.layers.matrix_table import KEEP_ALL
 
     source = replace(source, embedding_threshold_bytes=KEEP_ALL)
     model, _, _ = _restore(source, load_parameters(path), {"role": "load_model"})

@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
-from elasticdl.layers.hosted_embedding import KEEP_ALL, HostedEmbedding, Hosting
+from elasticdl.layers.hosted_embedding import HostedEmbedding
+from elasticdl.layers.hosting import Hosting
 from elasticdl.layers.lookup_context import CollectIds
+from elasticdl.layers.matrix_table import KEEP_ALL
 from elasticdl.layers.row_initializers import row_initializer
 from elasticdl.model.keras_api import IS_LEGACY, keras
 
