@@ -60,6 +60,7 @@ class HostedColumn(MatrixTable):
         rows = self.table_rows(tf.cast(tf.boolean_mask(ids.values, has_part), tf.int64))
         # A row more: TensorFlow looks up the first one for an empty record, and drops it.
         rows = tf.concat([rows, tf.zeros([1, self.output_dim])], axis=0)
+        rows = tf.cast(rows, self._layer.compute_dtype)
         order = tf.cumsum(tf.cast(has_part, tf.int64), exclusive=True)
         positions = tf.where(has_part, order, tf.constant(-1, tf.int64))
         by_position = tf.SparseTensor(ids.indices, positions, ids.dense_shape)

@@ -78,6 +78,15 @@ def test_values_and_gradients_are_those_of_tf_keras(kind, combiner, options) -> 
     np.testing.assert_allclose(*map(tf.convert_to_tensor, gradients), atol=1e-6)
 
 
+def test_mixed_precision_gives_the_type_and_values_of_tf_keras() -> None:
+    column = fc.embedding_column(identity, 3, initializer=given)
+    plain = keras.layers.DenseFeatures([column], dtype="mixed_bfloat16")(FEATURES)
+    with Hosting(0).active():
+        hosted = keras.layers.DenseFeatures([column], dtype="mixed_bfloat16")(FEATURES)
+    assert hosted.dtype == plain.dtype == tf.bfloat16
+    np.testing.assert_array_equal(tf.cast(hosted, tf.float32), tf.cast(plain, tf.float32))
+
+
 def test_records_without_any_id_give_zeros() -> None:
     nothing = tf.sparse.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [2, 5])
     plain, hosted = pair(fc.embedding_column(identity, 3, initializer=given))
