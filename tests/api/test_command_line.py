@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_help_shows_every_option_once_with_its_default(
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     for one in options_of(name).values():
-        assert shown.count(f"\n  --{one.name}") == 1
+        assert len(re.findall(rf"\n  --{one.name}\b", shown)) == 1
         assert f"\n{one.group}:" in shown
     assert "(default: 64)" in shown
     assert "(required)" in shown

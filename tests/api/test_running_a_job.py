@@ -52,9 +52,10 @@ def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def check(job_spec: JobSpec) -> dict[str, object]:
         told.append("preflight")
-        return {"warnings": ["outputs are of shape (64, 1)"], "max_steps": 20}
+        shapes = "outputs are of shape (64, 1)"
+        return {"warnings": [shapes], "max_steps": 20, "declared_shards": {}}
 
-    def launch(job_spec: JobSpec, on_status: OnStatus) -> JobResult:
+    def launch(job_spec: JobSpec, on_status: OnStatus, declared_shards: object) -> JobResult:
         told.append(f"launch for {job_spec.max_steps} steps")
         on_status(JobStatus(state="training", message="worker 1 was lost"))
         return JobResult(

@@ -18,6 +18,7 @@ from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.params import parse_params
 from elasticdl.options import params_text
+from elasticdl.proto import trained_model_pb2
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "zoo").mkdir()
     (tmp_path / "file").write_text("a file")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "trained_model.pb").write_bytes(b"")
+    definition = trained_model_pb2.TrainedModel(model_def="mnist.Mnist")
+    (tmp_path / "model" / "model_zoo").mkdir()
+    (tmp_path / "model" / "trained_model.pb").write_bytes(definition.SerializeToString())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     with Writer(tmp_path / "data.recordio") as writer:
