@@ -77,7 +77,8 @@ class Definition:
       mode: what the model is run for.
       zoo: where the functions are from.
       functions: by role; what is not there has none.
-      owner: the user's object they belong to: a spec, a class or a module.
+      owners: the user's objects they belong to: a spec, a class, a module. ``loss_weights`` and
+        ``class_weight`` are each of the first that has them.
       as_keras: whether a loss takes labels first and may return one number per record.
       hints: by role, what to do where the definition has nothing for it.
     """
@@ -88,13 +89,13 @@ class Definition:
         mode: Mode,
         zoo: ModelZoo,
         functions: Mapping[Role, UserFunction],
-        owner: Any,
+        owners: Sequence[Any],
         as_keras: bool = False,
         hints: Mapping[Role, str] | None = None,
     ) -> None:
         self.source = source
         self.mode = mode
-        self.owner = owner
+        self.owner = owners[0]
         names = {"bytes": "string"}
         columns = {each.name: names.get(each.kind, each.kind) for each in source.schema}
         self.metadata = DataMetadata(tuple(columns), columns)
@@ -105,11 +106,11 @@ class Definition:
         self._compiled: dict[str, Any] = {}
         self._as_keras = as_keras
         self._hints = hints or {}
-        self._loss_weights = getattr(owner, "loss_weights", None)
+        self._loss_weights = _first_of(owners, "loss_weights")
         self._metric_forms = MetricForms(self.function("metrics"))
         self._given_metrics: Any = None
         self.class_weight: Mapping[int, float] | None = None
-        for_classes = source.class_weight or getattr(owner, "class_weight", None)
+        for_classes = source.class_weight or _first_of(owners, "class_weight")
         if for_classes is not None and mode is Mode.TRAINING:
             self.class_weight = parse_class_weight(for_classes, "class_weight")
 
@@ -282,3 +283,9 @@ class Definition:
         """Run a function of the user's: its imports work, its errors are its own."""
         with self._zoo.importable(), user_code(self.function(role)):
             yield
+
+
+def _first_of(owners: Sequence[Any], name: str) -> Any:
+    """Return what the first that has it has under a name; None where nobody has it."""
+    found = (getattr(owner, name, None) for owner in owners)
+    return next((each for each in found if each is not None), None)

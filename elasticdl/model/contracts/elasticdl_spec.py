@@ -85,7 +85,7 @@ def define_by_spec(
     functions["optimizer"] = UserFunction(
         functools.partial(create, **for_optimizer), optimizer.label
     )
-    return Definition(source, mode, zoo, functions, spec)
+    return Definition(source, mode, zoo, functions, (spec,))
 
 
 def _takes_context(spec_class: type[ElasticDLSpec]) -> bool:

@@ -93,9 +93,9 @@ def define_by_module(
         functions["optimizer"] = UserFunction(
             functools.partial(create_optimizer, **for_optimizer), optimizer.label
         )
-    owner = found if model_class is not None and hasattr(found, "loss_weights") else module
+    owners = (module,) if model_class is None else (found, module)
     hints = _hints(beside, model_class is not None)
-    return Definition(source, mode, zoo, functions, owner, as_keras=True, hints=hints)
+    return Definition(source, mode, zoo, functions, owners, as_keras=True, hints=hints)
 
 
 def model_of_module(module: ModuleType, model_def: str) -> Any:
