@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.keras_api import IS_LEGACY, keras
 from elasticdl.model.user_code import user_code
+from elasticdl.model.user_optimizer import learning_rate_schedule
 
 HOOKS = (
     *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
@@ -46,8 +45,6 @@ _REFUSED = {
 }
 _OURS = (LearningRateScheduler, MaxStepsStopping, SavedModelExporter)
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".tf")
-_RATE = "learning_rate"
-_MODULES_OF_OURS = ("elasticdl.callbacks", "elasticdl.python.elasticdl.callbacks")
 
 
 @dataclass(frozen=True)
@@ -109,26 +106,14 @@ def plan_callbacks(
 def version_schedule(contract: Contract) -> Callable[[int], float] | None:
     """Return the learning rate by updates so far that a model's callbacks decide, if they do.
 
-    Every worker needs it, but making callbacks may have effects that belong in one process. So they
-    are made only where code that was imported names the class.
+    Every worker needs it, so every worker makes the callbacks: whether one of them is such a
+    scheduler cannot be told before they are made.
 
     Raises:
       UserCodeError: the user's code raises.
     """
-    if not any(_names_scheduler(module) for module in list(sys.modules.values())):
-        return None
     found = [each for each in contract.callbacks() if isinstance(each, LearningRateScheduler)]
     return found[-1].schedule if found else None
-
-
-def _names_scheduler(module: Any) -> bool:
-    # Modules that load others when they are looked at are nobody's model.
-    if type(module) is not ModuleType or module.__name__.split(".")[0] == "elasticdl":
-        return False
-    named = [LearningRateScheduler, *(sys.modules.get(name) for name in _MODULES_OF_OURS)]
-    return any(
-        value is each for value in list(vars(module).values()) for each in named if each is not None
-    )
 
 
 def user_callbacks(contract: Contract) -> list[Any]:
@@ -272,11 +257,11 @@ class _Reader:
                     )
                 rate = float(np.float32(rate))
                 rates.append(rate)
-        bad = [epoch for epoch, each in enumerate(rates) if not 0 < each < float("inf")]
+        bad = [epoch for epoch, each in enumerate(rates) if not 0 <= each < float("inf")]
         if bad:
             raise self._error(
                 "LearningRateScheduler",
-                f"gives {rates[bad[0]]} for epoch {bad[0]}; a learning rate is above 0",
+                f"gives {rates[bad[0]]} for epoch {bad[0]}; a learning rate is a finite number ≥ 0",
             )
         self._plan.epoch_rates = rates
 
@@ -368,9 +353,9 @@ class _Reader:
 
 def constant_rate(optimizer: Any) -> float | None:
     """Return an optimizer's learning rate, None where it is a schedule."""
-    config = optimizer.get_config()
-    rate = config.get(_RATE)
-    return float(rate) if isinstance(rate, int | float | np.number) else None
+    if learning_rate_schedule(optimizer) is not None:
+        return None
+    return float(np.asarray(optimizer.learning_rate))
 
 
 def _built_in_name(callback: Any) -> str:

@@ -43,7 +43,7 @@ class UserOptimizer:
                 f"run; use {supported_optimizers()}"
             )
         self._optimizer = optimizer
-        self._schedule = _schedule_of(optimizer)
+        self._schedule = learning_rate_schedule(optimizer)
         self._lock = threading.Lock()
         self._blocks: dict[int, np.ndarray] = {}
         config = from_keras_config(_keras_config(optimizer, self._schedule), name)
@@ -120,7 +120,7 @@ class UserOptimizer:
         return self._schedule()
 
 
-def _schedule_of(optimizer: Any) -> Any | None:
+def learning_rate_schedule(optimizer: Any) -> Any | None:
     """Return what computes the learning rate, or None where it is a number."""
     held = getattr(optimizer, "_learning_rate", None)
     if held is None:  # of tf_keras's legacy optimizers

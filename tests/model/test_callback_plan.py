@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,14 @@ import pytest
 
 from elasticdl.callbacks import LearningRateScheduler, MaxStepsStopping, SavedModelExporter
 from elasticdl.errors import UsageError, UserCodeError
-from elasticdl.model.callback_plan import CallbackPlan, Measured, plan_callbacks, user_callbacks
+from elasticdl.model.callback_plan import (
+    CallbackPlan,
+    Measured,
+    constant_rate,
+    plan_callbacks,
+    user_callbacks,
+    version_schedule,
+)
 from elasticdl.model.contract import Contract
 from elasticdl.model.keras_api import keras
 from tests.model_zoos import MNIST, contract_of
@@ -121,7 +130,7 @@ def test_what_a_monitor_is_meant_to_be_is_resolved_as_keras_does(
         ),
         (lambda: Callbacks.SwapEMAWeights(), "SwapEMAWeights is not supported"),
         (lambda: Callbacks.LearningRateScheduler(lambda epoch: 1), "must return a float"),
-        (lambda: Callbacks.LearningRateScheduler(lambda epoch: -0.1), "above 0"),
+        (lambda: Callbacks.LearningRateScheduler(lambda epoch: -0.1), "a finite number ≥ 0"),
         (
             lambda: Callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
             "LambdaCallback overrides on_train_batch_end",
@@ -218,6 +227,29 @@ def test_a_schedule_of_epochs_is_tabulated_as_keras_would_call_it(contract: Cont
     assert plan(contract, by_epoch).epoch_rates == pytest.approx([1, 0.5, 1 / 3, 0.25])
 
 
+def test_a_warm_up_may_begin_at_0_and_no_rate_is_below(contract: Contract) -> None:
+    warm_up = Callbacks.LearningRateScheduler(lambda epoch: 0.25 * epoch)
+    assert plan(contract, warm_up).epoch_rates == [0.0, 0.25, 0.5, 0.75]
+    for bad in (-0.5, float("nan"), float("inf")):
+        endless = Callbacks.LearningRateScheduler(dict.fromkeys(range(4), bad).__getitem__)
+        with pytest.raises(UsageError, match="for epoch 0; a learning rate is a finite number"):
+            plan(contract, endless)
+
+
+def test_a_schedule_that_keras_cannot_serialize_is_a_schedule(tmp_path: Path) -> None:
+    own = """
+    class Own(tf.keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1 / (1.0 + tf.cast(step, tf.float32))
+    """
+    given = "tf.keras.optimizers.SGD(Own())"
+    code = dedent(MNIST).replace("tf.keras.optimizers.SGD(lr)", given) + dedent(own)
+    optimizer = contract_of(tmp_path, code, "MnistElasticDLSpec").create_optimizer()
+    assert constant_rate(optimizer) is None
+    assert constant_rate(keras.optimizers.SGD(0.25)) == 0.25
+    assert constant_rate(keras.optimizers.SGD(lambda: 0.25)) is None
+
+
 def test_a_schedule_that_raises_is_the_user_s_error(contract: Contract) -> None:
     def schedule(epoch: int, rate: float) -> float:
         raise KeyError("no such epoch")
@@ -245,3 +277,26 @@ def test_callbacks_of_elasticdl_s_own(contract: Contract) -> None:
     assert found.version_schedule(2) == 0.025
     with pytest.raises(ValueError, match="at least 1"):
         MaxStepsStopping(0)
+
+
+@pytest.mark.parametrize(
+    ("imported", "made"),
+    [
+        ("from elasticdl.callbacks import LearningRateScheduler", "LearningRateScheduler"),
+        ("import elasticdl.callbacks", "elasticdl.callbacks.LearningRateScheduler"),
+        ("import elasticdl.callbacks as ours", "type('Own', (ours.LearningRateScheduler,), {})"),
+    ],
+)
+def test_every_worker_finds_the_schedule_however_the_class_is_reached(
+    tmp_path: Path, imported: str, made: str
+) -> None:
+    spec = f"""
+        def create_callbacks(self):
+            {imported}
+
+            return [{made}(lambda version: 0.5**version)]
+    """
+    contract = contract_of(tmp_path, MNIST + spec, "MnistElasticDLSpec")
+    schedule = version_schedule(contract)
+    assert schedule is not None
+    assert schedule(3) == 0.125
