@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
-from elasticdl.model.contracts.metric_forms import as_columns
+from elasticdl.model.contracts.ranks import as_columns, as_fit_gives
 from elasticdl.model.keras_api import keras, recorded_updates
 from elasticdl.model.metric_states import MetricState, MetricStates, means, merge
 from elasticdl.model.mode import Mode
@@ -200,7 +200,7 @@ class Metrics:
         self._metrics[name] = metric
         if not is_updated:
             with user_code(f"metric '{name}' of '{self._contract.source.model_def}'"):
-                metric.update_state(*as_columns(labels, outputs))
+                metric.update_state(*as_columns(*as_fit_gives(labels, outputs)))
         state = _variables(metric)
         metric.reset_state()
         return MetricState("keras", state)

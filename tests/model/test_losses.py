@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
+from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract, load_contract
+from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
 from tests.model_zoos import write_zoo
@@ -55,3 +58,101 @@ def test_class_weight_is_of_the_model_class_else_of_its_module(
 ) -> None:
     contract = load(tmp_path, NET.format(of_class) + of_module)
     assert contract.class_weight == {0: 0.5}
+
+
+ONE = """
+def custom_model():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
+    {}
+    return model
+"""
+TWO = """
+def custom_model():
+    inputs = keras.Input((2,))
+    a, b = (keras.layers.Dense(1, name=name)(inputs) for name in "ab")
+    model = keras.Model(inputs, {{"a": a, "b": b}})
+    {}
+    return model
+"""
+COMPILED = "model.compile('sgd', {!r}, loss_weights={!r})"
+OF_TWO = {"a": tf.constant([[3.0]]), "b": tf.constant([[5.0]])}
+LABELS_OF_TWO = {"a": tf.constant([[1.0]]), "b": tf.constant([[1.0]])}
+
+
+@pytest.mark.parametrize("weights", [0.5, [0.5], {"a": 0.5}])
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_the_loss_of_one_output_is_weighted(
+    tmp_path: Path, weights: object, is_compiled: bool
+) -> None:
+    given = "" if is_compiled else f"loss = 'mse'\nloss_weights = {weights!r}"
+    contract = load(
+        tmp_path, ONE.format(COMPILED.format("mse", weights) if is_compiled else "") + given
+    )
+    contract.create_model()
+    assert float(contract.loss(tf.constant([[3.0]]), tf.constant([[1.0]]))) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("code", "sample_weights", "message"),
+    [
+        ("loss = {'a': 'mse', 'b': 'mse'}\nloss_weights = {'bb': 7.0}", None, "'bb' is no output"),
+        ("def loss(labels, predictions):\n    return 0.0\nloss_weights = [1, 1]", None, "rename"),
+        ("loss = {'a': 'mse', 'b': 'mse'}", {"A": tf.zeros([1])}, "weights: 'A' is no output"),
+    ],
+)
+def test_weights_that_would_count_nowhere_are_refused(
+    tmp_path: Path, code: str, sample_weights: object, message: str
+) -> None:
+    contract = load(tmp_path, TWO.format("") + code)
+    contract.create_model()
+    with pytest.raises(UsageError, match=message):
+        contract.loss(OF_TWO, LABELS_OF_TWO, sample_weights)
+
+
+def test_weights_of_one_output_are_one(tmp_path: Path) -> None:
+    contract = load(tmp_path, ONE.format("") + "loss = 'mse'\nloss_weights = [1, 2]")
+    contract.create_model()
+    with pytest.raises(UsageError, match="loss_weights are 2, but the model has one output"):
+        contract.loss(tf.zeros([1, 1]), tf.zeros([1, 1]))
+
+
+OUTPUTS, LABELS = tf.constant([[0.9], [0.4], [0.2]]), tf.constant([1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "loss", ["'mse'", "'binary_crossentropy'", "keras.losses.binary_crossentropy"]
+)
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_labels_of_rank_one_beside_columns_are_trained_on_as_in_fit(
+    tmp_path: Path, loss: str, is_compiled: bool
+) -> None:
+    given = f"model.compile('sgd', {loss})" if is_compiled else ""
+    contract = load(tmp_path, ONE.format(given) + ("" if is_compiled else f"loss = {loss}"))
+    contract.create_model()
+    in_columns = float(contract.loss(OUTPUTS, tf.reshape(LABELS, [-1, 1])))
+    assert float(contract.loss(OUTPUTS, LABELS)) == pytest.approx(in_columns)
+    assert in_columns == pytest.approx(0.27 if loss == "'mse'" else 0.741, abs=1e-3)
+
+
+def test_a_function_that_a_model_is_compiled_with_is_called_as_in_fit(tmp_path: Path) -> None:
+    own = "\ndef own(a, b):\n    return tf.square(a - b)\n"
+    contract = load(tmp_path, ONE.format("model.compile('sgd', own)") + own)
+    contract.create_model()
+    assert float(contract.loss(OUTPUTS, LABELS)) == pytest.approx(0.27)
+    of_two = load(
+        tmp_path, TWO.format("model.compile('sgd', own, loss_weights={'a': 2, 'b': 1})") + own
+    )
+    of_two.create_model()
+    assert float(of_two.loss(OF_TWO, LABELS_OF_TWO)) == 2 * 4.0 + 16.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("'mse'", 0.27), ("keras.metrics.binary_crossentropy", 0.741)]
+)
+def test_metrics_of_keras_take_labels_of_rank_one_beside_columns(
+    tmp_path: Path, metric: str, expected: float
+) -> None:
+    code = f"loss = 'mse'\ndef eval_metrics_fn():\n    return {{'error': {metric}}}"
+    metrics = Metrics(load(tmp_path, ONE.format("") + code), Mode.EVALUATION)
+    states = metrics.measure(OUTPUTS, LABELS, 3)
+    assert metrics.result(states)["error"] == pytest.approx(expected, abs=1e-3)

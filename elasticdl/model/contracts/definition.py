@@ -168,6 +168,7 @@ class Definition:
             self._as_keras,
             self._model_outputs,
             self._compiled.get("loss_weights") if weights is None else weights,
+            is_compiled="loss" not in self._functions,
         )
         with self._users("loss"):
             return compute_loss(self._value("loss"), outputs, labels, sample_weights, form)

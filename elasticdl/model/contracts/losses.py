@@ -15,6 +15,7 @@ from elasticdl.model.contracts.calling import (
     needs_no_arguments,
 )
 from elasticdl.model.contracts.outputs import output_names, part
+from elasticdl.model.contracts.ranks import as_fit_gives, same_rank
 
 _WEIGHTS = ("sample_weight", "sample_weights", "weights")
 
@@ -29,12 +30,14 @@ class LossForm:
         each record is reduced to its mean; otherwise outputs come first and it returns a scalar.
       model_outputs: the names of a functional model's outputs.
       loss_weights: by output, as `keras.Model.compile` takes them.
+      is_compiled: the loss is what the model was compiled with, so a function is of one output.
     """
 
     label: str
     as_keras: bool
     model_outputs: Sequence[str] = ()
     loss_weights: Any = None
+    is_compiled: bool = False
 
 
 def compute_loss(value: Any, outputs: Any, labels: Any, sample_weights: Any, form: LossForm) -> Any:
@@ -57,18 +60,43 @@ def compute_loss(value: Any, outputs: Any, labels: Any, sample_weights: Any, for
         value = value()
     names = output_names(outputs, form.model_outputs)
     if isinstance(value, Mapping | list | tuple):
-        return _by_output(value, outputs, labels, sample_weights, names, form)
+        if names:
+            return _by_output(value, outputs, labels, sample_weights, names, form)
+        value, labels = _of_only_output(value, labels, form)
+        return compute_loss(value, outputs, labels, sample_weights, form)
     if isinstance(value, str):
         value = _by_name(value, form)
     elif inspect.isclass(value) and issubclass(value, keras.losses.Loss):
         value = value()
-    if isinstance(value, keras.losses.Loss) or _is_kerass(value):
-        if names:
-            same = dict.fromkeys(names, value)
-            return _by_output(same, outputs, labels, sample_weights, names, form)
-        loss = value if isinstance(value, keras.losses.Loss) else _reduced(value)
-        return loss(labels, outputs, sample_weights)
-    return _of_function(value, outputs, labels, sample_weights, form)
+    is_loss = isinstance(value, keras.losses.Loss)
+    if not is_loss and not _is_kerass(value) and not (form.is_compiled and callable(value)):
+        if form.loss_weights is not None and form.as_keras:
+            raise UsageError(
+                f"{form.label}: is one function, which loss_weights do not reach; give a dict of "
+                "losses by output, or weigh them in the function and rename loss_weights"
+            )
+        return _of_function(value, outputs, labels, sample_weights, form)
+    if names:
+        same = dict.fromkeys(names, value)
+        return _by_output(same, outputs, labels, sample_weights, names, form)
+    if is_loss:
+        loss = value(*as_fit_gives(labels, outputs), sample_weights)
+    else:
+        loss = _reduced(value)(labels, outputs, sample_weights)
+    factor = _only_factor(form)
+    return loss if factor is None else loss * factor
+
+
+def _of_only_output(losses: Any, labels: Any, form: LossForm) -> tuple[Any, Any]:
+    """Return the loss of a model's one output, and its labels."""
+    if len(losses) != 1:
+        raise UsageError(
+            f"{form.label}: is {len(losses)} losses, but the model has one output; give one loss"
+        )
+    if not isinstance(losses, Mapping):
+        return losses[0], labels
+    ((name, only),) = losses.items()
+    return only, labels[name] if isinstance(labels, Mapping) and name in labels else labels
 
 
 def _by_output(
@@ -80,24 +108,14 @@ def _by_output(
     form: LossForm,
 ) -> Any:
     """Return the weighted sum of the losses that outputs have; a loss of None is none."""
-    if not names:
-        if isinstance(losses, list | tuple) and len(losses) == 1:
-            return compute_loss(losses[0], outputs, labels, sample_weights, form)
-        if isinstance(losses, Mapping) and len(losses) == 1:
-            (only,) = losses.values()
-            (name,) = losses
-            if isinstance(labels, Mapping) and name in labels:
-                labels = labels[name]
-            return compute_loss(only, outputs, labels, sample_weights, form)
-        raise UsageError(
-            f"{form.label}: is {len(losses)} losses, but the model has one output; give one loss"
-        )
     unknown = [str(name) for name in losses if name not in names]
     if isinstance(losses, Mapping) and unknown:
         raise UsageError(
             f"{form.label}: has a loss for '{unknown[0]}', which is no output of the model; its "
             f"outputs are {', '.join(map(repr, names))}"
         )
+    _check_names(form.loss_weights, names, f"{form.label}: loss_weights")
+    _check_names(sample_weights, names, "sample weights")
     total: Any = None
     for name in names:
         if isinstance(losses, Mapping) and name not in losses:
@@ -110,7 +128,9 @@ def _by_output(
             part(outputs, name, names, "the model's outputs"),
             part(labels, name, names, "labels"),
             _weights_of(sample_weights, name, names),
-            LossForm(f"{form.label} for output '{name}'", as_keras=True),
+            LossForm(
+                f"{form.label} for output '{name}'", as_keras=True, is_compiled=form.is_compiled
+            ),
         )
         factor = _factor(form.loss_weights, name, names)
         of_output = of_output if factor is None else of_output * factor
@@ -118,6 +138,18 @@ def _by_output(
     if total is None:
         raise UsageError(f"{form.label}: has no loss for any output; give at least one")
     return total
+
+
+def _check_names(by_output: Any, names: Sequence[str], what: str) -> None:
+    """Raise UsageError where a dict by output has something for what is no output."""
+    if not isinstance(by_output, Mapping):
+        return
+    unknown = [name for name in by_output if name not in names]
+    if unknown:
+        raise UsageError(
+            f"{what}: '{unknown[0]}' is no output of the model; its outputs are "
+            f"{', '.join(map(repr, names))}"
+        )
 
 
 def _weights_of(sample_weights: Any, name: str, names: Sequence[str]) -> Any:
@@ -135,6 +167,21 @@ def _factor(loss_weights: Any, name: str, names: Sequence[str]) -> Any:
     if isinstance(loss_weights, Mapping):
         return loss_weights.get(name)
     return part(loss_weights, name, names, "loss_weights")
+
+
+def _only_factor(form: LossForm) -> Any:
+    """Return what the loss of a model's one output is multiplied by."""
+    given = form.loss_weights
+    if not isinstance(given, Mapping | list | tuple):
+        return given
+    if isinstance(given, Mapping) and form.model_outputs:
+        _check_names(given, form.model_outputs, f"{form.label}: loss_weights")
+    if len(given) != 1:
+        raise UsageError(
+            f"{form.label}: loss_weights are {len(given)}, but the model has one output; give one"
+        )
+    (factor,) = given.values() if isinstance(given, Mapping) else given
+    return factor
 
 
 def _by_name(name: str, form: LossForm) -> Any:
@@ -161,7 +208,7 @@ def _reduced(function: Callable[..., Any]) -> Any:
 
     class OfFunction(keras.losses.Loss):
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            return function(y_true, y_pred)
+            return function(*same_rank(y_true, y_pred))
 
     return OfFunction()
 

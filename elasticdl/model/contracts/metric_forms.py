@@ -9,6 +9,7 @@ from typing import Any
 from elasticdl.errors import UsageError
 from elasticdl.model.contracts.calling import call_with_outputs_and_labels, kind_of
 from elasticdl.model.contracts.outputs import output_names, part
+from elasticdl.model.contracts.ranks import as_columns, as_fit_gives, same_rank
 
 _CROSSENTROPIES = ("crossentropy", "ce")
 _ACCURACIES = ("accuracy", "acc")
@@ -95,12 +96,12 @@ class MetricForms:
             metric = self._made[key]
         if isinstance(metric, keras.metrics.Metric):
             if is_part or not is_kept:
-                metric.update_state(*as_columns(labels, outputs))
+                metric.update_state(*as_columns(*as_fit_gives(labels, outputs)))
             return metric
         if not callable(metric):
             return metric
         if (getattr(metric, "__module__", "") or "").partition(".")[0] in ("keras", "tf_keras"):
-            labels, outputs = as_columns(labels, outputs)
+            labels, outputs = as_columns(*same_rank(labels, outputs))
         value = call_with_outputs_and_labels(metric, outputs, labels, labels_first=True)
         if not tf.is_tensor(value) and not hasattr(value, "shape"):
             return value
@@ -138,19 +139,6 @@ class MetricForms:
             f"{self._label}: has metrics for '{name}', which is no output of the model; its "
             f"outputs are {', '.join(map(repr, names))}"
         )
-
-
-def as_columns(labels: Any, outputs: Any) -> tuple[Any, Any]:
-    """Return labels and outputs of rank 1 as ``[n, 1]``: Keras takes a vector for one record."""
-    import tensorflow as tf
-
-    if _rank(labels) == 1 and _rank(outputs) == 1:
-        return tf.expand_dims(labels, -1), tf.expand_dims(outputs, -1)
-    return labels, outputs
-
-
-def _rank(value: Any) -> int | None:
-    return getattr(getattr(value, "shape", None), "rank", None)
 
 
 def _name_of(metric: Any) -> str:
