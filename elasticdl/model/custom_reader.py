@@ -20,8 +20,7 @@ from elasticdl.data.shards import Shard
 from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.contract import Contract
-from elasticdl.model.keras_choice import module_files
-from elasticdl.model.resolver import defined_names
+from elasticdl.model.resolver import defined_names, model_files
 from elasticdl.model.source import ModelSource
 from elasticdl.model.user_code import user_code
 
@@ -139,7 +138,7 @@ def has_custom_reader(job_spec: JobSpec) -> bool:
     source = ModelSource.of_job(job_spec)
     if source.custom_data_reader is not None:
         return True
-    files = module_files(Path(source.model_zoo), source.model_def.rpartition(".")[0].split("."))
+    files = model_files(Path(source.model_zoo).resolve(), source.model_def)
     return any(_NAME in defined_names(file) for file in files)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.resolver import model_files
 from elasticdl.model.source import read_definition
 
 KERAS_3, LEGACY = "3", "legacy"
@@ -104,7 +105,7 @@ def _check_installed() -> None:
 
 def _needs_legacy(zoo: Path, model_def: str) -> bool:
     """Whether the requirements or the code of a model need tf_keras."""
-    files = module_files(zoo, model_def.rpartition(".")[0].split("."))
+    files = model_files(zoo, model_def)
     folders = {zoo}
     for file in files:
         folders.update(each for each in file.parents if each.is_relative_to(zoo))
@@ -118,7 +119,7 @@ def _needs_legacy(zoo: Path, model_def: str) -> bool:
     return any(_code_needs_legacy(tree) for tree in _imported(zoo, files))
 
 
-def module_files(folder: Path, parts: list[str]) -> list[Path]:
+def _module_files(folder: Path, parts: list[str]) -> list[Path]:
     """Return the files that a dotted module of a folder may mean."""
     path = folder.joinpath(*parts)
     if path.with_suffix(".py").is_file():
@@ -137,7 +138,7 @@ def _imported(zoo: Path, files: list[Path]) -> Iterator[ast.Module]:
             continue  # Said where it is imported.
         yield tree
         for base, parts in _imports(tree, zoo, file):
-            for each in module_files(base, parts):
+            for each in _module_files(base, parts):
                 if each not in seen:
                     seen.add(each)
                     waiting.append(each)

@@ -67,18 +67,44 @@ def resolve(
 
 def _module(zoo: ModelZoo, parts: list[str], name: str) -> Resolved | None:
     """Return the module of a name, if there is one and it is not the name of an object too."""
-    directory = Path(*parts)
-    relative = directory / f"{name}.py"
-    if not (zoo.directory / relative).is_file():
-        relative = directory / name / "__init__.py"
-    if not name.isidentifier() or not (zoo.directory / relative).is_file():
+    path = module_file(zoo.directory, parts, name)
+    if path is None:
         return None
-    beside = [] if not parts else sorted((zoo.directory / directory).glob("*.py"))
-    if any(name in defined_names(path) for path in beside):
+    loaded = path.parent if path.name == "__init__.py" else path
+    module = zoo.load(loaded.relative_to(zoo.directory))
+    return Resolved(module, path, module, ".".join([*parts, name]))
+
+
+def module_file(directory: Path, parts: list[str], name: str) -> Path | None:
+    """Return the file of the module that a name means, if it means one and not an object."""
+    folder = directory.joinpath(*parts)
+    path = folder / f"{name}.py"
+    if not path.is_file():
+        path = folder / name / "__init__.py"
+    if not name.isidentifier() or not path.is_file():
         return None
-    loaded = relative.parent if relative.name == "__init__.py" else relative
-    module = zoo.load(loaded)
-    return Resolved(module, zoo.directory / relative, module, ".".join([*parts, name]))
+    beside = sorted(folder.glob("*.py")) if parts else []
+    return None if any(name in defined_names(each) for each in beside) else path
+
+
+def model_files(directory: Path, model_def: str) -> list[Path]:
+    """Return the file of a zoo that `resolve` finds a model in, without running any of them.
+
+    Several where only running them would tell; none where there is no such model.
+    """
+    *parts, name = model_def.split(".")
+    module = module_file(directory, parts, name)
+    if module is not None:
+        return [module]
+    if not parts:
+        return []
+    folder = directory.joinpath(*parts)
+    if folder.with_suffix(".py").is_file():
+        return [folder.with_suffix(".py")]
+    files = sorted(folder.glob("*.py"))
+    defining = [each for each in files if name in defined_names(each)]
+    initial = [each for each in files if each.name == "__init__.py"]
+    return [each for each in initial if each in defining] or defining or initial or files
 
 
 def _in_directory(

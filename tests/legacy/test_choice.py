@@ -12,6 +12,7 @@ import pytest
 from elasticdl.errors import UsageError
 from elasticdl.instance import child_environment
 from elasticdl.job_spec import JobSpec
+from elasticdl.model.custom_reader import has_custom_reader
 from elasticdl.model.keras_choice import use_keras, with_keras
 from elasticdl.model.source import DEFINITION_FILE
 from elasticdl.proto.trained_model_pb2 import TrainedModel
@@ -56,6 +57,38 @@ def test_the_zoo_tells_which_keras_it_needs(
     tmp_path: Path, files: dict[str, str], expected: str
 ) -> None:
     assert chosen(write_zoo(tmp_path, {"definition.py": PLAIN, **files})) == expected
+
+
+@pytest.mark.parametrize("model_def", ["net", "sub.net", "sub.net.custom_model", "sub.Spec"])
+def test_of_a_model_its_own_file_tells_and_no_neighbour(tmp_path: Path, model_def: str) -> None:
+    net = "def custom_model():\n    return None\n"
+    other = "import tf_keras\n"
+    files = {
+        **{"net.py": net, "other.py": other, "sub/net.py": net, "sub/other.py": other},
+        "sub/spec.py": "class Spec:\n    pass\n",
+    }
+    zoo = write_zoo(tmp_path, files)
+    assert chosen(zoo, model_def) == "3"
+    (zoo / "net.py").write_text(other + net)
+    (zoo / "sub/net.py").write_text(other + net)
+    (zoo / "sub/spec.py").write_text(other + files["sub/spec.py"])
+    assert chosen(zoo, model_def) == "legacy"
+
+
+@pytest.mark.parametrize("model_def", ["net", "sub.net", "sub.net.custom_model"])
+def test_of_a_model_its_own_file_has_the_reader_and_no_neighbour(
+    tmp_path: Path, model_def: str
+) -> None:
+    net, reader = "def custom_model():\n    return None\n", "def custom_data_reader(origin): ...\n"
+    names = ("net.py", "other.py", "sub/net.py", "sub/other.py")
+    zoo = write_zoo(tmp_path, {name: reader if "other" in name else net for name in names})
+    options = {"model_zoo": str(zoo), "model_def": model_def, "data": "x", "output": "y"}
+    spec = JobSpec.resolve("train", options)
+    assert not has_custom_reader(spec)
+    for name in ("net.py", "sub/net.py"):
+        (zoo / name).write_text(net + reader)
+    assert has_custom_reader(spec)
+
 
 
 def test_requirements_beside_the_model_count_and_others_do_not(tmp_path: Path) -> None:
