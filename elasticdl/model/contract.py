@@ -109,12 +109,12 @@ def load_contract(
     from elasticdl.model.keras_api import fresh_names
 
     zoo = ModelZoo(source.model_zoo)
-    with fresh_names():  # a model that is made on import has equal names wherever it is
+    with fresh_names():  # what is made on import, and by the definition, has equal names wherever
         resolved = resolve(zoo, source.model_def, modules=True)
-    found, beside = resolved.value, source.model_def.rpartition(".")[0]
-    if isinstance(found, ModuleType):
-        found, beside = model_of_module(found, source.model_def), resolved.module_name
-    if inspect.isclass(found) and issubclass(found, ElasticDLSpec):
-        return define_by_spec(source, mode, zoo, found, dict(context or {}), beside)
-    check_is_model(found, source.model_def)
-    return define_by_module(source, mode, zoo, resolved.module, found, beside)
+        found, beside = resolved.value, source.model_def.rpartition(".")[0]
+        if isinstance(found, ModuleType):
+            found, beside = model_of_module(found, source.model_def), resolved.module_name
+        if inspect.isclass(found) and issubclass(found, ElasticDLSpec):
+            return define_by_spec(source, mode, zoo, found, dict(context or {}), beside)
+        check_is_model(found, source.model_def)
+        return define_by_module(source, mode, zoo, resolved.module, found, beside)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.contracts.ranks import as_columns, as_fit_gives
-from elasticdl.model.keras_api import keras, recorded_updates
+from elasticdl.model.keras_api import fresh_names, keras, recorded_updates
 from elasticdl.model.metric_states import MetricState, MetricStates, means, merge
 from elasticdl.model.mode import Mode
 from elasticdl.model.user_code import user_code
@@ -163,7 +163,8 @@ class Metrics:
                     )
 
     def _values(self, outputs: Any, labels: Any, sample_weights: Any) -> dict[str, Any]:
-        values = self._contract.metrics(self._mode, outputs, labels, outputs)
+        with fresh_names():  # a metric without a name of its own has the same one every time
+            values = self._contract.metrics(self._mode, outputs, labels, outputs)
         self._adds_loss = "loss" not in values and self._contract.has_loss
         if self._adds_loss:
             loss = self._contract.loss(outputs, labels, sample_weights)

@@ -136,3 +136,13 @@ def test_a_loss_that_sums_does_not_fail_the_check(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path, "{}")
     metrics._contract.loss = lambda outputs, labels, weights: tf.reduce_sum(outputs)  # type: ignore[method-assign]
     metrics.check_mergeable(tf.constant(OUTPUTS), tf.constant(LABELS), 50)
+
+
+def test_a_metric_without_a_name_has_the_same_one_every_time(tmp_path: Path) -> None:
+    kept = "self.__dict__.setdefault('kept', [keras.metrics.Recall()])"
+    for index in range(2):
+        made = metrics_of(tmp_path / f"made{index}", "[keras.metrics.Precision()]")
+        own = metrics_of(tmp_path / f"kept{index}", kept)
+        for _ in range(2):
+            assert set(measured(made, [4, 3])) == {"loss", "precision"}
+            assert set(measured(own, [4, 3])) == {"loss", "recall"}
