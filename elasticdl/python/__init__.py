@@ -16,8 +16,8 @@ from types import ModuleType
 # Old module, below elasticdl.python: its names, and where they are now.
 _NEW_HOMES: dict[str, dict[str, str]] = {
     "common.constants": {"Mode": "elasticdl.model.mode"},
-    "elasticdl.layers": {"Embedding": "elasticdl.layers"},
-    "elasticdl.layers.embedding": {"Embedding": "elasticdl.layers"},
+    "elasticdl.layers": {"Embedding": "elasticdl.layers.old_embedding"},
+    "elasticdl.layers.embedding": {"Embedding": "elasticdl.layers.old_embedding"},
     "elasticdl.callbacks": {
         "LearningRateScheduler": "elasticdl.callbacks",
         "MaxStepsStopping": "elasticdl.callbacks",

@@ -170,3 +170,17 @@ def test_a_layer_made_again_from_its_config_is_the_same() -> None:
     )
     assert Embedding.from_config(layer.get_config()).get_config() == layer.get_config()
     assert Embedding(4).lifetime_rules.are_any is False
+
+
+def test_the_old_layer_takes_what_it_took() -> None:
+    from elasticdl.python.elasticdl.layers.embedding import Embedding as OldEmbedding
+
+    layer = OldEmbedding(3, input_dim=8, mask_zero=True, input_length=2)
+    inputs = keras.Input((2,))  # float32, as it was written then
+    outputs = keras.layers.GlobalAveragePooling1D()(layer(inputs))  # leaves masked ids out
+    model = keras.Model(inputs, outputs)
+    layer.attach(FixedTable(np.arange(8), TABLE, RowInitializer("zeros")))
+    found = model(tf.constant([[1.0, 2.0], [3.0, 0.0]]))
+    np.testing.assert_allclose(found, [(TABLE[1] + TABLE[2]) / 2, TABLE[3]], atol=1e-6)
+    again = OldEmbedding.from_config(layer.get_config())
+    assert (again.input_dim, again.mask_zero, again.input_length) == (8, True, 2)

@@ -64,7 +64,10 @@ def test_of_a_model_its_own_file_tells_and_no_neighbour(tmp_path: Path, model_de
     net = "def custom_model():\n    return None\n"
     other = "import tf_keras\n"
     files = {
-        **{"net.py": net, "other.py": other, "sub/net.py": net, "sub/other.py": other},
+        "net.py": net,
+        "other.py": other,
+        "sub/net.py": net,
+        "sub/other.py": other,
         "sub/spec.py": "class Spec:\n    pass\n",
     }
     zoo = write_zoo(tmp_path, files)
@@ -88,7 +91,6 @@ def test_of_a_model_its_own_file_has_the_reader_and_no_neighbour(
     for name in ("net.py", "sub/net.py"):
         (zoo / name).write_text(net + reader)
     assert has_custom_reader(spec)
-
 
 
 def test_requirements_beside_the_model_count_and_others_do_not(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ CACHED_UPDATED = "self.updated(self.cached, labels, outputs)"
 TENSOR = '{"accuracy": tf.reduce_mean(tf.cast(tf.equal(outputs > 0.5, labels > 0.5), tf.float32))}'
 
 
-def metrics_of(directory: Path, returned: str) -> Metrics:
-    code = f"""
+SPEC = """
 import tensorflow as tf
 from tensorflow import keras
 from elasticdl import ElasticDLSpec
@@ -54,7 +53,12 @@ class Spec(ElasticDLSpec):
     def create_metrics(self, mode, outputs, labels, predictions):
         return {returned}
 """
-    return Metrics(contract_of(directory, code), Mode.EVALUATION)
+
+
+def metrics_of(directory: Path, returned: str) -> Metrics:
+    return Metrics(
+        contract_of(directory, SPEC.format(FRESH=FRESH, returned=returned)), Mode.EVALUATION
+    )
 
 
 def measured(metrics: Metrics, sizes: list[int]) -> dict[str, float]:
@@ -146,3 +150,15 @@ def test_a_metric_without_a_name_has_the_same_one_every_time(tmp_path: Path) -> 
         for _ in range(2):
             assert set(measured(made, [4, 3])) == {"loss", "precision"}
             assert set(measured(own, [4, 3])) == {"loss", "recall"}
+
+
+def test_metrics_by_output_share_labels_that_are_one_tensor(tmp_path: Path) -> None:
+    by_output = "{'a': {'mae': 'mae'}, 'b': [keras.metrics.MeanAbsoluteError(name='mae')]}"
+    code = SPEC.format(FRESH=FRESH, returned=by_output)
+    contract = contract_of(tmp_path, code)
+    outputs = {"a": tf.constant(OUTPUTS), "b": tf.constant(OUTPUTS) + 1.0}
+    found = contract.metrics(Mode.EVALUATION, outputs, tf.constant(LABELS), outputs)
+    kept = {name: each.result() for name, each in found.items() if hasattr(each, "result")}
+    values = {name: float(each) for name, each in {**found, **kept}.items()}
+    errors = [float(np.mean(np.abs(LABELS - each))) for each in (OUTPUTS, OUTPUTS + 1)]
+    assert values == pytest.approx({"a_mae": errors[0], "b_mae": errors[1]}, rel=1e-5)

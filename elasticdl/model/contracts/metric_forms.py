@@ -75,7 +75,8 @@ class MetricForms:
                     if (name in names)
                     else self._no_output(name, names)
                 )
-                of_labels = part(labels, name, names, "labels")
+                if isinstance(labels, Mapping | list | tuple):  # else all outputs have the same
+                    of_labels = part(labels, name, names, "labels")
             for inner_name, each in inner.items():
                 full = f"{name}_{inner_name}"
                 found[full] = self._value(full, each, of_output, of_labels, is_part=True)
