@@ -106,10 +106,12 @@ def load_contract(
       UsageError: a name is wrong, or a parameter is.
       UserCodeError: the module or the constructor raises.
     """
-    from elasticdl.model.keras_api import fresh_names
+    from elasticdl.model.keras_api import fresh_names, keras
 
     zoo = ModelZoo(source.model_zoo)
-    with fresh_names():  # what is made on import, and by the definition, has equal names wherever
+    # What is made on import, and by the definition, is equal wherever it is made.
+    keras.utils.set_random_seed(source.seed % (1 << 32))
+    with fresh_names():
         resolved = resolve(zoo, source.model_def, modules=True)
         found, beside = resolved.value, source.model_def.rpartition(".")[0]
         if isinstance(found, ModuleType):

@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from elasticdl.errors import UsageError
+from elasticdl.model.contracts.compiled import recorded_compiling
+from elasticdl.model.contracts.optimizers import honoring_lr
 from elasticdl.model.user_code import user_code
 
 # A file of the zoo never stands in for these, as the process already lives on them.
@@ -34,6 +36,9 @@ class ModelZoo:
 
     Args:
       directory: the zoo.
+
+    Attributes:
+      compiled: what models are compiled with on import, by their ids.
 
     Raises:
       UsageError: there is no such directory.
@@ -54,6 +59,7 @@ class ModelZoo:
                 del sys.modules[name]
         self._siblings: dict[str, ModuleType] = {}
         self._policy: Any = None
+        self.compiled: dict[int, dict[str, Any]] = {}
         self._thread = threading.local()
 
     @contextmanager
@@ -97,7 +103,8 @@ class ModelZoo:
           UserCodeError: the module raises; with its traceback.
         """
         parts = relative.with_suffix("").parts
-        with self.importable(), user_code(f"importing '{self.directory / relative}'"):
+        what = f"importing '{self.directory / relative}'"
+        with self.importable(), honoring_lr(), recorded_compiling(self.compiled), user_code(what):
             if self._package not in sys.modules:
                 package = ModuleType(self._package, "A model zoo.")
                 package.__path__ = [str(self.directory)]

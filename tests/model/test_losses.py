@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from elasticdl.errors import UsageError
+from elasticdl.model.building import build_model
 from elasticdl.model.contract import Contract, load_contract
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
@@ -156,3 +157,33 @@ def test_metrics_of_keras_take_labels_of_rank_one_beside_columns(
     metrics = Metrics(load(tmp_path, ONE.format("") + code), Mode.EVALUATION)
     states = metrics.measure(OUTPUTS, LABELS, 3)
     assert metrics.result(states)["error"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])",
+        "keras.Sequential([keras.layers.Dense(1)])\nmodel(tf.zeros([1, 2]))",
+    ],
+)
+def test_a_model_made_on_import_keeps_its_values_and_what_it_is_compiled_with(
+    tmp_path: Path, made: str
+) -> None:
+    code = (
+        f"\ndel optimizer\nmodel = {made}\n"
+        "model.set_weights([tf.constant(each).numpy() for each in ([[5.0], [6.0]], [7.0])])\n"
+        "model.compile(keras.optimizers.SGD(0.25), 'mse', metrics=['mae'], loss_weights=[0.5])\n"
+    )
+    contract = load(tmp_path, code)
+    model = build_model(contract, tf.TensorSpec([None, 2]), seed=1)
+    assert [each.tolist() for each in model.get_weights()] == [[[5.0], [6.0]], [7.0]]
+    assert float(contract.create_optimizer().learning_rate) == 0.25
+    metrics = Metrics(contract, Mode.EVALUATION)
+    states = metrics.measure(tf.constant([[3.0]]), tf.constant([[1.0]]), 1)
+    assert metrics.result(states) == {"loss": 2.0, "mae": 2.0}
+
+
+def test_lr_is_the_learning_rate_of_an_optimizer_made_on_import(tmp_path: Path) -> None:
+    code = ONE.format("") + "loss = 'mse'\noptimizer = keras.optimizers.SGD(lr=0.3)\n"
+    made = load(tmp_path, code).create_optimizer()
+    assert float(made.learning_rate) == pytest.approx(0.3)

@@ -81,6 +81,7 @@ class Definition:
         ``class_weight`` are each of the first that has them.
       as_keras: whether a loss takes labels first and may return one number per record.
       hints: by role, what to do where the definition has nothing for it.
+      compiled: what the model was compiled with on import.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Definition:
         owners: Sequence[Any],
         as_keras: bool = False,
         hints: Mapping[Role, str] | None = None,
+        compiled: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
         self.mode = mode
@@ -103,7 +105,8 @@ class Definition:
         self._functions = functions
         # Of the model that was created last: what it calls its outputs, and is compiled with.
         self._model_outputs: list[str] = []
-        self._compiled: dict[str, Any] = {}
+        self._compiled_on_import = compiled or {}
+        self._compiled: Mapping[str, Any] = self._compiled_on_import
         self._as_keras = as_keras
         self._hints = hints or {}
         self._loss_weights = _first_of(owners, "loss_weights")
@@ -130,7 +133,8 @@ class Definition:
         if not isinstance(model, keras.Model):
             raise self._wrong("model", model, "return a keras.Model")
         self._model_outputs = list(getattr(model, "output_names", None) or [])
-        self._compiled = compiled.get(id(model), {})
+        on_import = self._zoo.compiled.get(id(model), self._compiled_on_import)
+        self._compiled = compiled.get(id(model), on_import)
         if self._compiled.get("weighted_metrics") and "metrics" not in self._functions:
             raise UsageError(
                 f"{self.function('model')}: compiled with weighted_metrics, which are not "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -95,7 +96,10 @@ def define_by_module(
         )
     owners = (module,) if model_class is None else (found, module)
     hints = _hints(beside, model_class is not None)
-    return Definition(source, mode, zoo, functions, owners, as_keras=True, hints=hints)
+    compiled = zoo.compiled.get(id(found), {})
+    return Definition(
+        source, mode, zoo, functions, owners, as_keras=True, hints=hints, compiled=compiled
+    )
 
 
 def model_of_module(module: ModuleType, model_def: str) -> Any:
@@ -160,10 +164,28 @@ def _of_module(module: ModuleType, beside: str) -> dict[Role, UserFunction]:
 
 
 def _copy(model: Any) -> Any:
-    """Return a new model of the structure of one that a module made, its values drawn anew."""
-    from elasticdl.model.keras_api import keras
+    """Return a new model of the structure and the values of one that a module made.
 
-    return keras.models.clone_model(model)
+    An embedding matrix that is a table in the new one has no values yet.
+    """
+    from elasticdl.model.keras_api import keras, variable_path
+
+    with warnings.catch_warnings():
+        # Keras would compile the copy too, but for the compile() that records.
+        warnings.filterwarnings("ignore", message=".*compile")
+        copied = keras.models.clone_model(model)
+    if not model.weights:
+        return copied
+    if not copied.built:
+        copied.build(model.input_shape)
+    by_path = {variable_path(each): each for each in model.weights}
+    if len(by_path) < len(model.weights) or len(copied.weights) == len(model.weights):
+        copied.set_weights(model.get_weights())
+        return copied
+    for each in copied.weights:
+        if variable_path(each) in by_path:
+            each.assign(by_path[variable_path(each)])
+    return copied
 
 
 def _is_model_class(value: Any) -> bool:
