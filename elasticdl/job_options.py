@@ -278,6 +278,7 @@ class JobOptions(BaseModel):
         example="1",
         ge=0,
         le=64,
+        also=("get_model_steps",),
     )
     staleness_aware_learning_rate: bool = option(
         False,
@@ -295,6 +296,7 @@ class JobOptions(BaseModel):
         commands=_TRAIN,
         metavar="async|sync",
         example="sync",
+        also=("use_async",),
     )
     grads_to_wait: int | None = option(
         None,

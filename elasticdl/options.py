@@ -29,6 +29,11 @@ GROUPS = (
     "Display",
 )
 
+# What people try that has no counterpart, and why.
+_NOT_NEEDED = {
+    "distribution_strategy": "leave it out: there are parameter servers, and no other strategy",
+}
+
 
 def option(
     default: Any,
@@ -163,7 +168,10 @@ def unknown_option(
         what = f"{typed}: `{command}` does not take it ({others} does)"
     else:
         what = f"{typed}: no such option of `{command}`"
-    negated = name.replace("-", "_").removeprefix("no_")
+    spelled = name.replace("-", "_")
+    if spelled in _NOT_NEEDED and name not in options:
+        return f"{what}; {_NOT_NEEDED[spelled]}"
+    negated = spelled.removeprefix("no_")
     if negated != name and negated in taken and taken[negated].is_flag:
         return f"{what}; did you mean {prefix}{negated}=false?"
     meant = nearest_option(name, taken)

@@ -64,7 +64,7 @@ def before_launch() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return an exception's type and the line of its message that says what happened."""
-    lines = [line.strip() for line in _COLORS.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in _message(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Graph execution error"):
         lines = [_reason(lines)]
     if lines and lines[0].startswith("in user code"):
@@ -86,7 +86,10 @@ def user_traceback(error: BaseException) -> str:
     # What an exception was made from is the libraries' story, told in frames of theirs.
     summary.__cause__ = None
     summary.__context__ = None
-    return _COLORS.sub("", "".join(summary.format()))
+    text = "".join(summary.format())
+    if isinstance(error, KeyError):
+        text = text.replace(str(error), _message(error))
+    return _COLORS.sub("", text)
 
 
 def without_library_frames(text: str) -> str:
@@ -101,6 +104,13 @@ def without_library_frames(text: str) -> str:
         return kept
     last = frames[-_LAST_FRAMES:]
     return text[: frames[0].start()] + "".join(each[0] for each in last) + text[last[-1].end() :]
+
+
+def _message(error: BaseException) -> str:
+    """Return an exception's message without colors; of a KeyError with lines, not its repr."""
+    (only,) = error.args if len(error.args) == 1 else (None,)
+    is_text = isinstance(error, KeyError) and isinstance(only, str) and "\n" in only
+    return _COLORS.sub("", only if is_text and isinstance(only, str) else str(error))
 
 
 def _reason(lines: list[str]) -> str:

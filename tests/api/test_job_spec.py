@@ -186,11 +186,21 @@ def test_a_wrong_config_is_one_line(tmp_path: Path, text: str, complaint: str) -
         ("learning_rate", "params"),
         ("outptu", "output"),
         ("workers", "num_workers"),
+        ("use_async", "consistency"),
+        ("get_model_steps", "staleness"),
+        ("training_data", "data"),
+        ("model_params", "params"),
+        ("lr_staleness_modulation", "staleness_aware_learning_rate"),
     ],
 )
 def test_an_unknown_option_names_the_one_that_is_meant(typed: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"--{typed}: no such option .* did you mean --{meant}"):
         JobSpec.resolve("train", {**TRAIN, typed: "1"}, "--")
+
+
+def test_an_option_without_a_counterpart_says_to_leave_it_out() -> None:
+    with pytest.raises(UsageError, match=r"--distribution_strategy: no such .* leave it out"):
+        JobSpec.resolve("train", {**TRAIN, "distribution_strategy": "ParameterServer"}, "--")
 
 
 def test_an_option_of_another_command_says_whose_it_is() -> None:

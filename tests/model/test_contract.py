@@ -11,9 +11,10 @@ import elasticdl
 from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
+from elasticdl.model.keras_api import keras
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
-from elasticdl.model.user_code import one_line, user_code
+from elasticdl.model.user_code import one_line, user_code, user_traceback
 from tests.model_zoos import MNIST, contract_of, write_zoo
 
 MODEL = "tf.keras.Sequential([tf.keras.Input((1,)), tf.keras.layers.Dense(1)])"
@@ -283,3 +284,17 @@ def test_the_reason_of_a_graphs_error_is_told() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         reshape.get_concrete_function(tf.TensorSpec([None]))(tf.zeros([8]))
     assert "Input to reshape is a tensor with 8 values" in one_line(raised.value)
+
+
+def test_a_key_that_a_layer_misses_is_named_in_plain_text() -> None:
+    class Net(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs["missing"]
+
+    with pytest.raises(KeyError) as raised:
+        Net()({"x": tf.zeros((1, 2))})
+    assert one_line(raised.value) == "KeyError: missing"
+    text = user_traceback(raised.value)
+    assert "\x1b" not in text
+    assert "\\n" not in text
+    assert "x1b[" not in text

@@ -153,6 +153,18 @@ def test_a_call_in_an_option_is_parsed_and_never_evaluated(tmp_path: Path) -> No
         (MODULE, {"params": "depth=3"}, "does not take it; it takes 'units', 'learning_rate'"),
         (MODULE, {"optimizer": "Adm"}, "has no 'Adm'; it defines 'custom_model', 'feed', 'loss',"),
         (MODULE, {"optimizer": "Adm"}, "; Keras has 'Adam'"),
+        (MODULE, {"optimizer": "adamm"}, "; Keras has 'Adam'"),
+        (
+            MODULE,
+            {"optimizer": "Adam(learning_rate=CosineDecay(0.1))"},
+            "optimizer 'CosineDecay(…)': missing a required argument: 'decay_steps'; it takes init",
+        ),
+        (MODULE, {"optimizer": "Adam(lerning_rate=0.1)"}, "optimizer 'Adam(…)': Argument(s) not"),
+        (
+            MODULE,
+            {"loss": "Huber(detla=2)"},
+            "loss 'Huber(…)': got an unexpected keyword argument 'detla'; it takes delta, ",
+        ),
         (MODULE, {"optimizer": "Adam(1"}, "neither a name nor a call with literal arguments; for"),
         (
             MODULE,

@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from elasticdl.errors import UsageError
@@ -108,7 +109,7 @@ def _optimizer_maker(call: LiteralCall, function: Any, label: str) -> Any:
                 f"params 'learning_rate': {label} gives it too; give it in one of them"
             )
         keywords = {**(call.keywords or {}), **further}
-        return LiteralCall(call.name, call.arguments, keywords).of(function, _make_of_keras)
+        return replace(call, keywords=keywords).of(function, _make_of_keras)
 
     return make
 
@@ -143,8 +144,9 @@ def _with_nearest(error: UsageError, name: str, option: str) -> UsageError:
 
     family = keras.optimizers if option == "optimizer" else keras.losses
     names = [each for each in dir(family) if _of_keras(each, option) is not None]
-    close = difflib.get_close_matches(name.rpartition(".")[2], names, n=1)
-    return UsageError(f"{error}; Keras has '{close[0]}'") if close else error
+    by_lower = {each.lower(): each for each in reversed(names)}
+    close = difflib.get_close_matches(name.rpartition(".")[2].lower(), by_lower, n=1)
+    return UsageError(f"{error}; Keras has '{by_lower[close[0]]}'") if close else error
 
 
 def _make_of_keras(call: LiteralCall) -> Any:
