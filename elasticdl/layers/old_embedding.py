@@ -26,6 +26,8 @@ class Embedding(embedding.Embedding):
       kwargs: further arguments of `elasticdl.layers.Embedding`.
     """
 
+    casts_ids = True
+
     def __init__(
         self,
         output_dim: int,

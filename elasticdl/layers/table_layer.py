@@ -55,6 +55,7 @@ class TableLayer(ABC):
       embeddings_regularizer: maps rows, float32 ``[u, dim]``, to a loss; None without one. It is
         given the distinct rows of a minibatch.
       lifetime_rules: which rows a job makes and keeps.
+      casts_ids: whether it takes ids that are floats, and so may have been rounded.
       embeddings_constraint: an error in training, as nobody would apply it.
     """
 
@@ -64,6 +65,7 @@ class TableLayer(ABC):
     embeddings_regularizer: Callable[[Any], Any] | None
     embeddings_constraint: Callable[[Any], Any] | None = None
     lifetime_rules: LifetimeRules = LifetimeRules()
+    casts_ids: bool = False
     _table: FixedTable | None = None
 
     @property

@@ -330,10 +330,16 @@ class _Check:
 
     def _check_prediction(self, training: ElementSpec, model: TwoPhaseModel) -> None:
         """Try what comes after the training: the input of predictions, and the export."""
-        features = element_spec(self._contract, Mode.PREDICTION).features
-        if features != training.features:
+        found = element_spec(self._contract, Mode.PREDICTION)
+        if found.features != training.features:
+            parts = (found.features, found.labels, found.sample_weights)
+            if tuple(each for each in parts if each is not None) == training.features:
+                raise UsageError(
+                    f"{self._function}: yields its features as a tuple in mode prediction, which "
+                    "is read as (features, labels); yield a tuple of it alone: return ((a, b),)"
+                )
             raise UsageError(
-                f"{self._function}: yields features {features} in mode prediction but "
+                f"{self._function}: yields features {found.features} in mode prediction but "
                 f"{training.features} in training; the model needs the same features in both"
             )
         # One row each: an empty table is looked up in another way.

@@ -315,12 +315,15 @@ class TwoPhaseModel:
         narrow = narrowed_through(call.ids)
         name = call.layer.name
         if narrow is not None and narrow.is_floating:
-            raise UsageError(
+            rounded = (
                 f"layer '{name}': its ids are integers in the data but went through {narrow.name}, "
                 "which rounds large ones; give the model's input the type of the data: "
                 "keras.Input(…, dtype='int64')"
             )
-        if narrow is not None:
+            if not call.layer.casts_ids:
+                raise UsageError(rounded)
+            self.warnings.append(rounded)
+        elif narrow is not None:
             self.warnings.append(
                 f"layer '{name}': its ids are int64 in the data but {narrow.name} on their way, "
                 "which holds them up to 2,147,483,647; use int64 throughout, such as "

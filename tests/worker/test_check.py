@@ -228,6 +228,39 @@ def test_what_would_fail_after_the_training_is_an_error_before_it(
     assert "\n" not in str(raised.value)
 
 
+def test_a_tuple_of_features_in_prediction_is_told_from_features_and_labels(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    model = """
+    def create_model():
+        a, b = keras.Input((2,), dtype="int64"), keras.Input((3,))
+        c = keras.layers.Concatenate()([Embedding(4, "sum")(a), b])
+        return keras.Model([a, b], keras.layers.Dense(1)(c))
+    """
+    whole = 'return example, example.pop("y")'
+    own = """features = example["i"], example["x"]
+            return features if mode == "prediction" else (features, example["y"])"""
+    code = general(model)
+    assert whole in code
+    code = code.replace(whole, own)
+    with pytest.raises(UsageError, match=r"read as \(features, labels\); .* return \(\(a, b\),\)"):
+        check(job(tmp_path, code, "Spec"))
+    code = code.replace("return features if", "return (features,) if")
+    assert check(job(tmp_path, code, "Spec")).tables
+
+
+def test_the_old_layer_casts_ids_that_arrive_as_floats(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "train.recordio")
+    code = general(EMBEDDED).replace(
+        "from elasticdl.layers import", "from elasticdl.python.elasticdl.layers.embedding import"
+    )
+    assert 'keras.Input((2,), dtype="int64", name="i")' in code
+    code = code.replace('keras.Input((2,), dtype="int64", name="i")', 'keras.Input((2,), name="i")')
+    report = check(job(tmp_path, code, "Spec"))
+    assert [each.name for each in report.tables] == ["ids"]
+    (warning,) = report.warnings
+    assert "went through float32, which rounds large ones" in warning
+
+
 def test_ids_narrowed_to_int32_are_a_warning(tmp_path: Path) -> None:
     write_numbers(tmp_path / "train.recordio")
     code = general(EMBEDDED).replace(
