@@ -10,6 +10,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.building import build_model
 from elasticdl.model.contract import Contract, load_contract
+from elasticdl.model.keras_api import IS_LEGACY
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
@@ -187,3 +188,55 @@ def test_lr_is_the_learning_rate_of_an_optimizer_made_on_import(tmp_path: Path) 
     code = ONE.format("") + "loss = 'mse'\noptimizer = keras.optimizers.SGD(lr=0.3)\n"
     made = load(tmp_path, code).create_optimizer()
     assert float(made.learning_rate) == pytest.approx(0.3)
+
+
+def test_metrics_of_one_name_are_all_measured(tmp_path: Path) -> None:
+    code = (
+        "loss = 'mse'\ndef eval_metrics_fn():\n"
+        "    return [lambda y, p: tf.reduce_mean(p), lambda y, p: tf.reduce_mean(y), 'mae', 'mae']"
+    )
+    metrics = Metrics(load(tmp_path, ONE.format("") + code), Mode.EVALUATION)
+    results = metrics.result(metrics.measure(OUTPUTS, LABELS, 3))
+    results.pop("loss")
+    assert {name: round(value, 4) for name, value in results.items()} == {
+        "<lambda>": 0.5,
+        "<lambda>_1": 0.6667,
+        "mae": 0.4333,
+        "mae_1": 0.4333,
+    }
+
+
+OF_LISTS = "model = keras.Model(inputs, [a, b])\n    model.compile('sgd', ['mse', 'mae'], metrics="
+OF_DICTS = (
+    "model = keras.Model(inputs, {{'b': b, 'a': a}})\n"
+    "    model.compile('sgd', ['mse', 'mae'], metrics="
+)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "['mae', 'mse']",
+        "[['mae', 'mse'], ['mae']]",
+        "{'b': ['mse', 'mae']}",
+        "[[keras.metrics.MeanAbsoluteError(name='e')], ['mae', 'mse']]",
+    ],
+)
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_what_a_model_of_several_outputs_is_compiled_with_is_as_in_evaluate(
+    tmp_path: Path, metrics: str, is_dict: bool
+) -> None:
+    if IS_LEGACY and is_dict:
+        pytest.skip("tf_keras takes no lists for outputs that are a dict")
+    made = OF_DICTS.replace("{{", "{").replace("}}", "}") if is_dict else OF_LISTS
+    contract = load(tmp_path, TWO.format(made + metrics + ")"))
+    model = build_model(contract, tf.TensorSpec([None, 2]), seed=1)
+    features = tf.random.stateless_normal([3, 2], [1, 2])
+    labels = [OUTPUTS, OUTPUTS * 3]
+    labels = {"a": labels[0], "b": labels[1]} if is_dict else labels
+    measuring = Metrics(contract, Mode.EVALUATION)
+    found = measuring.result(measuring.measure(model(features), labels, 3))
+    expected = model.evaluate(features, labels, verbose=0, return_dict=True)
+    for own in ("a_loss", "b_loss"):
+        expected.pop(own, None)
+    assert found == pytest.approx(expected, rel=1e-5)

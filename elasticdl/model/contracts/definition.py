@@ -191,7 +191,10 @@ class Definition:
             elif callable(given):
                 arguments = {"mode": mode, "outputs": outputs, "labels": labels}
                 given = call_by_names(given, {**arguments, "predictions": predictions})
-            return self._metric_forms.values(given, outputs, labels, self._model_outputs)
+            is_compiled = "metrics" not in self._functions
+            return self._metric_forms.values(
+                given, outputs, labels, self._model_outputs, is_compiled
+            )
 
     def dataset(self, dataset: tf.data.Dataset, mode: Mode) -> tf.data.Dataset:
         """Map serialized records to elements of one record each."""

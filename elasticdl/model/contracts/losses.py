@@ -108,6 +108,8 @@ def _by_output(
     form: LossForm,
 ) -> Any:
     """Return the weighted sum of the losses that outputs have; a loss of None is none."""
+    if isinstance(outputs, Mapping):
+        names = sorted(names)  # the order in which Keras gives lists to a dict's outputs
     unknown = [str(name) for name in losses if name not in names]
     if isinstance(losses, Mapping) and unknown:
         raise UsageError(

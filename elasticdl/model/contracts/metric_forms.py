@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,12 @@ class MetricForms:
         self._made: dict[str, Any] = {}
 
     def values(
-        self, given: Any, outputs: Any, labels: Any, model_outputs: Sequence[str]
+        self,
+        given: Any,
+        outputs: Any,
+        labels: Any,
+        model_outputs: Sequence[str],
+        is_compiled: bool = False,
     ) -> dict[str, Any]:
         """Return scalar tensors and Keras metrics by name.
 
@@ -41,6 +47,7 @@ class MetricForms:
           outputs: what the model returned.
           labels: the minibatch's.
           model_outputs: the names of a functional model's outputs.
+          is_compiled: they are what the model was compiled with: each is of one output.
 
         Raises:
           UsageError: something is no metric, or names no output.
@@ -48,11 +55,13 @@ class MetricForms:
         if given is None:
             return {}
         names = output_names(outputs, model_outputs)
+        if is_compiled:
+            given = self._of_compiled(given, names, outputs, model_outputs)
         if isinstance(given, list | tuple):
             if len(given) == len(names) and any(isinstance(each, list | tuple) for each in given):
                 given = dict(zip(names, given, strict=True))
             else:
-                given = {_name_of(each): each for each in given}
+                given = _named(given)
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
             raise UsageError(
                 f"{self._label}: returns {kind_of(given)}; return a dict of tensors, functions of "
@@ -67,7 +76,7 @@ class MetricForms:
                 continue
             inner = metric if isinstance(metric, Mapping | list | tuple) else [metric]
             if not isinstance(inner, Mapping):
-                inner = {_name_of(each): each for each in inner}
+                inner = _named(inner)
             of_output, of_labels = outputs, labels
             if names:
                 of_output = (
@@ -81,6 +90,49 @@ class MetricForms:
                 full = f"{name}_{inner_name}"
                 found[full] = self._value(full, each, of_output, of_labels, is_part=True)
         return found
+
+    def _of_compiled(
+        self, given: Any, names: Sequence[str], outputs: Any, model_outputs: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the metrics of `compile` by name, or of several outputs by output and name."""
+        from elasticdl.model.keras_api import IS_LEGACY
+
+        if not isinstance(given, Mapping | list | tuple):
+            given = [given]
+        if not names:
+            values = given.values() if isinstance(given, Mapping) else given
+            lists = [each if isinstance(each, list | tuple) else [each] for each in values]
+            return _named([metric for each in lists for metric in each])
+        if isinstance(given, Mapping):
+            for name in given:
+                if name not in names:
+                    self._no_output(name, names)
+            return dict(given)
+        if IS_LEGACY and not any(isinstance(each, list | tuple) for each in given):
+            return {name: self._copied(given, name) for name in names}
+        if len(given) != len(names):
+            raise UsageError(
+                f"{self._label}: are {len(given)}, but the model has {len(names)} outputs; give a "
+                f"list for each, or a dict by the outputs' names: {', '.join(map(repr, names))}"
+            )
+        ordered = list(names)
+        if isinstance(outputs, Mapping):
+            ordered = sorted(names) if set(model_outputs) != set(names) else list(model_outputs)
+        return dict(zip(ordered, given, strict=True))
+
+    def _copied(self, metrics: Sequence[Any], output: str) -> list[Any]:
+        """Return metrics for one output of several, of which each has an object of its own."""
+        from elasticdl.model.keras_api import keras
+
+        own = []
+        for index, metric in enumerate(metrics):
+            if isinstance(metric, keras.metrics.Metric):
+                key = f"{output}/{index}"
+                if key not in self._made:
+                    self._made[key] = type(metric).from_config(metric.get_config())
+                metric = self._made[key]
+            own.append(metric)
+        return own
 
     def _value(
         self, name: str, metric: Any, outputs: Any, labels: Any, is_part: bool = False
@@ -147,6 +199,20 @@ def _name_of(metric: Any) -> str:
         return metric
     name = getattr(metric, "name", None) or getattr(metric, "__name__", None)
     return str(name) if name else type(metric).__name__
+
+
+def _named(metrics: Sequence[Any]) -> dict[str, Any]:
+    """Return metrics by their names; of those with one name, all but the first get a number."""
+    found: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+    for metric in metrics:
+        if metric is None:
+            continue
+        name = _name_of(metric)
+        number = counts[name]
+        counts[name] += 1
+        found[f"{name}_{number}" if number else name] = metric
+    return found
 
 
 def _kind_of_labels(outputs: Any, labels: Any) -> str:
