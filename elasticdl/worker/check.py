@@ -43,6 +43,7 @@ _GROWTH = 4
 _MOST_RECORDS_AT_ONCE = 4096
 _MOST_RECORDS_OF_FILE = 65_536
 _MOST_FILES = 16
+_MOST_COMPARED = 64  # records whose losses are computed one by one
 
 
 def check(job_spec: JobSpec) -> CheckReport:
@@ -351,19 +352,30 @@ class _Check:
         try_export(self._contract.source, parameters)
 
     def _warn_of_broadcasting(self, outputs: Any, labels: Any) -> None:
-        """Warn of a loss that subtracts [n, 1] from [n]: it changes where labels are reshaped."""
+        """Warn of a loss that subtracts [n, 1] from [n].
+
+        It changes where labels are reshaped, and is no mean or sum of the records' own losses: a
+        single record makes no matrix.
+        """
         if not (tf.is_tensor(outputs) and tf.is_tensor(labels)):
             return
         if outputs.shape == labels.shape or {outputs.shape.rank, labels.shape.rank} != {1, 2}:
             return
         if outputs.shape.num_elements() != labels.shape.num_elements():
             return
+        outputs, labels = outputs[:_MOST_COMPARED], labels[:_MOST_COMPARED]
+        count = outputs.shape[0]
         try:
             as_is = float(self._contract.loss(outputs, labels))
             reshaped = float(self._contract.loss(outputs, tf.reshape(labels, outputs.shape)))
+            total = sum(
+                float(self._contract.loss(outputs[index : index + 1], labels[index : index + 1]))
+                for index in range(count)
+            )
         except ElasticDLError:
             return  # the loss wants them as they are
-        if not np.isclose(as_is, reshaped, rtol=1e-3, equal_nan=True):
+        good = (reshaped, total, total / count)
+        if not any(np.isclose(as_is, each, rtol=1e-3, equal_nan=True) for each in good):
             self._warnings.append(
                 f"outputs are of shape {tuple(outputs.shape)} and labels of {tuple(labels.shape)}: "
                 "the loss makes a matrix of them; reshape one, or use a Keras loss"
