@@ -454,6 +454,11 @@ class TwoPhaseModel:
                 f"{name} of '{type(self.model).__name__}' is not used: outputs are those of call, "
                 "and metrics those of the definition"
             )
+        if "compute_loss" in steps and self._contract.has_loss:
+            self.warnings.append(
+                f"compute_loss of '{type(self.model).__name__}' is not used in evaluation: 'loss' "
+                "and 'val_loss' there are those of the definition's own loss; monitor a metric"
+            )
         if not steps:
             return None
         with self._user_code("compiling the model"):

@@ -65,6 +65,12 @@ NEW = "self.optimizer.apply(gradients, variables)"  # of Keras 3 alone
 
 
 def step(directory: Path, method: str, table: bool = True) -> TrainResult:
+    return step_and_warnings(directory, method, table)[0]
+
+
+def step_and_warnings(
+    directory: Path, method: str, table: bool = True
+) -> tuple[TrainResult, list[str]]:
     contract = contract_of(directory, BEGIN.format(table=table) + method + END, "Model")
     spec = element_spec(contract, Mode.TRAINING)
     model = TwoPhaseModel(contract, spec.features, spec.labels, 0)
@@ -75,7 +81,8 @@ def step(directory: Path, method: str, table: bool = True) -> TrainResult:
     rows = [np.full((1, 3), 0.5, np.float32)] if table else []
     inverses = [np.zeros(2, np.int32)] if table else []
     labels = tf.constant([1.0, 2.0])
-    return model.train_step(features, labels, model.initial_dense(), rows, inverses)
+    result = model.train_step(features, labels, model.initial_dense(), rows, inverses)
+    return result, model.warnings
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,14 @@ def test_a_step_that_is_kerass_own_gives_the_same(tmp_path: Path, method: str) -
     assert np.any(expected.row_gradients[0])
     np.testing.assert_allclose(result.dense_gradients, expected.dense_gradients, rtol=1e-6)
     np.testing.assert_allclose(result.row_gradients[0], expected.row_gradients[0], rtol=1e-6)
+
+
+def test_a_loss_that_evaluation_does_not_compute_is_warned_of(tmp_path: Path) -> None:
+    own = "\n    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):\n"
+    own += "        return tf.reduce_mean(tf.abs(y_pred)) + tf.add_n(self.losses)\n"
+    _, (warning,) = step_and_warnings(tmp_path / "a", own, table=False)
+    assert warning.startswith("compute_loss of 'Model' is not used in evaluation: 'loss' and 'val")
+    assert step_and_warnings(tmp_path / "b", "", table=False)[1] == []
 
 
 def test_what_a_step_does_to_gradients_is_kept(tmp_path: Path) -> None:
