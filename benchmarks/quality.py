@@ -56,7 +56,7 @@ def _make_shapes(output: Path) -> None:
 
 
 def _clicks(model: str) -> Workload:
-    return Workload(f"ctr.{model}", _make_clicks, 256, num_epochs=1, metric="auc")
+    return Workload(f"ctr.{model}", _make_clicks, 256, num_epochs=1, metric="auc", data_version=2)
 
 
 WORKLOADS = {

@@ -22,6 +22,7 @@ class Workload:
       num_epochs: how often the data is read.
       metric: what tells how good the model is on ``test``; more is better.
       params: of the model's constructor.
+      data_version: raised where ``make_data`` makes other data, so that none made before is used.
     """
 
     model_def: str
@@ -30,6 +31,7 @@ class Workload:
     num_epochs: int
     metric: str
     params: dict[str, Any] = field(default_factory=dict)
+    data_version: int = 1
 
     @property
     def params_text(self) -> str:
@@ -40,9 +42,9 @@ class Workload:
         """Make the data unless it is there; return its directory.
 
         Args:
-          name: of the directory among those of the benchmarks.
+          name: of the directory among those of the benchmarks, to which the version is added.
         """
-        directory = DATA / "benchmarks" / name
+        directory = DATA / "benchmarks" / f"{name}_v{self.data_version}"
         if not (directory / "complete").exists():
             self.make_data(directory)
             (directory / "complete").touch()
@@ -76,5 +78,6 @@ WORKLOADS = {
         num_epochs=3,
         metric="auc",
         params={"embedding_dim": 16},
+        data_version=2,
     ),
 }

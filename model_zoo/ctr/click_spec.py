@@ -12,8 +12,9 @@ from elasticdl.layers import Embedding
 
 NUM_NUMERIC = 13
 NUM_CATEGORICAL = 26
-# Keras's 0.1 hides the gradients of a mean over hundreds of records, most of all those of rare ids.
-_INITIAL_ACCUMULATOR = 1e-3
+# Updates until the learning rate is half of what it was: large steps find what pairs of ids say,
+# small ones then average the noise of records away.
+_HALVING_UPDATES = 1000
 
 
 class ClickSpec(ElasticDLSpec):
@@ -23,15 +24,21 @@ class ClickSpec(ElasticDLSpec):
       context: about this process; see `ElasticDLSpec`.
       embedding_dim: length of an id's vector.
       hidden_units: widths of the deep part's layers.
-      learning_rate: of Adagrad.
+      learning_rate: of Adam, at first.
     """
+
+    # Of the vectors' initial values. Where layers must find the products of ids themselves, vectors
+    # near 0 have gradients near 0, and nothing of pairs is learned for long.
+    initial_deviation = 0.3
+    # Adam's beta_1.
+    momentum = 0.9
 
     def __init__(
         self,
         context: Mapping[str, Any] | None = None,
         embedding_dim: int = 8,
         hidden_units: Sequence[int] = (128, 64),
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.005,
     ) -> None:
         super().__init__(context)
         self._embedding_dim = embedding_dim
@@ -49,8 +56,8 @@ class ClickSpec(ElasticDLSpec):
 
     def vectors(self, ids: tf.Tensor) -> tf.Tensor:
         """Return a vector for each id, ``[batch, 26, embedding_dim]``."""
-        small = tf.keras.initializers.RandomNormal(stddev=0.01, seed=0)
-        return Embedding(self._embedding_dim, embeddings_initializer=small, name="vectors")(ids)
+        normal = tf.keras.initializers.RandomNormal(stddev=self.initial_deviation, seed=0)
+        return Embedding(self._embedding_dim, embeddings_initializer=normal, name="vectors")(ids)
 
     def weights(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the sum of a weight for each id, ``[batch, 1]``."""
@@ -69,9 +76,10 @@ class ClickSpec(ElasticDLSpec):
         return tf.keras.Model({"numeric": numeric, "categorical": ids}, logits)
 
     def create_optimizer(self) -> tf.keras.optimizers.Optimizer:
-        return tf.keras.optimizers.Adagrad(
-            self._learning_rate, initial_accumulator_value=_INITIAL_ACCUMULATOR
+        rate = tf.keras.optimizers.schedules.InverseTimeDecay(
+            self._learning_rate, decay_steps=_HALVING_UPDATES, decay_rate=1
         )
+        return tf.keras.optimizers.Adam(rate, beta_1=self.momentum)
 
     def create_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(

@@ -27,6 +27,9 @@ class PairwiseProducts(tf.keras.layers.Layer):
 class DeepFM(ClickSpec):
     """Adds up a linear model, the products of all pairs of ids' vectors, and a deep network."""
 
+    # 325 products are summed up: of larger vectors, they would drown everything else at first.
+    initial_deviation = 0.1
+
     def create_logits(self, numeric: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         vectors = self.vectors(ids)
         x = tf.keras.layers.Concatenate()([numeric, tf.keras.layers.Flatten()(vectors)])

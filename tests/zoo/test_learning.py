@@ -31,7 +31,7 @@ def clicks(tmp_path_factory):
     """Click data whose ids are frequent enough to be learned in seconds, and the best AUC."""
     directory = tmp_path_factory.mktemp("ctr")
     hidden = ctr.HiddenModel(largest_field=30)
-    return directory, ctr.make(directory, 150_000, 20_000, num_shards=4, model=hidden)
+    return directory, ctr.make(directory, 400_000, 20_000, num_shards=4, model=hidden)
 
 
 def train(directory, output, **options):
@@ -87,26 +87,33 @@ def test_wide_and_deep_reaches_84_percent_and_an_auc_of_90_on_a_fifth_of_the_cen
     assert_nothing_lost(result, 8 * num_train)
 
 
+def assert_near_the_best(auc, reachable):
+    # Without what pairs of ids say, a model stays below.
+    assert reachable.additive <= reachable.best - 0.02
+    assert reachable.best - 0.01 <= auc <= reachable.best + 0.01
+
+
 @pytest.mark.parametrize("model", ["WideAndDeep", "DCNv2"])
-def test_a_model_of_clicks_comes_near_the_best_possible_auc(clicks, tmp_path, model):
-    directory, best = clicks
-    result = train(directory, tmp_path, model_def=f"ctr.{model}", num_epochs=2, minibatch_size=256)
-    assert best - 0.02 <= result.metrics["auc"] <= best + 0.02
+def test_a_model_of_clicks_comes_within_a_hundredth_of_the_best_possible_auc(
+    clicks, tmp_path, model
+):
+    directory, reachable = clicks
+    result = train(directory, tmp_path, model_def=f"ctr.{model}", minibatch_size=256)
+    assert_near_the_best(result.metrics["auc"], reachable)
 
 
-def test_deepfm_comes_near_the_best_possible_auc_on_two_workers(clicks, tmp_path):
-    directory, best = clicks
+def test_deepfm_comes_within_a_hundredth_of_the_best_possible_auc_on_two_workers(clicks, tmp_path):
+    directory, reachable = clicks
     result = train(
         directory,
         tmp_path,
         model_def="ctr.DeepFM",
-        num_epochs=2,
         minibatch_size=256,
         num_ps=2,
         num_workers=2,
     )
-    assert best - 0.02 <= result.metrics["auc"] <= best + 0.02
-    assert_nothing_lost(result, 2 * 150_000)
+    assert_near_the_best(result.metrics["auc"], reachable)
+    assert_nothing_lost(result, 400_000)
 
 
 def test_resnet_20_tells_drawn_shapes_apart(tmp_path):
