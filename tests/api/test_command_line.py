@@ -149,7 +149,8 @@ def test_a_stop_in_the_middle_of_an_import_is_one_line(
     number: int, exit_code: int, where: str
 ) -> None:
     code = f"""
-import builtins, os, sys
+import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 real = builtins.__import__
 def importing(name, *rest):
     if name == {where!r}:
