@@ -22,6 +22,7 @@ from elasticdl.model.building import (
 )
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
+from elasticdl.model.keras_api import IS_LEGACY
 from elasticdl.model.mode import Mode
 from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.source import ModelSource, read_definition
@@ -32,6 +33,8 @@ from elasticdl.model.trained_model import (
     write_trained_model,
 )
 from tests.model_zoos import MNIST, general, write_zoo
+
+KERAS = "legacy" if IS_LEGACY else "3"
 
 MODEL = """
 from .parts import pooled
@@ -75,7 +78,9 @@ np.savez(sys.argv[3], **{name: value.numpy() for name, value in outputs.items()}
 def trained(directory: Path, code: str, name: str) -> tuple[ModelSource, Parameters]:
     """Write a zoo and return its source with parameters other than the initial ones."""
     zoo = write_zoo(directory / "zoo", {"nets/definition.py": code, "nets/parts.py": PARTS})
-    source = ModelSource(str(zoo), f"nets.definition.{name}", "learning_rate=0.5", seed=11)
+    source = ModelSource(
+        str(zoo), f"nets.definition.{name}", "learning_rate=0.5", seed=11, keras=KERAS
+    )
     contract = load_contract(source, Mode.TRAINING)
     model = build_model(contract, element_spec(contract, Mode.PREDICTION).features, 11)
     variables = define_variables(model, pull_variables(model))

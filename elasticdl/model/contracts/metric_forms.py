@@ -181,10 +181,12 @@ class MetricForms:
         try:
             found = keras.metrics.get(metric)
         except ValueError:
+            found = metric
+        if isinstance(found, str):  # What tf_keras gives for a name it does not know.
             raise UsageError(
                 f"{self._label}: Keras has no metric '{metric}'; give one such as 'accuracy', "
                 "'mae' or 'AUC'"
-            ) from None
+            )
         return found() if inspect.isclass(found) else found
 
     def _no_output(self, name: str, names: Sequence[str]) -> Any:
