@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from elasticdl.data.readers.chunk_cache import CACHE
 from elasticdl.data.readers.reader import check_range, identity
-from elasticdl.data.schema import Column, Schema, conform, schema_of
+from elasticdl.data.readers.typed_columns import TypedColumns
+from elasticdl.data.schema import Schema, conform
 from elasticdl.errors import DataError
 
 MAGIC = b"ARROW1"
 
 
-class ArrowReader:
+class ArrowReader(TypedColumns):
     """See `Reader`. The file is mapped: what is not compressed is not copied either.
 
     A compressed record batch is decompressed whole; those used last stay in memory.
     """
-
-    is_table = True
 
     def __init__(self, path: str, max_chunk_bytes: int) -> None:
         self.path = path
@@ -32,30 +30,15 @@ class ArrowReader:
         try:
             self._source = pa.memory_map(path, "rb")
             self._file = pa.ipc.open_file(self._source)
-            self._arrow_schema = self._file.schema
+            self.arrow_schema = self._file.schema
             # Of one column, so that counting decompresses little.
-            options = pa.ipc.IpcReadOptions(included_fields=[0] if self._arrow_schema.names else [])
+            options = pa.ipc.IpcReadOptions(included_fields=[0] if self.arrow_schema.names else [])
             counter = pa.ipc.open_file(self._source, options=options)
             counts = [counter.get_batch(i).num_rows for i in range(counter.num_record_batches)]
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error) from error
         self._first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         self.num_records = int(self._first_rows[-1])
-
-    def schema(
-        self, names: Sequence[str] | None = None, given: Mapping[str, Column] | None = None
-    ) -> Schema:
-        """Return the columns."""
-        return schema_of(self._arrow_schema, self.path, names, given)
-
-    def names(self) -> list[str]:
-        """Return the names of the columns."""
-        return list(self._arrow_schema.names)
-
-    @property
-    def arrow_schema(self) -> pa.Schema:
-        """The file's own."""
-        return self._arrow_schema
 
     @property
     def num_batches(self) -> int:
@@ -76,7 +59,7 @@ class ArrowReader:
             first, last = int(self._first_rows[number]), int(self._first_rows[number + 1])
             batches.append(self._batch(number).slice(start - first, min(last, end) - start))
             start = min(last, end)
-        return pa.Table.from_batches(batches, self._arrow_schema)
+        return pa.Table.from_batches(batches, self.arrow_schema)
 
     def _batch(self, number: int) -> pa.RecordBatch:
         return CACHE.get(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,20 +11,19 @@ import pyarrow.parquet as pq
 
 from elasticdl.data.readers.chunk_cache import CACHE
 from elasticdl.data.readers.reader import check_range, identity
-from elasticdl.data.schema import Column, Schema, conform, schema_of
+from elasticdl.data.readers.typed_columns import TypedColumns
+from elasticdl.data.schema import Schema, conform
 from elasticdl.errors import DataError
 
 MAGIC = b"PAR1"
 _ROWS_AT_ONCE = 1 << 16
 
 
-class ParquetReader:
+class ParquetReader(TypedColumns):
     """See `Reader`. Reads whole row groups, one at a time, and only the columns asked for.
 
     Row groups read last stay in memory, up to `max_chunk_bytes`, for the next task.
     """
-
-    is_table = True
 
     def __init__(self, path: str, max_chunk_bytes: int) -> None:
         self.path = path
@@ -33,7 +32,7 @@ class ParquetReader:
         self._lock = threading.Lock()
         try:
             self._file = pq.ParquetFile(path, memory_map=True)
-            self._arrow_schema = self._file.schema_arrow
+            self.arrow_schema = self._file.schema_arrow
             self.metadata = self._file.metadata
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error) from error
@@ -41,30 +40,15 @@ class ParquetReader:
         self._first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.num_records = int(self._first_rows[-1])
 
-    def schema(
-        self, names: Sequence[str] | None = None, given: Mapping[str, Column] | None = None
-    ) -> Schema:
-        """Return the columns."""
-        return schema_of(self._arrow_schema, self.path, names, given)
-
-    def names(self) -> list[str]:
-        """Return the names of the columns."""
-        return list(self._arrow_schema.names)
-
-    @property
-    def arrow_schema(self) -> pa.Schema:
-        """The file's own."""
-        return self._arrow_schema
-
     def read(self, start: int, end: int, schema: Schema | None = None) -> pa.Table:
         """Return the rows of a range."""
         schema = self.schema() if schema is None else schema
         names = [column.name for column in schema]
         for name in names:
-            if name not in self._arrow_schema.names:
+            if name not in self.arrow_schema.names:
                 raise DataError(
                     f"'{self.path}': has no column '{name}'; "
-                    f"it has {', '.join(self._arrow_schema.names)}"
+                    f"it has {', '.join(self.arrow_schema.names)}"
                 )
         return conform(self.read_native(start, end, names), schema, self.path)
 
@@ -79,7 +63,7 @@ class ParquetReader:
             parts.append(self._row_group(group, names).slice(start - first, min(last, end) - start))
             start = min(last, end)
         if not parts:
-            return self._arrow_schema.empty_table().select(names)
+            return self.arrow_schema.empty_table().select(names)
         return pa.concat_tables(parts, promote_options="permissive")
 
     def _row_group(self, group: int, names: list[str]) -> pa.Table:
