@@ -6,6 +6,9 @@ of them is a little better is chance, so both are trained with several seeds. Th
 where the difference of the means is within what chance makes of two equals 99 times in 100, by
 Student's t test, or not above one held-out record.
 
+In sync mode a step averages a minibatch of each worker. There, a worker's are so much smaller than
+those of ``fit`` that a step of both is of as many records.
+
 The exit code is 1 where a job's model is worse.
 """
 
@@ -46,7 +49,7 @@ def _making(model: str, **options: Any) -> Callable[[Path], object]:
 def _make_clicks(output: Path) -> None:
     from model_zoo.ctr.make_data import HiddenModel, make
 
-    make(output, 60_000, 20_000, num_shards=4, model=HiddenModel(largest_field=1000))
+    make(output, 300_000, 20_000, num_shards=4, model=HiddenModel(largest_field=30))
 
 
 def _make_shapes(output: Path) -> None:
@@ -74,6 +77,7 @@ WORKLOADS = {
         "two_tower.TwoTowerSpec", _making("two_tower"), 128, num_epochs=3, metric="recall_at_10"
     ),
 }
+CONSISTENCIES = ("async", "sync")
 # Models that share their data share its directory.
 _DATA = {"wide_and_deep": "clicks", "deepfm": "clicks", "dcn_v2": "clicks"}
 
@@ -85,6 +89,7 @@ class Settings:
     seeds: int
     num_workers: int
     num_ps: int
+    consistencies: tuple[str, ...] = CONSISTENCIES
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,13 @@ class Comparison:
         return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
-def run_job(workload: Workload, data: Path, seed: int, settings: Settings) -> float:
+def run_job(
+    workload: Workload, data: Path, seed: int, settings: Settings, consistency: str
+) -> float:
     """Train with a local job and return the metric on the held-out records."""
+    minibatch_size = workload.minibatch_size
+    if consistency == "sync":  # its steps are of a minibatch of each worker
+        minibatch_size = max(1, minibatch_size // settings.num_workers)
     with tempfile.TemporaryDirectory(prefix="elasticdl-quality-") as directory:
         result = elasticdl.train(
             model_zoo=MODEL_ZOO,
@@ -145,11 +155,12 @@ def run_job(workload: Workload, data: Path, seed: int, settings: Settings) -> fl
             validation_data=str(data / "test" / "*.recordio"),
             output=str(Path(directory) / "trained_model"),
             job_dir=str(Path(directory) / "job"),
-            minibatch_size=workload.minibatch_size,
+            minibatch_size=minibatch_size,
             num_epochs=workload.num_epochs,
             seed=seed,
             num_workers=settings.num_workers,
             num_ps=settings.num_ps,
+            consistency=consistency,
             quiet=True,
         )
     if set(result.audit["applied_once"].values()) != {result.audit["records_expected"]}:
@@ -166,24 +177,29 @@ def run_fit(workload: Workload, data: Path, seed: int) -> float:
     return evaluate(fitted, str(data / "test" / "*.recordio"))[workload.metric]
 
 
-def compare(name: str, settings: Settings) -> Comparison:
-    """Train one model both ways, with every seed."""
+def compare(name: str, settings: Settings) -> dict[str, Comparison]:
+    """Train one model all ways, with every seed; return comparisons by consistency."""
     from elasticdl.data.shards import find_shards
 
     workload = WORKLOADS[name]
     data = workload.prepare(f"quality_{_DATA.get(name, name)}")
     seeds = range(settings.seeds)
-    return Comparison(
-        workload.metric,
-        job=[run_job(workload, data, seed, settings) for seed in seeds],
-        fit=[run_fit(workload, data, seed) for seed in seeds],
-        num_test_records=sum(
-            shard.num_records for shard in find_shards(str(data / "test" / "*.recordio"))
-        ),
+    num_test_records = sum(
+        shard.num_records for shard in find_shards(str(data / "test" / "*.recordio"))
     )
+    fit = [run_fit(workload, data, seed) for seed in seeds]
+    return {
+        consistency: Comparison(
+            workload.metric,
+            [run_job(workload, data, seed, settings, consistency) for seed in seeds],
+            fit,
+            num_test_records,
+        )
+        for consistency in settings.consistencies
+    }
 
 
-def show(settings: Settings, comparisons: dict[str, Comparison]) -> None:
+def show(settings: Settings, comparisons: dict[str, dict[str, Comparison]]) -> None:
     """Print the comparisons as a table."""
     machine = describe_machine()
     table = Table(
@@ -193,13 +209,20 @@ def show(settings: Settings, comparisons: dict[str, Comparison]) -> None:
     )
     table.add_column("model")
     table.add_column("metric")
+    table.add_column("consistency")
     for column in ("job", "model.fit", "difference", "noise", "limit"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
-    for name, each in comparisons.items():
+    rows = (
+        (name, consistency, each)
+        for name, compared in comparisons.items()
+        for consistency, each in compared.items()
+    )
+    for name, consistency, each in rows:
         table.add_row(
             name,
             each.metric,
+            consistency,
             f"{statistics.fmean(each.job):.4f}",
             f"{statistics.fmean(each.fit):.4f}",
             f"{each.difference:+.4f}",
@@ -224,6 +247,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of each, 2 or more")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--num_ps", type=int, default=2)
+    parser.add_argument("--consistency", choices=CONSISTENCIES, help="one of the two, not both")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args(words)
     names = given.only.split(",") if given.only else list(WORKLOADS)
@@ -231,10 +255,14 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"--only '{unknown[0]}': not one of {', '.join(WORKLOADS)}")
     if given.seeds < 2:
         parser.error(f"--seeds {given.seeds}: noise needs 2 or more")
-    settings = Settings(given.seeds, given.num_workers, given.num_ps)
+    consistencies = (given.consistency,) if given.consistency else CONSISTENCIES
+    settings = Settings(given.seeds, given.num_workers, given.num_ps, consistencies)
     comparisons = {name: compare(name, settings) for name in names}
     if given.json:
-        models = {name: each.as_dict() for name, each in comparisons.items()}
+        models = {
+            name: {consistency: each.as_dict() for consistency, each in compared.items()}
+            for name, compared in comparisons.items()
+        }
         print(
             json.dumps(
                 {"machine": describe_machine(), "settings": asdict(settings), "models": models}
@@ -242,7 +270,8 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     else:
         show(settings, comparisons)
-    return int(any(each.verdict == "worse" for each in comparisons.values()))
+    verdicts = [each.verdict for compared in comparisons.values() for each in compared.values()]
+    return int("worse" in verdicts)
 
 
 if __name__ == "__main__":
