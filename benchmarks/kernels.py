@@ -101,6 +101,13 @@ def measure(num_rows: int, dim: int, batch: int, repeats: int) -> dict[str, floa
         table.apply(ids[some], gradients, 0.01, iterations)
 
     results["push of adagrad, M rows/s"] = batch / median_s(apply, rows) / 1e6
+    start = time.perf_counter()
+    table.end_snapshot(table.begin_snapshot(1))
+    results["begin a snapshot, ms"] = 1e3 * (time.perf_counter() - start)
+    results["  then rows are marked, M rows/s"] = batch / median_s(apply, rows) / 1e6
+    start = time.perf_counter()
+    table.end_snapshot(table.begin_snapshot(2, base=1))
+    results["begin an increment, ms"] = 1e3 * (time.perf_counter() - start)
     table.pin()
     results["  first after a pin, M rows/s"] = batch / median_s(apply, rows) / 1e6
     for first in range(0, num_rows, batch):

@@ -7,6 +7,7 @@ import numpy as np
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.lifetimes import GroupSteps, Lifetimes
 from elasticdl.ps.row_directory import RowDirectory
+from elasticdl.ps.table_snapshot import Candidates
 
 MAX_CANDIDATES = 1 << 20
 """Ids without a row that a table keeps counting, over all groups: less than 100 MiB."""
@@ -39,6 +40,28 @@ class Admission:
         """Memory in use."""
         row_bytes = self._seen.row_bytes + self._lifetimes.row_bytes
         return self._directory.num_bytes + self._directory.end_row * row_bytes
+
+    def candidates(self) -> Candidates:
+        """Return copies of the ids being counted, and of what is known of them."""
+        rows = self._directory.live_rows(0, self._directory.end_row)
+        return Candidates(
+            self._directory.row_ids[rows, 0],
+            self._seen.rows[rows, 0],
+            self._lifetimes.last_updates(rows),
+        )
+
+    def restore(self, candidates: Candidates, groups: np.ndarray) -> None:
+        """Count on from there, where nothing is counted yet.
+
+        Args:
+          candidates: distinct ids.
+          groups: local position of each id's group, int64 ``[n]``.
+        """
+        self.reserve(len(candidates.ids))
+        rows = self._directory.add(candidates.ids)
+        self._seen.rows[rows, 0] = candidates.seen
+        self._lifetimes.put(rows, groups, candidates.last_updates)
+        self._lifetimes.put_in_order(rows, candidates.ids)
 
     def reserve(self, num_new: int) -> None:
         """Make room for so many ids; MemoryError leaves everything as it was."""

@@ -11,12 +11,14 @@ from elasticdl.ps import kernels
 from elasticdl.ps.admission import MAX_CANDIDATES, Admission
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.arrays import require
+from elasticdl.ps.change_marks import ChangeMarks
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lifetime_kernels import NEW, REFUSED
 from elasticdl.ps.lifetimes import UNLIMITED, GroupSteps, LifetimeRules, Lifetimes
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
 from elasticdl.ps.row_directory import RowDirectory
 from elasticdl.ps.table_image import TableImage
+from elasticdl.ps.table_snapshot import Candidates, RowPage, TableSnapshot
 
 
 class TableFullError(ElasticDLError, MemoryError):
@@ -67,6 +69,8 @@ class EmbeddingTable:
         self.unadmitted = np.zeros(num_groups, np.int64)
         self.evicted = np.zeros(num_groups, np.int64)
         self._image: TableImage | None = None
+        self._snapshot: TableSnapshot | None = None
+        self._marks = ChangeMarks()
         self._directory = RowDirectory()
         self._lifetimes: Lifetimes | None = None
         self._admission: Admission | None = None
@@ -103,11 +107,17 @@ class EmbeddingTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory in use: weights, slots, id and age of each row, the index, and a pinned image."""
-        row_bytes = self._storage.row_bytes
+        """Memory in use: weights, slots, id and age of each row, the index, and images."""
+        row_bytes = self._storage.row_bytes + self._marks.row_bytes
         row_bytes += 0 if self._lifetimes is None else self._lifetimes.row_bytes
-        others = [each.num_bytes for each in (self._image, self._admission) if each is not None]
-        return self.end_row * row_bytes + self._directory.num_bytes + sum(others)
+        others = sum(image.num_bytes for image in self._images)
+        others += 0 if self._admission is None else self._admission.num_bytes
+        return self.end_row * row_bytes + self._directory.num_bytes + others
+
+    @property
+    def _images(self) -> list[TableImage]:
+        snapshot = None if self._snapshot is None else self._snapshot.image
+        return [image for image in (self._image, snapshot) if image is not None]
 
     def lookup(self, ids: np.ndarray) -> np.ndarray:
         """Return weights, float32 ``[n, dim]``; unseen ids' are initial ones and stay unseen."""
@@ -131,8 +141,8 @@ class EmbeddingTable:
           MemoryError: the system has no room.
         """
         ids = require("ids", ids, np.int64, (None,))
-        if self._image is not None:
-            self._image.reserve(len(ids))
+        for image in self._images:
+            image.reserve(len(ids))
         rows, num_missing = self._directory.find(ids)
         if not num_missing:
             return rows
@@ -161,8 +171,8 @@ class EmbeddingTable:
         if self._lifetimes is None:
             self.reserve(ids)
             return
-        if self._image is not None:
-            self._image.reserve(2 * len(ids))
+        for image in self._images:
+            image.reserve(2 * len(ids))
         self._make_room(len(ids))
         if self._admission is not None:
             self._admission.reserve(len(ids))
@@ -170,6 +180,7 @@ class EmbeddingTable:
     def _make_room(self, num_new: int) -> None:
         end_row = self._directory.reserve(num_new)
         self._storage.reserve(end_row)
+        self._marks.reserve(end_row)
         if self._lifetimes is not None:
             self._lifetimes.reserve(end_row)
 
@@ -177,6 +188,7 @@ class EmbeddingTable:
         """Give ids without a row, for which there is room, initial ones."""
         weights = self.initializer.rows(ids, self.dim)
         rows = self._directory.add(ids)
+        self._marks.changed(rows)
         kernels.scatter_rows(self._storage.rows, rows, 0, weights)
         if len(self._initial_slots):
             self._storage.rows[rows, self.dim :] = self._initial_slots
@@ -238,8 +250,9 @@ class EmbeddingTable:
     def _evict(self, rows: np.ndarray, lifetimes: Lifetimes) -> None:
         if not len(rows):
             return
-        if self._image is not None:
-            self._image.displace(rows, self._storage.rows, self._directory.row_ids)
+        for image in self._images:
+            image.displace(rows, self._storage.rows, self._directory.row_ids)
+        self._marks.gone(self._directory.row_ids[rows, 0], len(self))
         self._directory.remove(rows)
         self.evicted += np.bincount(lifetimes.groups_of(rows), minlength=len(self.evicted))
 
@@ -324,9 +337,94 @@ class EmbeddingTable:
         )
 
     def _save(self, rows: np.ndarray) -> None:
-        """Keep what the image needs of rows about to change."""
-        if self._image is not None:
-            self._image.save(rows, self._storage.rows, self._directory.row_ids)
+        """Keep what the images need of rows about to change, and mark them."""
+        for image in self._images:
+            image.save(rows, self._storage.rows, self._directory.row_ids)
+        self._marks.changed(rows)
+
+    # ------------------------------------------------------------------ the snapshot
+
+    def knows_changes_since(self, base: int) -> bool:
+        """Whether a snapshot may hold only what changed since this one began."""
+        return self._marks.knows(base)
+
+    def begin_snapshot(self, number: int, base: int = 0) -> TableSnapshot:
+        """Keep what the table holds now, beside a pin, until `end_snapshot`; an older one goes.
+
+        At once are copied 4 bytes a row for an increment, 8 where rows age, and the candidates.
+
+        Args:
+          number: higher than of any snapshot before.
+          base: a snapshot whose changes since are known, for these only; 0 for everything.
+        """
+        assert not base or self.knows_changes_since(base)
+        lifetimes, admission = self._lifetimes, self._admission
+        self._snapshot = TableSnapshot(
+            TableImage(self.end_row, self._storage.rows.shape[1], self._directory.free_rows),
+            self._marks.since(base, self.end_row) if base else None,
+            None if lifetimes is None else lifetimes.last_updates(slice(self.end_row)).copy(),
+            None if admission is None else admission.candidates(),
+            self.unadmitted.copy(),
+            self.evicted.copy(),
+        )
+        self._marks.begin(number)
+        return self._snapshot
+
+    def end_snapshot(self, snapshot: TableSnapshot) -> None:
+        """Let a snapshot go; nothing happens if a newer one is here."""
+        if self._snapshot is snapshot:
+            self._snapshot = None
+
+    def read_snapshot(self, snapshot: TableSnapshot, first: int, count: int) -> RowPage:
+        """Return the rows at some positions of the snapshot, with their slots."""
+        assert self._snapshot is snapshot
+        rows, ids, values = snapshot.image.read(
+            snapshot.rows_at(first, count),
+            self._storage.rows.shape[1],
+            self._storage.rows,
+            self._directory.row_ids,
+        )
+        lasts = snapshot.last_updates
+        return RowPage(ids, values, None if lasts is None else lasts[rows])
+
+    # ------------------------------------------------------------------ the restoring
+
+    def restore(
+        self, ids: np.ndarray, values: np.ndarray, last_updates: np.ndarray, groups: np.ndarray
+    ) -> None:
+        """Set rows as a snapshot has them, created where unseen; `end_restore` follows.
+
+        Args:
+          ids: distinct, int64 ``[n]``.
+          values: weights and slots, float32 ``[n, dim * (1 + num_slots)]``.
+          last_updates: int64 ``[n]``; only looked at where rows age.
+          groups: the local position of each id's group, int64 ``[n]``.
+
+        Raises:
+          TableFullError: `max_rows` would be exceeded.
+        """
+        ids = require("ids", ids, np.int64, (None,))
+        values = require("values", values, np.float32, (len(ids), self._storage.rows.shape[1]))
+        rows = self.reserve(ids)
+        kernels.scatter_rows(self._storage.rows, rows, 0, values)
+        if self._lifetimes is not None:
+            self._lifetimes.put(rows, groups, last_updates)
+
+    def restore_without(self, ids: np.ndarray) -> None:
+        """Take ids out that an increment says are gone; those unseen are no matter."""
+        rows, _ = self._directory.find(np.unique(ids))
+        self._directory.remove(rows[rows >= 0])
+
+    def end_restore(self) -> None:
+        """Bring rows that age in order."""
+        if self._lifetimes is not None:
+            rows = self._directory.live_rows(0, self.end_row)
+            self._lifetimes.put_in_order(rows, self._directory.row_ids[rows, 0])
+
+    def restore_candidates(self, candidates: Candidates, groups: np.ndarray) -> None:
+        """Count ids without a row on from what a snapshot has; all at once."""
+        if self._admission is not None:
+            self._admission.restore(candidates, groups)
 
     # ------------------------------------------------------------------ everything
 

@@ -8,7 +8,7 @@ where its copy is row p of what was saved, `ABSENT` where the image holds nothin
 
 from __future__ import annotations
 
-from numba import float32, int64, njit, void
+from numba import float32, int32, int64, njit, void
 
 from elasticdl.ps.kernels import LINE_FLOATS, prefetch, read_only
 
@@ -105,8 +105,7 @@ def gather_image(places, num_places, ids, rows, storage, saved, saved_ids, value
 @njit(
     int64(
         read_only(int64, 2),
-        int64,
-        int64,
+        int64[::1],
         read_only(float32, 2),
         read_only(int64, 2),
         read_only(float32, 2),
@@ -117,10 +116,14 @@ def gather_image(places, num_places, ids, rows, storage, saved, saved_ids, value
     nogil=True,
     cache=True,
 )
-def page_image(places, first_row, end_row, storage, row_ids, saved, saved_ids, ids, values):
-    """Copy the image's ids and rows between two rows; return how many it holds there."""
+def read_image(places, rows, storage, row_ids, saved, saved_ids, ids, values):
+    """Copy the image's ids and content of some rows; return how many of these it holds.
+
+    `rows` is written to: those that it holds come first.
+    """
     num_found = 0
-    for row in range(first_row, end_row):
+    for i in range(len(rows)):
+        row = rows[i]
         place = places[row, 0]
         if place < 0:
             continue
@@ -132,8 +135,18 @@ def page_image(places, first_row, end_row, storage, row_ids, saved, saved_ids, i
             ids[num_found] = saved_ids[place - 1, 0]
             for j in range(values.shape[1]):
                 values[num_found, j] = saved[place - 1, j]
+        rows[num_found] = row
         num_found += 1
     return num_found
+
+
+@njit(void(int32[:, ::1], read_only(int64), int32), nogil=True, cache=True)
+def mark_rows(marks, rows, mark):
+    """Set the mark of some rows."""
+    for i in range(len(rows)):
+        if i + _PREFETCH_DISTANCE < len(rows):
+            prefetch(marks, rows[i + _PREFETCH_DISTANCE], 0)
+        marks[rows[i], 0] = mark
 
 
 @njit(void(int64[:, ::1], int64, read_only(int64)), nogil=True, cache=True)

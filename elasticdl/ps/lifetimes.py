@@ -83,8 +83,8 @@ class Lifetimes:
         """Make room for rows below this one; MemoryError leaves everything as it was."""
         self._links.reserve(num_rows)
 
-    def last_updates(self, rows: np.ndarray) -> np.ndarray:
-        """Return each row's last update, int64 ``[n]``; `NEVER` for rows without an id."""
+    def last_updates(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Return the last update of some rows, int64 ``[n]``; `NEVER` for those without an id."""
         return self._links.rows[rows, kernels.LAST]
 
     def begin(self, rows: np.ndarray, steps: GroupSteps) -> np.ndarray:
@@ -130,6 +130,19 @@ class Lifetimes:
     def take_out(self, rows: np.ndarray) -> None:
         """Take rows out of the order until `end` puts them back."""
         kernels.take_out(self._links.rows, self._ends, rows)
+
+    def put(self, rows: np.ndarray, groups: np.ndarray, lasts: np.ndarray) -> None:
+        """Say when rows were last updated; `put_in_order` follows."""
+        links = self._links.rows
+        links[rows, kernels.GROUP], links[rows, kernels.LAST] = groups, lasts
+
+    def put_in_order(self, rows: np.ndarray, ids: np.ndarray) -> None:
+        """Make these the rows there are, ids int64 ``[n]``; `put` was told of each."""
+        groups, lasts = self._links.rows[rows, kernels.GROUP], self.last_updates(rows)
+        order = np.lexsort((ids, lasts))
+        self._ends[:] = kernels.empty_ends(len(self._ends))
+        self._ends[:, kernels.COUNT] = np.bincount(groups, minlength=len(self._ends))
+        self.end(rows[order], groups[order], lasts[order])
 
     def drop(self, rows: np.ndarray) -> None:
         """Drop some rows."""

@@ -141,12 +141,27 @@ class TableImage:
         """
         first_row = min(first_row, self.num_rows)
         end_row = min(first_row + max_rows, self.num_rows)
-        ids = np.empty(end_row - first_row, np.int64)
-        values = np.empty((end_row - first_row, num_columns), np.float32)
-        count = image_kernels.page_image(
+        rows = np.arange(first_row, end_row)
+        _, ids, values = self.read(rows, num_columns, storage, row_ids)
+        return ids, values, end_row if end_row < self.num_rows else -1
+
+    def read(
+        self, rows: np.ndarray, num_columns: int, storage: np.ndarray, row_ids: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return those of some rows that the image holds, their ids, and their leading columns.
+
+        Args:
+          rows: below `num_rows`, int64 ``[n]``.
+          num_columns: how many columns.
+          storage: the table's rows.
+          row_ids: the table's ids by row.
+        """
+        rows = rows.copy()
+        ids = np.empty(len(rows), np.int64)
+        values = np.empty((len(rows), num_columns), np.float32)
+        count = image_kernels.read_image(
             self._places.rows,
-            first_row,
-            end_row,
+            rows,
             storage,
             row_ids,
             self._saved.rows,
@@ -154,4 +169,4 @@ class TableImage:
             ids,
             values,
         )
-        return ids[:count], values[:count], end_row if end_row < self.num_rows else -1
+        return rows[:count], ids[:count], values[:count]
