@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
-from elasticdl.master.coordinator import Outcome
 from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
+from elasticdl.master.story import Outcome
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import Client, DirectTransport, Service

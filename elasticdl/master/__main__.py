@@ -13,8 +13,8 @@ from elasticdl.instance import (
     start_logging,
 )
 from elasticdl.master.cluster.local import LocalBackend
-from elasticdl.master.coordinator import Outcome
 from elasticdl.master.master import Master
+from elasticdl.master.story import Outcome
 from elasticdl.rpc import GrpcTransport, Server
 
 logger = logging.getLogger(__name__)

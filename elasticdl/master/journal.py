@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Journal:
     def __init__(self, job_dir: str | Path) -> None:
         self.path = Path(job_dir) / FILE_NAME
         self._lock = threading.Lock()
-        self._uncommitted = 0
+        # Not committed so far, in order; the first `_inserted` are in the open transaction.
+        self._waiting: list[tuple[int, float, str, str]] = []
+        self._inserted = 0
         self._closed = threading.Event()
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
@@ -57,10 +59,18 @@ class Journal:
                 "CREATE TABLE IF NOT EXISTS entries ("
                 "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
             )
+            (last,) = self._db.execute("SELECT MAX(number) FROM entries").fetchone()
+            self._number: int = last or 0
         except sqlite3.Error as error:
             raise JobError(f"journal {self.path}: {error}") from None
         self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
         self._committer.start()
+
+    @property
+    def last_number(self) -> int:
+        """Number of the newest entry; 0 for none."""
+        with self._lock:
+            return self._number
 
     def append(self, kind: str, body: dict[str, Any], durable: bool = False) -> None:
         """Add an entry; return once it is on disk if `durable`, else before.
@@ -68,31 +78,50 @@ class Journal:
         Raises:
           JobError: it cannot be written; nothing may be granted then.
         """
-        text = json.dumps(body, separators=(",", ":"))
-        try:
-            with self._lock:
-                if self._uncommitted == 0:
-                    self._db.execute("BEGIN")
-                self._db.execute(
-                    "INSERT INTO entries (time, kind, body) VALUES (?, ?, ?)",
-                    (time.time(), kind, text),
-                )
-                self._uncommitted += 1
+        self.write([(kind, body)], durable)
+
+    def write(self, entries: Sequence[tuple[str, dict[str, Any]]], durable: bool = False) -> None:
+        """Add entries that are on disk all or none; return as `append` does.
+
+        Raises:
+          JobError: they cannot be written. They are tried again with what comes later, in order:
+            the journal never lacks anything but its end.
+        """
+        with self._lock:
+            at = time.time()
+            for kind, body in entries:
+                self._number += 1
+                text = json.dumps(body, separators=(",", ":"))
+                self._waiting.append((self._number, at, kind, text))
+            try:
+                self._insert()
                 if durable:
                     self._commit()
-        except sqlite3.Error as error:
-            raise JobError(f"journal {self.path}: {error}") from None
+            except sqlite3.Error as error:
+                self._undo()
+                raise JobError(f"journal {self.path}: {error}") from None
+
+    def _insert(self) -> None:
+        if not self._db.in_transaction:
+            self._inserted = 0
+            self._db.execute("BEGIN")
+        self._db.executemany(
+            "INSERT INTO entries (number, time, kind, body) VALUES (?, ?, ?, ?)",
+            self._waiting[self._inserted :],
+        )
+        self._inserted = len(self._waiting)
 
     def _commit(self) -> None:
-        if not self._uncommitted:
-            return
-        self._uncommitted = 0
-        try:
+        if self._waiting:
+            self._insert()
             self._db.execute("COMMIT")
-        except sqlite3.Error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+            self._waiting.clear()
+            self._inserted = 0
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._inserted = 0
 
     def _commit_groups(self) -> None:
         while not self._closed.wait(GROUP_COMMIT_S):
@@ -100,8 +129,10 @@ class Journal:
                 with self._lock:
                     self._commit()
             except sqlite3.Error as error:
-                # What was lost only makes work be repeated; the next durable entry fails loudly.
+                # Tried again; the next durable entry fails loudly if it cannot be written either.
                 logger.error("journal %s: %s", self.path, error)
+                with self._lock:
+                    self._undo()
 
     def close(self) -> None:
         """Commit what is left, if that is possible, and close the file."""

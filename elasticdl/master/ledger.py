@@ -147,6 +147,10 @@ class Ledger:
         """The workers that hold a lease of this task."""
         return [lease.worker for lease in self._leases.of_task(task)]
 
+    def knows(self, worker: int, incarnation: int) -> bool:
+        """Whether this worker has asked for a lease, and is not lost."""
+        return self._workers.get(worker) == incarnation
+
     # ------------------------------------------------------------------ phases
 
     def _next_phase(self, now: float = 0.0) -> list[Action]:

@@ -15,11 +15,12 @@ from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.audit import audit_records, audit_training
 from elasticdl.master.cluster.backend import Backend
-from elasticdl.master.coordinator import Coordinator, Outcome
+from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
 from elasticdl.master.servicer import MasterServicer
+from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable
@@ -110,7 +111,7 @@ class Master:
         return audit
 
     def _audit_counted(self, kind: TaskKind, done: bool) -> dict[str, Any]:
-        counted = self.coordinator.counted[kind]
+        counted = self.coordinator.story.counted[kind]
         # A job of this kind alone spans its data, also before its tasks are defined.
         spanned = sum(shard.num_records for shard in self._plan.shards)
         return audit_records(
@@ -126,9 +127,12 @@ class Master:
         if not partitions:
             return []
         history, before = [], 0.0
-        logs = {one.epoch: one.logs for one in self.coordinator.evaluations}
+        story = self.coordinator.story
+        logs = {one.epoch: one.logs for one in story.evaluations}
         for one in partitions[0].epochs:
-            at = self.coordinator.epoch_ended_at.get(one.epoch, self.coordinator.training_seconds)
+            at = self.coordinator.story.epoch_ended_at.get(
+                one.epoch, self.coordinator.story.training_seconds
+            )
             history.append(
                 {
                     **logs.get(one.epoch, {}),
@@ -159,7 +163,7 @@ class Master:
         if outcome.state == "succeeded" and (lost or audit.get("tasks_not_closed")):
             outcome.state = "failed"
             outcome.error = f"the audit found {lost} records lost: {json.dumps(audit)}"
-        seconds = self.coordinator.training_seconds
+        seconds = self.coordinator.story.training_seconds
         trained = sum(epoch["records"] for epoch in history)
         result = {
             "state": outcome.state,
@@ -169,7 +173,7 @@ class Master:
             "output": outcome.output,
             "audit": audit,
             "history": history,
-            "evaluations": [dataclasses.asdict(one) for one in self.coordinator.evaluations],
+            "evaluations": [dataclasses.asdict(one) for one in self.coordinator.story.evaluations],
             "seconds": time.monotonic() - self._started,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,

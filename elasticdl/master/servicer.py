@@ -8,7 +8,8 @@ from typing import Any
 
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.local import from_message, to_message
-from elasticdl.master.coordinator import Coordinator, Outcome
+from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import Task
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable

@@ -1,0 +1,112 @@
+"""The ledger together with what the journal must have so that another master finds it again.
+
+Pure: events go in, actions and notes come out. What the notes of an event say is written before
+anything of its actions leaves the process; then the ledger is the fold of the journal's events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from elasticdl.master import ledger_events
+from elasticdl.master.ledger import Ledger
+from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
+from elasticdl.master.story import Note, Story
+from elasticdl.master.tasks import JobPlan, TaskKind
+
+EVENT = "event"
+
+_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+
+
+def event_body(event: Event, now: float) -> dict[str, Any]:
+    """The journal's form of an event at the clock's reading `now`."""
+    fields = {one.name: getattr(event, one.name) for one in dataclasses.fields(event)}
+    return {"type": type(event).__name__, **fields, "now": now}
+
+
+def event_of(body: dict[str, Any]) -> tuple[Event, float]:
+    """The event of a journal's entry, and the clock's reading."""
+    fields = {name: _tuples(value) for name, value in body.items()}
+    kind, now = fields.pop("type"), fields.pop("now")
+    return _EVENTS[kind](**fields), now
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+class RecordedLedger:
+    """A ledger, and the story of what it decided.
+
+    Args:
+      plan: what the job is to do.
+
+    Attributes:
+      clock: when the last event was, in seconds.
+      first_notes: what the journal begins with.
+    """
+
+    def __init__(self, plan: JobPlan) -> None:
+        self.ledger = Ledger(plan)
+        self.story = Story()
+        self.clock = 0.0
+        self.first_notes = self._notes(self.ledger.first_actions, 0.0)
+
+    def handle(self, event: Event, now: float) -> tuple[list[Action], list[Note]]:
+        """Let the ledger handle an event; no notes: nothing has changed that is to be kept."""
+        before = self._marks(event)
+        actions = self.ledger.handle(event, now)
+        if not self._has_changed(event, actions, before):
+            return actions, []
+        self.clock = now
+        notes = self._notes(actions, now)
+        if isinstance(event, LeaseRequested) and notes:
+            who = {"worker": event.worker, "incarnation": event.incarnation}
+            notes = [
+                dataclasses.replace(note, body={**note.body, **who})
+                if note.kind == "granted"
+                else note
+                for note in notes
+            ]
+        durable = any(self._binds(action) for action in actions)
+        durable |= isinstance(event, _DURABLE)
+        return actions, [Note(EVENT, event_body(event, now), durable), *notes]
+
+    def _notes(self, actions: Iterable[Action], now: float) -> list[Note]:
+        restores = self.ledger.rounds.decisions.restores
+        notes = [self.story.take(action, now, restores) for action in actions]
+        return [note for note in notes if note is not None]
+
+    def _marks(self, event: Event) -> tuple[int, bool]:
+        """What events without actions may change all the same."""
+        known = not isinstance(event, LeaseRequested) or self.ledger.knows(
+            event.worker, event.incarnation
+        )
+        return self.ledger.num_tasks, known
+
+    def _has_changed(self, event: Event, actions: list[Action], before: tuple[int, bool]) -> bool:
+        if isinstance(event, LeasesHeld):
+            return False
+        if isinstance(event, LeaseRequested):
+            *others, answer = actions
+            grants = isinstance(answer, Grant) and not answer.repeated
+            return bool(others) or grants or before != self._marks(event)
+        if isinstance(event, Tick):
+            return bool(actions) or before != self._marks(event)
+        return True
+
+    def _binds(self, action: Action) -> bool:
+        """Whether forgetting this grant would change what its task is."""
+        if not isinstance(action, Grant) or action.repeated:
+            return False
+        task = action.task
+        if task.kind is TaskKind.CALLBACKS:  # Its worker is the callbacks' host from now on.
+            return True
+        return task.max_minibatches is not None or task.learning_rate is not None
+
+
+# Other events are as durable as what follows from them.
+_DURABLE = (ledger_events.PartitionStarted,)
