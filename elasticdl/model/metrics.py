@@ -45,6 +45,7 @@ class Metrics:
         num_records: int,
         penalty: Any = 0.0,
         sample_weights: Any = None,
+        loss: Any = None,
     ) -> dict[str, MetricState]:
         """Return the states over one minibatch.
 
@@ -54,6 +55,8 @@ class Metrics:
           num_records: how many records it is of.
           penalty: what the model adds to the loss: regularization.
           sample_weights: the minibatch's, which the loss takes.
+          loss: what the model's own class computes, all added; None where the definition's loss is
+            the model's.
 
         Raises:
           UsageError: a value is neither a scalar tensor nor a Keras metric.
@@ -61,14 +64,14 @@ class Metrics:
         """
         if self._compiled is not None:
             with user_code(self._name):
-                values = self._compiled(outputs, labels, sample_weights)
+                values = self._compiled(outputs, labels, sample_weights, loss)
             updated: dict[int, keras.metrics.Metric] = {}
         else:
             with user_code(self._name), recorded_updates() as updated:
-                values = self._values(outputs, labels, sample_weights)
+                values = self._values(outputs, labels, sample_weights, loss)
             if not updated and not any(_is_keras(value) for value in values.values()):
                 self._compiled = tf.function(self._values, autograph=False, reduce_retracing=True)
-        if self._adds_loss:
+        if self._adds_loss and loss is None:
             values = {**values, "loss": tf.cast(values["loss"], tf.float32) + penalty}
         states = {
             name: self._keras_state(name, value, outputs, labels, id(value) in updated)
@@ -112,7 +115,12 @@ class Metrics:
         return found
 
     def check_mergeable(
-        self, outputs: Any, labels: Any, num_records: int, sample_weights: Any = None
+        self,
+        outputs: Any,
+        labels: Any,
+        num_records: int,
+        sample_weights: Any = None,
+        loss: Any = None,
     ) -> None:
         """Compare the states over a minibatch with the sum of those over its halves.
 
@@ -133,10 +141,11 @@ class Metrics:
                 _records(labels, part),
                 size,
                 sample_weights=_records(sample_weights, part),
+                loss=loss,
             )
             for part, size in ((slice(half), half), (slice(half, None), num_records - half))
         )
-        whole = self.measure(outputs, labels, num_records, sample_weights=sample_weights)
+        whole = self.measure(outputs, labels, num_records, sample_weights=sample_weights, loss=loss)
         for name, state in merge(first, second).items():
             if name == "loss" and self._adds_loss:
                 continue
@@ -162,12 +171,14 @@ class Metrics:
                         "keras.metrics.Mean or keras.metrics.AUC"
                     )
 
-    def _values(self, outputs: Any, labels: Any, sample_weights: Any) -> dict[str, Any]:
+    def _values(self, outputs: Any, labels: Any, sample_weights: Any, loss: Any) -> dict[str, Any]:
         with fresh_names():  # a metric without a name of its own has the same one every time
             values = self._contract.metrics(self._mode, outputs, labels, outputs)
-        self._adds_loss = "loss" not in values and self._contract.has_loss
+        has_loss = loss is not None or self._contract.has_loss
+        self._adds_loss = "loss" not in values and has_loss
         if self._adds_loss:
-            loss = self._contract.loss(outputs, labels, sample_weights)
+            if loss is None:
+                loss = self._contract.loss(outputs, labels, sample_weights)
             values = {"loss": loss, **values}
         for name, value in values.items():
             if not _is_keras(value) and np.shape(value) != ():

@@ -104,11 +104,13 @@ class _Check:
         distinct = _distinct(minibatch)
         inverses = [inverse for _, inverse in distinct]
         dense, rows = self._values(model, [ids for ids, _ in distinct])
-        outputs, penalty = model.forward_with_penalty(minibatch.features, dense, rows, inverses)
+        outputs = model.forward(minibatch.features, dense, rows, inverses)
         loss = None
         if mode is Mode.TRAINING:
             loss = self._train_step(model, minibatch, outputs, dense, rows, inverses)
-        metrics = {} if mode is Mode.PREDICTION else self._measure(minibatch, outputs, penalty)
+        metrics: dict[str, float] = {}
+        if mode is not Mode.PREDICTION:
+            metrics = self._measure(model, minibatch, dense, rows, inverses)
         if self._job_spec.validation_data is not None:
             self._check_validation(spec, model)
         callbacks = CallbackPlan()
@@ -274,11 +276,22 @@ class _Check:
             )
         return result.loss
 
-    def _measure(self, minibatch: Minibatch, outputs: Any, penalty: Any) -> dict[str, float]:
+    def _measure(
+        self,
+        model: TwoPhaseModel,
+        minibatch: Minibatch,
+        dense: np.ndarray,
+        rows: Sequence[np.ndarray],
+        inverses: Sequence[np.ndarray],
+    ) -> dict[str, float]:
         metrics = Metrics(self._contract, Mode.EVALUATION)
-        weights = minibatch.sample_weights
-        states = metrics.measure(outputs, minibatch.labels, minibatch.num_records, penalty, weights)
-        metrics.check_mergeable(outputs, minibatch.labels, minibatch.num_records, weights)
+        labels, weights = minibatch.labels, minibatch.sample_weights
+        found = model.evaluation_step(minibatch.features, labels, dense, rows, inverses, weights)
+        num_records = minibatch.num_records
+        states = metrics.measure(
+            found.outputs, labels, num_records, found.penalty, weights, found.loss
+        )
+        metrics.check_mergeable(found.outputs, labels, num_records, weights, found.loss)
         return metrics.result(states)
 
     def _check_validation(self, training: ElementSpec, model: TwoPhaseModel) -> None:
@@ -297,14 +310,17 @@ class _Check:
         distinct = _distinct(minibatch)
         dense, rows = self._values(model, [ids for ids, _ in distinct])
         inverses = [inverse for _, inverse in distinct]
-        outputs = model.forward(minibatch.features, dense, rows, inverses)
+        labels, weights = minibatch.labels, minibatch.sample_weights
+        found = model.evaluation_step(minibatch.features, labels, dense, rows, inverses, weights)
         metrics = Metrics(self._contract, Mode.EVALUATION)
         return metrics.directions(
             metrics.measure(
-                outputs,
-                minibatch.labels,
+                found.outputs,
+                labels,
                 minibatch.num_records,
-                sample_weights=minibatch.sample_weights,
+                found.penalty,
+                weights,
+                found.loss,
             )
         )
 

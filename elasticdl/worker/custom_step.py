@@ -21,10 +21,10 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.contract import Contract
 from elasticdl.model.keras_api import IS_LEGACY, keras, variable_path
+from elasticdl.worker.custom_loss import definition_losses, replaced
 
 _OWN_STEPS = ("train_step", "compute_loss")
 _OWN_OTHERS = ("test_step", "predict_step")
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,10 @@ class _Captured:
     Attributes:
       gradients: by call of a tape: the target, the gradients returned, those of the rows.
       applied: by call of an optimizer: pairs of gradient and variable.
-      has_penalties: whether the regularization of rows is in the loss.
     """
 
     gradients: list[tuple[Any, list[Any], list[Any]]] = field(default_factory=list)
     applied: list[list[tuple[Any, Any]]] = field(default_factory=list)
-    has_penalties: bool = False
 
 
 def overridden_methods(model: keras.Model) -> tuple[list[str], list[str]]:
@@ -102,9 +100,12 @@ class CustomStep:
         graph = tf.compat.v1.get_default_graph()
         given = data if data[2] is not None else data[:2]
         captured = _Captured()
-        with self._intercepted(captured, sources, rows, row_penalties):
+        with (
+            definition_losses(self._model, self._contract, row_penalties, self._name) as computed,
+            self._intercepted(captured, sources, rows),
+        ):
             self._model.train_step(given)
-        if row_penalties() and not captured.has_penalties:
+        if row_penalties() and not computed.has_penalties:
             raise self._error(
                 "does not add the regularization of the embedding rows to its loss; use "
                 "self.compute_loss(…)"
@@ -188,11 +189,10 @@ class CustomStep:
         captured: _Captured,
         sources: Sequence[Any],
         rows: Sequence[tf.Tensor],
-        row_penalties: Callable[[], list[tf.Tensor]],
     ) -> Iterator[None]:
-        """Let this thread's tapes, optimizers and the model's losses do what they do here."""
+        """Let this thread's tapes, and optimizers, do what they do here."""
         thread = threading.get_ident()
-        model, contract = self._model, self._contract
+        model = self._model
         stands_for = {
             id(variable): source for variable, source in zip(self._trainable, sources, strict=True)
         }
@@ -227,48 +227,16 @@ class CustomStep:
         def apply_gradients(optimizer: Any, pairs: Any, *args: Any, **kwargs: Any) -> None:
             captured.applied.append(list(pairs))
 
-        def compute_loss(
-            of: Any,
-            x: Any = None,
-            y: Any = None,
-            y_pred: Any = None,
-            sample_weight: Any = None,
-            training: bool = True,
-        ) -> Any:
-            if of is not model:
-                raise self._error("computes the compiled loss of another model; compute it itself")
-            loss = tf.cast(contract.loss(y_pred, y, sample_weight), tf.float32)
-            captured.has_penalties = True
-            penalties = [*model.losses, *row_penalties()]
-            return tf.add_n([loss, *(tf.cast(each, tf.float32) for each in penalties)])
-
-        def compiled_loss(of: Any) -> Callable[..., Any]:
-            def loss(
-                y: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
-            ) -> Any:
-                found = tf.cast(contract.loss(y_pred, y, sample_weight), tf.float32)
-                added = [tf.cast(each, tf.float32) for each in regularization_losses or []]
-                return tf.add_n([found, *added])
-
-            return loss
-
         def refuse_iterations(optimizer: Any) -> Any:
             raise self._error(
                 "reads optimizer.iterations, which are counted on the parameter servers; use a "
                 "schedule as the learning rate"
             )
 
-        def no_metrics(of: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            return {}
-
         with ExitStack() as patches:
             for owner, name, value in [
                 (tf.GradientTape, "__enter__", entered),
                 (tf.GradientTape, "gradient", gradient_with_rows),
-                (keras.Model, "compute_loss", compute_loss),
-                (keras.Model, "compiled_loss", property(compiled_loss)),
-                (keras.Model, "compute_metrics", no_metrics),
-                (keras.Model, "compiled_metrics", property(lambda of: _NoMetrics())),
                 *((each, "apply", apply) for each in _optimizers("apply")),
                 *(
                     (each, "apply_gradients", apply_gradients)
@@ -279,18 +247,11 @@ class CustomStep:
                     for each in _optimizers("iterations")
                 ),
             ]:
-                patches.enter_context(_replaced(owner, name, value))
+                patches.enter_context(replaced(owner, name, value))
             yield
 
     def _error(self, what: str) -> UsageError:
         return UsageError(f"{self._name}: {what}")
-
-
-class _NoMetrics:
-    """Stands for compiled metrics in a training step, where nobody reads them."""
-
-    def update_state(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
 
 
 def _assignments(graph: Any) -> Counter[int]:
@@ -316,17 +277,3 @@ def _optimizers(name: str) -> list[type]:
         found += [each for each in subclasses if name in vars(each) and each not in found]
         waiting += subclasses
     return found
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let a class have another attribute inside the block; this process traces one step a time."""
-    own = vars(owner).get(name, _ABSENT)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own is _ABSENT:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)

@@ -69,11 +69,21 @@ class Evaluator:
         pulled = item.pull.result()
         assert pulled.dense is not None
         minibatch = item.minibatch
-        outputs, penalty = self._model.forward_with_penalty(
-            minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
+        found = self._model.evaluation_step(
+            minibatch.features,
+            minibatch.labels,
+            pulled.dense,
+            pulled.rows,
+            item.lookup.inverses,
+            minibatch.sample_weights,
         )
         return self._metrics.measure(
-            outputs, minibatch.labels, minibatch.num_records, penalty, minibatch.sample_weights
+            found.outputs,
+            minibatch.labels,
+            minibatch.num_records,
+            found.penalty,
+            minibatch.sample_weights,
+            found.loss,
         )
 
     def summarize(self, task: master_pb2.Task) -> dict[str, Any]:

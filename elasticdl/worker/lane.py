@@ -18,8 +18,8 @@ from elasticdl.rpc import RpcError
 from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd
+from elasticdl.worker.step_results import TrainResult
 from elasticdl.worker.stream import MinibatchStream, Prepared
-from elasticdl.worker.two_phase import TrainResult
 
 logger = logging.getLogger(__name__)
 

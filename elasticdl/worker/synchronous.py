@@ -15,9 +15,10 @@ from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.lane import Connection, Lane
 from elasticdl.worker.leases import HeldTask, Leases
 from elasticdl.worker.pipeline import TaskPipeline
+from elasticdl.worker.step_results import TrainResult
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.training import smoothed, train_minibatch
-from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
+from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)
 

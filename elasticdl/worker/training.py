@@ -15,8 +15,9 @@ from elasticdl.ps.push_queue import PushQueue, Send
 from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
 from elasticdl.worker.seeds import step_seed
+from elasticdl.worker.step_results import TrainResult
 from elasticdl.worker.stream import MinibatchStream, Prepared
-from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
+from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UsageError, UserCodeError
-from elasticdl.layers.lookup_context import CollectedIds, CollectIds, FeedRows
+from elasticdl.layers.lookup_context import CollectIds, FeedRows
 from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.building import (
     build_model,
@@ -29,7 +28,6 @@ from elasticdl.model.building import (
     define_variables,
     local_variables,
     pull_variables,
-    table_layers,
     warn_of_large_matrices,
 )
 from elasticdl.model.callback_plan import version_schedule
@@ -48,27 +46,10 @@ from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.model.user_optimizer import UserOptimizer
 from elasticdl.worker.clipping import clip_gradients
+from elasticdl.worker.custom_loss import CustomLoss
 from elasticdl.worker.custom_step import CustomStep, StepGradients, overridden_methods
-from elasticdl.worker.graph_paths import ancestors, narrowed_through
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training step computed.
-
-    Attributes:
-      loss: of the minibatch, regularization included.
-      finite: whether the loss and every gradient is.
-      dense_gradients: float32 ``[D]``, in the order of the variables; for state that is not
-        trained (batch-normalization statistics) the change, new − old.
-      row_gradients: one summed gradient per distinct row, float32 ``[u, dim]``, by table; none for
-        the rows of a frozen one.
-    """
-
-    loss: float
-    finite: bool
-    dense_gradients: np.ndarray
-    row_gradients: tuple[np.ndarray, ...]
+from elasticdl.worker.id_checks import check_ids, check_owned
+from elasticdl.worker.step_results import EvaluationResult, TrainResult
 
 
 class TwoPhaseModel:
@@ -130,6 +111,8 @@ class TwoPhaseModel:
         self.table_definitions: list[TableDefinition] = define_tables(self._tables, seed)
         self._train: Callable[..., Any] | None = None
         self._forward: Callable[..., Any] | None = None
+        # By the specs of the sample weights: those of an evaluation may be others.
+        self._evaluate: dict[tuple[tf.TypeSpec, ...], Callable[..., Any]] = {}
 
     @property
     def num_dense(self) -> int:
@@ -246,23 +229,59 @@ class TwoPhaseModel:
         Raises:
           UserCodeError: the model raises.
         """
-        return self.forward_with_penalty(features, dense, rows, inverses)[0]
+        return self._outputs_and_penalty(features, dense, rows, inverses)[0]
 
-    def forward_with_penalty(
+    def evaluation_step(
+        self,
+        features: Any,
+        labels: Any,
+        dense: np.ndarray,
+        rows: Sequence[np.ndarray],
+        inverses: Sequence[np.ndarray],
+        sample_weights: Any = None,
+    ) -> EvaluationResult:
+        """Return what `forward` does, and what is to be measured beside it.
+
+        Args:
+          features, labels, dense, rows, inverses, sample_weights: as `train_step` takes them.
+
+        Raises:
+          UserCodeError: the model or its own loss raises.
+        """
+        if self._custom_loss is None:
+            outputs, penalty = self._outputs_and_penalty(features, dense, rows, inverses)
+            return EvaluationResult(outputs, penalty, None)
+        weights = _minibatch_specs(sample_weights)
+        specs = tuple(_flatten(weights))
+        if specs not in self._evaluate:
+            self._evaluate[specs] = self._trace_forward(self._custom_loss, self._labels, weights)
+        with self._one_step, self._step_errors("the model"):
+            outputs, loss = self._evaluate[specs](
+                *_flatten(features),
+                *_flatten(labels),
+                *_flatten(sample_weights),
+                *_to_tensors(dense, rows, inverses),
+            )
+        return EvaluationResult(outputs, tf.zeros([]), loss)
+
+    def _outputs_and_penalty(
         self,
         features: Any,
         dense: np.ndarray,
         rows: Sequence[np.ndarray],
         inverses: Sequence[np.ndarray],
     ) -> tuple[Any, tf.Tensor]:
-        """Return the outputs, and what the model adds to the loss, as `forward` computes them.
-
-        It adds its regularization and what its layers give to `add_loss`; float32, a scalar.
-        """
         if self._forward is None:
             self._forward = self._trace_forward()
         with self._one_step, self._step_errors("the model"):
             return self._forward(*_flatten(features), *_to_tensors(dense, rows, inverses))
+
+    @cached_property
+    def _custom_loss(self) -> CustomLoss | None:
+        """What computes the loss of the model's own class, if it has one."""
+        if "compute_loss" not in overridden_methods(self.model)[0]:
+            return None
+        return CustomLoss(self.model, self._contract)
 
     def _trace_collect(
         self,
@@ -288,8 +307,8 @@ class TwoPhaseModel:
         num_calls = Counter(call.layer.table_name for call in context.calls)
         if not layers:
             return None, [], {}
-        self._check_owned(layers)
-        self._check_ids(context, traced.graph)
+        check_owned(self.model, layers)
+        self.warnings += check_ids(context, traced.graph, self._variables)
         # TensorFlow would leave out most of the rest by itself, but not assertions, prints and what
         # they look at.
         return (
@@ -297,60 +316,6 @@ class TwoPhaseModel:
             layers,
             num_calls,
         )
-
-    def _check_owned(self, layers: list[TableLayer]) -> None:
-        """Raise UsageError where a layer is called that Keras does not know as the model's."""
-        owned = {id(layer) for layer in table_layers(self.model)}
-        for layer in layers:
-            if id(layer) not in owned:
-                raise UsageError(
-                    f"layer '{layer.name}': the model calls it but does not own it, so that its "
-                    "rows would not be in the trained model; call it on a keras.Input, or make it "
-                    "an attribute of the model or of a Keras layer: not inside a "
-                    "keras.layers.Lambda or a tf.Module"
-                )
-
-    def _check_precision(self, call: CollectedIds) -> None:
-        """Raise or warn where integer ids went through a type that does not hold them all."""
-        narrow = narrowed_through(call.ids)
-        name = call.layer.name
-        if narrow is not None and narrow.is_floating:
-            rounded = (
-                f"layer '{name}': its ids are integers in the data but went through {narrow.name}, "
-                "which rounds large ones; give the model's input the type of the data: "
-                "keras.Input(…, dtype='int64')"
-            )
-            if not call.layer.casts_ids:
-                raise UsageError(rounded)
-            self.warnings.append(rounded)
-        elif narrow is not None:
-            self.warnings.append(
-                f"layer '{name}': its ids are int64 in the data but {narrow.name} on their way, "
-                "which holds them up to 2,147,483,647; use int64 throughout, such as "
-                "keras.Input(…, dtype='int64')"
-            )
-
-    def _check_ids(self, context: CollectIds, graph: Any) -> None:
-        """Raise UsageError where ids depend on something that is trained, or are rounded."""
-        handles = {id(inner): outer for outer, inner in graph.captures}
-        trained = {id(tf_variable(each).handle): each for each in self._variables}
-        answers = {id(call.answer.op): call.layer.name for call in context.calls}
-        for call in context.calls:
-            self._check_precision(call)
-            for operation in ancestors(call.ids):
-                if id(operation) in answers:
-                    raise UsageError(
-                        f"layer '{call.layer.name}': its ids depend on the result of embedding "
-                        f"layer '{answers[id(operation)]}'; ids must depend on the inputs only"
-                    )
-                for tensor in operation.outputs:
-                    variable = trained.get(id(handles.get(id(tensor))))
-                    if variable is not None:
-                        raise UsageError(
-                            f"layer '{call.layer.name}': its ids depend on variable "
-                            f"'{variable_path(variable)}', which is trained; ids must depend on "
-                            "the inputs only"
-                        )
 
     def _trace_train(self) -> Callable[..., Any]:
         if self._labels is None:
@@ -362,7 +327,9 @@ class TwoPhaseModel:
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *inputs, step_seed = parts
-            features, labels, weights, dense, rows, inverses = self._split(inputs, True)
+            features, labels, weights, dense, rows, inverses = self._split(
+                inputs, self._labels, self._sample_weights
+            )
             if self._contract.class_weight is not None:
                 weights = weigh_classes(self._contract.class_weight, labels, weights)
             values = self._unpack(dense)
@@ -414,7 +381,8 @@ class TwoPhaseModel:
                 finite &= tf.reduce_all(tf.math.is_finite(each))
             return (loss, finite, dense_gradients, *row_gradients)
 
-        specs = [*self._input_specs(with_labels=True), tf.TensorSpec([], tf.int64)]
+        inputs = self._input_specs(self._labels, self._sample_weights)
+        specs = [*inputs, tf.TensorSpec([], tf.int64)]
         traced = self._trace(step, specs, what)
         known = {id(tf_variable(each)) for each in self._variables}
         unknown = [each for each in traced.graph.trainable_variables if id(each) not in known]
@@ -454,11 +422,6 @@ class TwoPhaseModel:
                 f"{name} of '{type(self.model).__name__}' is not used: outputs are those of call, "
                 "and metrics those of the definition"
             )
-        if "compute_loss" in steps and self._contract.has_loss:
-            self.warnings.append(
-                f"compute_loss of '{type(self.model).__name__}' is not used in evaluation: 'loss' "
-                "and 'val_loss' there are those of the definition's own loss; monitor a metric"
-            )
         if not steps:
             return None
         with self._user_code("compiling the model"):
@@ -473,36 +436,51 @@ class TwoPhaseModel:
             if layer.embeddings_regularizer is not None
         ]
 
-    def _trace_forward(self) -> Callable[..., Any]:
+    def _trace_forward(
+        self, custom_loss: CustomLoss | None = None, labels: Any = None, weights: Any = None
+    ) -> Callable[..., Any]:
+        """Trace the model in inference mode.
+
+        Args:
+          custom_loss: what computes its loss, which is returned in the place of the penalty.
+          labels: type specs of what the loss takes, likewise `weights`.
+        """
+
         def forward(*parts: tf.Tensor) -> Any:
-            features, _, _, dense, rows, inverses = self._split(parts, with_labels=False)
+            features, *given, dense, rows, inverses = self._split(parts, labels, weights)
             context = self._feed(rows, inverses)
             binding = Binding(self._variables, self._unpack(dense))
             with tracing(context), binding.active():
                 outputs = call_model(self.model, features, training=False)
-                penalties = [tf.cast(each, tf.float32) for each in self.model.losses]
+                if custom_loss is None:
+                    penalties = [tf.cast(each, tf.float32) for each in self.model.losses]
+                    loss = tf.add_n([tf.zeros([]), *penalties])
+                else:
+                    loss = custom_loss.of(features, given[0], outputs, given[1])
                 context.check_all_called()
-            return outputs, tf.add_n([tf.zeros([]), *penalties])
+            return outputs, loss
 
         what = f"the model of '{self._contract.source.model_def}'"
-        return self._trace(forward, self._input_specs(with_labels=False), what)
+        return self._trace(forward, self._input_specs(labels, weights), what)
 
     def _trace(self, function: Callable[..., Any], specs: list[Any], what: str) -> Any:
         with user_code(what):
             return tf.function(function, autograph=False).get_concrete_function(*specs)
 
-    def _input_specs(self, with_labels: bool) -> list[Any]:
-        labels = [*_flatten(self._labels), *_flatten(self._sample_weights)] if with_labels else []
+    def _input_specs(self, labels: Any = None, weights: Any = None) -> list[Any]:
         tables = self.table_definitions
         return [
             *_flatten(self._features),
-            *labels,
+            *_flatten(labels),
+            *_flatten(weights),
             tf.TensorSpec([self.num_dense], tf.float32),
             *(tf.TensorSpec([None, table.dim], tf.float32) for table in tables),
             *(tf.TensorSpec([None], tf.int32) for _ in tables),
         ]
 
-    def _split(self, parts: Sequence[tf.Tensor], with_labels: bool) -> tuple[Any, ...]:
+    def _split(
+        self, parts: Sequence[tf.Tensor], labels: Any = None, weights: Any = None
+    ) -> tuple[Any, ...]:
         """Take apart what `_input_specs` put in a row.
 
         Returns:
@@ -515,13 +493,10 @@ class TwoPhaseModel:
             del remaining[:count]
             return taken
 
-        features = self._pack(self._features, take(len(_flatten(self._features))))
-        labels = weights = None
-        if with_labels:
-            labels = self._pack(self._labels, take(len(_flatten(self._labels))))
-            if self._sample_weights is not None:
-                taken = take(len(_flatten(self._sample_weights)))
-                weights = self._pack(self._sample_weights, taken)
+        features, labels, weights = (
+            None if specs is None else self._pack(specs, take(len(_flatten(specs))))
+            for specs in (self._features, labels, weights)
+        )
         (dense,) = take(1)
         rows = take(len(self.table_definitions))
         return features, labels, weights, dense, rows, remaining
@@ -583,6 +558,20 @@ def as_array(tensor: tf.Tensor) -> np.ndarray:
 
 def _flatten(nest: Any) -> list[Any]:
     return [] if nest is None else tf.nest.flatten(nest, expand_composites=True)
+
+
+def _minibatch_specs(nest: Any) -> Any:
+    """Return the type specs of a minibatch's tensors, for any number of records."""
+    if nest is None:
+        return None
+    return tf.nest.map_structure(
+        lambda each: (
+            tf.TensorSpec([None, *each.shape[1:]], each.dtype)
+            if isinstance(each, tf.Tensor)
+            else tf.type_spec_from_value(each)
+        ),
+        nest,
+    )
 
 
 def _to_tensors(

@@ -19,7 +19,7 @@ ZOO = str(Path(__file__).parent / "zoo")
 RECORDS = 1200
 SAME = ["tests/worker/test_two_phase.py", "tests/layers/test_embedding.py"]
 SAME += ["tests/model/test_metrics.py", "tests/model/test_trained_model.py"]
-SAME += ["tests/model/test_losses.py"]
+SAME += ["tests/model/test_losses.py", "tests/job/test_own_loss.py"]
 SAME += ["tests/layers/test_hosted_embedding.py", "tests/job/test_hosted_embedding.py"]
 
 

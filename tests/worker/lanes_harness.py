@@ -25,8 +25,8 @@ from elasticdl.rpc import DirectTransport, Service
 from elasticdl.worker.lane import Connection, Lane
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import Minibatch, TaskEnd
+from elasticdl.worker.step_results import TrainResult
 from elasticdl.worker.stream import Prepared
-from elasticdl.worker.two_phase import TrainResult
 
 DESCRIPTOR = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
 INPUTS, DIM, NUM_IDS = 5, 3, 12

@@ -12,7 +12,8 @@ from elasticdl.errors import UsageError
 from elasticdl.model.element_spec import element_spec
 from elasticdl.model.keras_api import IS_LEGACY
 from elasticdl.model.mode import Mode
-from elasticdl.worker.two_phase import TrainResult, TwoPhaseModel
+from elasticdl.worker.step_results import TrainResult
+from elasticdl.worker.two_phase import TwoPhaseModel
 from tests.model_zoos import contract_of
 
 BEGIN = """
@@ -64,25 +65,24 @@ STANDARD = GIVEN.format("gradients")
 NEW = "self.optimizer.apply(gradients, variables)"  # of Keras 3 alone
 
 
-def step(directory: Path, method: str, table: bool = True) -> TrainResult:
-    return step_and_warnings(directory, method, table)[0]
+FEATURES = {
+    "x": tf.constant(np.arange(8).reshape(2, 4) / 8, tf.float32),
+    "i": tf.constant([3, 3], tf.int64),
+}
+LABELS = tf.constant([1.0, 2.0])
 
 
-def step_and_warnings(
-    directory: Path, method: str, table: bool = True
-) -> tuple[TrainResult, list[str]]:
+def two_phase(directory: Path, method: str, table: bool = True) -> TwoPhaseModel:
     contract = contract_of(directory, BEGIN.format(table=table) + method + END, "Model")
     spec = element_spec(contract, Mode.TRAINING)
-    model = TwoPhaseModel(contract, spec.features, spec.labels, 0)
-    features = {
-        "x": tf.constant(np.arange(8).reshape(2, 4) / 8, tf.float32),
-        "i": tf.constant([3, 3], tf.int64),
-    }
+    return TwoPhaseModel(contract, spec.features, spec.labels, 0)
+
+
+def step(directory: Path, method: str, table: bool = True) -> TrainResult:
+    model = two_phase(directory, method, table)
     rows = [np.full((1, 3), 0.5, np.float32)] if table else []
     inverses = [np.zeros(2, np.int32)] if table else []
-    labels = tf.constant([1.0, 2.0])
-    result = model.train_step(features, labels, model.initial_dense(), rows, inverses)
-    return result, model.warnings
+    return model.train_step(FEATURES, LABELS, model.initial_dense(), rows, inverses)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,46 @@ def test_a_step_that_is_kerass_own_gives_the_same(tmp_path: Path, method: str) -
     np.testing.assert_allclose(result.row_gradients[0], expected.row_gradients[0], rtol=1e-6)
 
 
-def test_a_loss_that_evaluation_does_not_compute_is_warned_of(tmp_path: Path) -> None:
-    own = "\n    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):\n"
-    own += "        return tf.reduce_mean(tf.abs(y_pred)) + tf.add_n(self.losses)\n"
-    _, (warning,) = step_and_warnings(tmp_path / "a", own, table=False)
-    assert warning.startswith("compute_loss of 'Model' is not used in evaluation: 'loss' and 'val")
-    assert step_and_warnings(tmp_path / "b", "", table=False)[1] == []
+OWN_LOSS = """
+    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+        {}
+"""
+
+
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_an_evaluation_has_the_loss_of_the_models_own(tmp_path: Path, has_weights: bool) -> None:
+    own = OWN_LOSS.format(
+        "return tf.reduce_mean(tf.abs(y - y_pred[:, 0])) * (args[0] is None or 3)"
+    )
+    model = two_phase(tmp_path, own)
+    weights = tf.constant([1.0, 5.0]) if has_weights else None
+    rows, inverses = [np.full((1, 3), 0.5, np.float32)], [np.zeros(2, np.int32)]
+    at = (model.initial_dense(), rows, inverses)
+    found = model.evaluation_step(FEATURES, LABELS, *at, weights)
+    outputs = model.forward(FEATURES, *at)
+    np.testing.assert_array_equal(found.outputs, outputs)
+    expected = np.abs(LABELS - outputs[:, 0]).mean() * (3 if has_weights else 1)
+    assert found.loss is not None
+    assert float(found.loss) == pytest.approx(expected, rel=1e-6)
+    assert float(found.penalty) == 0.0
+    assert model.warnings == []
+
+
+def test_a_model_without_a_loss_of_its_own_is_measured_by_its_definitions(tmp_path: Path) -> None:
+    model = two_phase(tmp_path, "", table=False)
+    found = model.evaluation_step(FEATURES, LABELS, model.initial_dense(), [], [])
+    assert found.loss is None
+    assert float(found.penalty) > 0.0
+
+
+@pytest.mark.parametrize("returned", ["None", "'low'", "y > 0"])
+def test_a_loss_of_the_models_own_that_is_none_is_an_error(tmp_path: Path, returned: str) -> None:
+    model = two_phase(tmp_path, OWN_LOSS.format(f"return {returned}"), table=False)
+    with pytest.raises(UsageError) as raised:
+        model.evaluation_step(FEATURES, LABELS, model.initial_dense(), [], [])
+    assert str(raised.value) == (
+        "compute_loss of 'definition.Model': returns no float tensor; return the minibatch's loss"
+    )
 
 
 def test_what_a_step_does_to_gradients_is_kept(tmp_path: Path) -> None:
