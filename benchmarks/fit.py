@@ -58,7 +58,12 @@ class HashedEmbedding(keras.layers.Layer):
 
 
 def with_own_embeddings(model: keras.Model) -> keras.Model:
-    """Return the model with every `Embedding` replaced by one that trains in this process."""
+    """Return the model with every `Embedding` replaced by one that trains in this process.
+
+    One that has none is returned as it is: Keras cannot clone every class derived from Model.
+    """
+    if not any(isinstance(layer, Embedding) for layer in model.layers):
+        return model
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, Embedding):

@@ -18,9 +18,12 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,62 +33,20 @@ from rich.table import Table
 import elasticdl
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, Workload
+from benchmarks.zoo import SIZES, prepare, workloads
 
 # Two-sided 99 % quantiles of Student's t, by degrees of freedom; above, the next lower one holds.
 _STUDENT_T = {2: 9.925, 4: 4.604, 6: 3.707, 8: 3.355, 10: 3.169, 14: 2.977, 18: 2.878, 30: 2.750}
 
 
-def _making(model: str, **options: Any) -> Callable[[Path], object]:
-    """Return what makes a model's data by the `make` of its recipe."""
-
-    def make(output: Path) -> object:
-        from importlib import import_module
-
-        return import_module(f"model_zoo.{model}.make_data").make(output, **options)
-
-    return make
-
-
-def _make_clicks(output: Path) -> None:
-    from model_zoo.ctr.make_data import HiddenModel, make
-
-    make(output, 300_000, 20_000, num_shards=4, model=HiddenModel(largest_field=30))
-
-
-def _make_shapes(output: Path) -> None:
-    from model_zoo.cifar10.make_data import make_shapes
-
-    make_shapes(output, 2_000)
-
-
-def _clicks(model: str) -> Workload:
-    return Workload(f"ctr.{model}", _make_clicks, 256, num_epochs=1, metric="auc", data_version=2)
-
-
-WORKLOADS = {
-    "iris": Workload("iris.IrisSpec", _making("iris"), 8, num_epochs=30, metric="accuracy"),
-    "mnist": Workload(
-        "mnist.MnistElasticDLSpec", _making("mnist"), 32, num_epochs=6, metric="accuracy"
-    ),
-    "census": Workload("census.WideAndDeep", _making("census"), 128, num_epochs=4, metric="auc"),
-    "wide_and_deep": _clicks("WideAndDeep"),
-    "deepfm": _clicks("DeepFM"),
-    "dcn_v2": _clicks("DCNv2"),
-    "cifar10": Workload("cifar10.ResNet", _make_shapes, 32, num_epochs=4, metric="accuracy"),
-    "text": Workload("text.TextCNN", _making("text"), 64, num_epochs=5, metric="accuracy"),
-    "two_tower": Workload(
-        "two_tower.TwoTowerSpec", _making("two_tower"), 128, num_epochs=3, metric="recall_at_10"
-    ),
-}
 CONSISTENCIES = ("async", "sync")
-# Models that share their data share its directory.
-_DATA = {"wide_and_deep": "clicks", "deepfm": "clicks", "dcn_v2": "clicks"}
 
 
 @dataclass(frozen=True)
 class Settings:
     """What both are trained with."""
 
+    size: str
     seeds: int
     num_workers: int
     num_ps: int
@@ -181,22 +142,37 @@ def compare(name: str, settings: Settings) -> dict[str, Comparison]:
     """Train one model all ways, with every seed; return comparisons by consistency."""
     from elasticdl.data.shards import find_shards
 
-    workload = WORKLOADS[name]
-    data = workload.prepare(f"quality_{_DATA.get(name, name)}")
+    workload = workloads(settings.size)[name]
+    data = prepare(workload, settings.size)
     seeds = range(settings.seeds)
     num_test_records = sum(
         shard.num_records for shard in find_shards(str(data / "test" / "*.recordio"))
     )
-    fit = [run_fit(workload, data, seed) for seed in seeds]
-    return {
-        consistency: Comparison(
-            workload.metric,
-            [run_job(workload, data, seed, settings, consistency) for seed in seeds],
-            fit,
-            num_test_records,
+
+    def reached(by: str, train: Callable[[int], float]) -> list[float]:
+        return [_told(f"{name}, {by}, seed {seed}", partial(train, seed)) for seed in seeds]
+
+    fit = reached("model.fit", partial(run_fit, workload, data))
+    jobs = {
+        consistency: reached(
+            consistency,
+            partial(run_job, workload, data, settings=settings, consistency=consistency),
         )
         for consistency in settings.consistencies
     }
+    return {
+        consistency: Comparison(workload.metric, job, fit, num_test_records)
+        for consistency, job in jobs.items()
+    }
+
+
+def _told(what: str, train: Callable[[], float]) -> float:
+    """Train, say on standard error what was reached and how long it took, and return it."""
+    started = time.perf_counter()
+    reached = train()
+    seconds = time.perf_counter() - started
+    print(f"{what}: {reached:.4f} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+    return reached
 
 
 def show(settings: Settings, comparisons: dict[str, dict[str, Comparison]]) -> None:
@@ -241,8 +217,12 @@ def show(settings: Settings, comparisons: dict[str, dict[str, Comparison]]) -> N
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    every = list(workloads("small"))
     parser.add_argument(
-        "--only", metavar="NAMES", help=f"some of {', '.join(WORKLOADS)}, with commas between"
+        "--only", metavar="NAMES", help=f"some of {', '.join(every)}, with commas between"
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="full: as the zoo's READMEs say, hours"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of each, 2 or more")
     parser.add_argument("--num_workers", type=int, default=2)
@@ -250,13 +230,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--consistency", choices=CONSISTENCIES, help="one of the two, not both")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args(words)
-    names = given.only.split(",") if given.only else list(WORKLOADS)
-    if unknown := [name for name in names if name not in WORKLOADS]:
-        parser.error(f"--only '{unknown[0]}': not one of {', '.join(WORKLOADS)}")
+    names = given.only.split(",") if given.only else every
+    if unknown := [name for name in names if name not in every]:
+        parser.error(f"--only '{unknown[0]}': not one of {', '.join(every)}")
     if given.seeds < 2:
         parser.error(f"--seeds {given.seeds}: noise needs 2 or more")
     consistencies = (given.consistency,) if given.consistency else CONSISTENCIES
-    settings = Settings(given.seeds, given.num_workers, given.num_ps, consistencies)
+    settings = Settings(given.size, given.seeds, given.num_workers, given.num_ps, consistencies)
     comparisons = {name: compare(name, settings) for name in names}
     if given.json:
         models = {

@@ -47,6 +47,7 @@ def test_a_job_on_two_workers_gets_what_model_fit_gets_on_iris(
     assert quality.main(words) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["settings"] == {
+        "size": "small",
         "seeds": 2,
         "num_workers": 2,
         "num_ps": 1,
