@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import quality
 from benchmarks.quality import Comparison
+from benchmarks.zoo import SIZES, workloads
 
 
 def test_equal_models_are_the_same_and_unequal_ones_are_not():
@@ -33,6 +35,13 @@ def test_the_limit_is_students_99_percent_quantile():
     # scipy.stats.t.ppf(0.995, 4) = 4.6041, times 0.01 * sqrt(2 / 3)
     three = Comparison("auc", [0.89, 0.90, 0.91], [0.89, 0.90, 0.91], 1_000_000)
     assert three.limit == pytest.approx(4.604 * 0.01 * (2 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_model_of_the_zoo_is_compared(size):
+    compared = {workload.model_def.partition(".")[0] for workload in workloads(size).values()}
+    zoo = Path(__file__).parents[2] / "model_zoo"
+    assert compared == {recipe.parent.name for recipe in zoo.glob("*/make_data.py")}
 
 
 # Jobs of 120 flowers: nearly all their time is that of starting their processes.
