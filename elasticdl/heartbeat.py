@@ -74,16 +74,17 @@ class Heartbeat:
                 return
 
 
-def register(master: Client, instance: master_pb2.InstanceId, address: str, pid: int) -> None:
-    """Tell the master that this instance is up.
+def register(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:
+    """Tell the master that an instance is there.
 
     Raises:
       NotAMember: this incarnation is not wanted (any more).
       DeadlinePassed: the master does not answer.
     """
-    request = master_pb2.RegisterRequest(instance=instance, address=address, pid=pid)
-    if not master.call_until("Register", request, START_DEADLINE_S).accepted:
+    reply = master.call_until("Register", request, START_DEADLINE_S)
+    if not reply.accepted:
         raise NotAMember
+    return reply
 
 
 def wait_for_cluster(

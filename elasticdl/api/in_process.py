@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
+from elasticdl.master.cluster.local import to_message
 from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
 from elasticdl.master.story import Outcome
 from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import Client, DirectTransport, Service
 
@@ -21,13 +22,14 @@ class _ThisProcess:
 
     def __init__(self) -> None:
         self.partitions: dict[int, Service] = {}
-        self.register: Callable[[InstanceSpec, str, int], bool]
+        self.master: Client
 
     def launch(self, spec: InstanceSpec) -> None:
         if spec.role is Role.PS:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
-            self.partitions[spec.index] = Service(service, Partition(spec.index, spec.incarnation))
-            self.register(spec, "in this process", os.getpid())
+            partition = Partition(spec.index, spec.incarnation)
+            self.partitions[spec.index] = Service(service, partition)
+            join(self.master, to_message(spec), partition, "in this process")
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass
@@ -59,7 +61,7 @@ def run_in_process(spec: JobSpec) -> None:
         "the master",
     )
     try:
-        here.register = master.coordinator.register
+        here.master = client
         master.start()
         instance = master_pb2.InstanceId(role="worker", index=0, incarnation=1)
         worker = Worker(

@@ -6,6 +6,7 @@ One lock orders everything. Nothing in here decides; the ledger and the membersh
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import queue
 import threading
@@ -27,6 +28,7 @@ from elasticdl.master.membership import InstanceSpec, Membership, Role, State
 from elasticdl.master.recorded_ledger import RecordedLedger
 from elasticdl.master.story import Note, Outcome, Story
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.ps.routing_table import RoutingTable
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,23 @@ MESSAGES_KEPT = 200
 LOG_TAIL_BYTES = 2000
 
 
+@dataclass(frozen=True)
+class Restore:
+    """What a parameter server begins with: a checkpoint's directory, or none, and the routing."""
+
+    checkpoint: str
+    routing: RoutingTable
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """All parameter servers by index; `version` grows whenever one comes, goes or moves."""
+
+    partitions: tuple[membership_module.Instance, ...]
+    routing: RoutingTable
+    version: int
+
+
 class Coordinator:
     """A job's ledger, membership and journal, kept in step. Thread-safe.
 
@@ -46,11 +65,15 @@ class Coordinator:
       plan: what it is to do.
       backend: runs the instances.
       journal: where its story goes.
+
+    Attributes:
+      routing: which partition hosts each bucket group.
     """
 
     def __init__(self, spec: JobSpec, plan: JobPlan, backend: Backend, journal: Journal) -> None:
         self.spec = spec
         self.plan = plan
+        self.routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self._backend = backend
@@ -68,6 +91,7 @@ class Coordinator:
             spec.num_ps,
             silence_s=spec.lease_s,
             start_s=max(START_S, spec.lease_s),
+            restart_together=plan.lanes > 0,
         )
         # What the backend is asked for, in the order in which it was decided.
         self._requests: queue.SimpleQueue[membership_module.Launch | membership_module.Stop] = (
@@ -213,22 +237,37 @@ class Coordinator:
 
     # ------------------------------------------------------------- instances' requests
 
-    def register(self, spec: InstanceSpec, address: str, pid: int) -> bool:
-        """An instance is up; False if it is not a current incarnation."""
+    def register(self, event: membership_module.Registered) -> bool:
+        """An instance is there; False if it is not a current incarnation."""
         with self._together():
-            if not self._membership.is_current(spec):
+            if not self._membership.is_current(event.spec):
                 return False
-            if not self._membership.is_registered(spec):
-                body = {**_id(spec), "address": address, "pid": pid}
+            if self._membership.is_news(event):
+                body = {**_id(event.spec), "address": event.address, "pid": event.pid}
+                body |= {"ready": event.ready, "closed": event.closed}
                 self._note("registered", body, durable=True)
-            event = membership_module.Registered(spec, address, pid)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
             return True
 
-    def partitions(self) -> list[membership_module.Instance] | None:
-        """The parameter servers by index, or None until all have registered."""
+    @property
+    def cluster_version(self) -> int:
+        """As in `Cluster`, also while some partition is away."""
         with self._lock:
-            return self._membership.partitions()
+            return self._membership.cluster_version
+
+    def restore(self) -> Restore:
+        """What a parameter server that is not ready is to begin with."""
+        with self._lock:
+            return Restore("", self.routing)
+
+    def cluster(self) -> Cluster | None:
+        """The parameter servers, or None until all are up."""
+        with self._lock:
+            partitions = self._membership.partitions()
+            if partitions is None:
+                return None
+            version = self._membership.cluster_version
+            return Cluster(tuple(copy.copy(one) for one in partitions), self.routing, version)
 
     def heartbeat(self, spec: InstanceSpec, grants: Sequence[int], loss: float | None) -> bool:
         """A sign of life, and the leases that are still worked on."""
@@ -304,6 +343,10 @@ class Coordinator:
             elif isinstance(action, membership_module.PartitionUp):
                 spec = action.spec
                 self._handle(ledger_events.PartitionStarted(spec.index, spec.incarnation))
+            elif isinstance(action, membership_module.PartitionLost):
+                # Until its tasks are granted again, what it had learned is lost.
+                message = f"{action.spec} was lost ({action.reason})"
+                self.end(Outcome("failed", f"{message} and what it had learned with it"))
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
 

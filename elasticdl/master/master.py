@@ -23,7 +23,6 @@ from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.routing_table import RoutingTable
 from elasticdl.rpc import Client, Service, Transport
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,7 @@ class Master:
         self._plan = make_plan(spec)
         self._journal = Journal(spec.job_dir)
         self.coordinator = Coordinator(spec, self._plan, backend, self._journal)
-        routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
-        servicer = MasterServicer(self.coordinator, routing, self.audit)
+        servicer = MasterServicer(self.coordinator, self.audit)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
@@ -73,11 +71,11 @@ class Master:
         Raises:
           JobError: one of them cannot be asked: an audit without it would prove nothing.
         """
-        instances = self.coordinator.partitions()
-        if instances is None:
+        cluster = self.coordinator.cluster()
+        if cluster is None:
             raise JobError("no audit: not all parameter servers are running")
         audits = []
-        for instance in instances:
+        for instance in cluster.partitions:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             client = Client(service, self._connect(instance), str(instance.spec))
             try:

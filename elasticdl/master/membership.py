@@ -6,6 +6,7 @@ Pure, as the ledger is: `actions = membership.handle(event, now)`.
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,8 +30,9 @@ class Role(StrEnum):
 class State(StrEnum):
     """The life of an instance.
 
-    LAUNCHING until it registers; RUNNING while it is heard from; STOPPING after it was told to
-    leave; GONE at the end. A replacement keeps role and index and has the next incarnation.
+    LAUNCHING until it registers, a parameter server as ready; RUNNING while it is heard from;
+    STOPPING after it was told to leave; GONE at the end. A replacement keeps role and index and has
+    the next incarnation.
     """
 
     LAUNCHING = "launching"
@@ -54,7 +56,10 @@ class InstanceSpec:
 
 @dataclass
 class Instance:
-    """What an instance is now. `heard` is when it last gave a sign of life, in seconds."""
+    """What an instance is now.
+
+    heard: when it last gave a sign of life, in seconds. registered: it has said that it is there.
+    """
 
     spec: InstanceSpec
     state: State = State.LAUNCHING
@@ -76,11 +81,18 @@ class Event:
 
 @dataclass(frozen=True)
 class Registered(Event):
-    """The instance itself says that it is up."""
+    """The instance itself says that it is there.
+
+    ready: it is up; a parameter server says so once it has restored what it was told to. closed: a
+    ready parameter server's tasks that all its groups have closed, as half-open intervals; None
+    where it is empty.
+    """
 
     spec: InstanceSpec
     address: str = ""
     pid: int = 0
+    ready: bool = True
+    closed: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,10 +173,24 @@ class WorkerGone(Action):
 
 @dataclass(frozen=True)
 class PartitionUp(Action):
-    """A parameter server serves at this address."""
+    """A parameter server serves at this address; `closed` as it registered."""
 
     spec: InstanceSpec
     address: str
+    closed: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class PartitionLost(Action):
+    """What a parameter server held is gone; a next incarnation restores it."""
+
+    spec: InstanceSpec
+    reason: str
+
+
+@dataclass(frozen=True)
+class RollBack(Action):
+    """All partitions begin again from the last checkpoint, and the ledger goes back to it."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +199,10 @@ class GiveUp(Action):
 
     message: str
     log_path: str = ""
+
+
+# How far an incarnation of a partition has come.
+_AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
 
 def describe_exit(exit_code: int) -> str:
@@ -201,7 +231,8 @@ class Membership:
       num_ps: partitions, fixed for the job's life.
       silence_s: an instance not heard from for so long is killed and replaced.
       start_s: how long an instance may take to register.
-      most_crashes: crashes of workers in a row, with no task done between, that fail the job.
+      most_crashes: crashes of a role in a row, with no task done between, that fail the job.
+      restart_together: partitions are at one version: where one is lost, all of them begin again.
     """
 
     def __init__(
@@ -211,6 +242,7 @@ class Membership:
         silence_s: float = 30.0,
         start_s: float = 180.0,
         most_crashes: int = 5,
+        restart_together: bool = False,
     ) -> None:
         self.num_workers = num_workers
         self.num_ps = num_ps
@@ -218,7 +250,10 @@ class Membership:
         self._silence_s = silence_s
         self._start_s = start_s
         self._most_crashes = most_crashes
-        self._crashes = 0
+        self._restart_together = restart_together
+        # Whether all partitions have been up since they were launched together.
+        self._were_complete = False
+        self._crashes: Counter[Role] = Counter()
         self._over = False
         self._slots: dict[tuple[Role, int], _Slot] = {}
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
@@ -248,9 +283,13 @@ class Membership:
         slot = self._slots.get((spec.role, spec.index))
         return slot is not None and slot.instance.spec == spec and slot.instance.state != State.GONE
 
-    def is_registered(self, spec: InstanceSpec) -> bool:
-        """Whether this instance has said that it is up."""
-        return self.is_current(spec) and self._slots[spec.role, spec.index].instance.registered
+    def is_news(self, event: Registered) -> bool:
+        """Whether a current instance has not said this before."""
+        if not self.is_current(event.spec):
+            return False
+        instance = self._slots[event.spec.role, event.spec.index].instance
+        is_up = event.ready and instance.state is State.LAUNCHING
+        return is_up or not instance.registered
 
     def is_leaving(self, spec: InstanceSpec) -> bool:
         """Whether this instance was told to leave, or says that it does."""
@@ -269,6 +308,15 @@ class Membership:
         if len(servers) < self.num_ps or any(s.state is not State.RUNNING for s in servers):
             return None
         return servers
+
+    @property
+    def cluster_version(self) -> int:
+        """Grows whenever a partition comes or goes, and is the same for the same partitions."""
+        return sum(
+            3 * one.spec.incarnation + _AGES[one.state]
+            for one in self.instances()
+            if one.spec.role is Role.PS
+        )
 
     # ------------------------------------------------------------------ events
 
@@ -293,12 +341,14 @@ class Membership:
         instance = self._slots[event.spec.role, event.spec.index].instance
         instance.heard = now
         instance.address, instance.pid = event.address, event.pid
-        if instance.registered:
-            return []
         instance.registered = True
-        if instance.state is State.LAUNCHING:
-            instance.state = State.RUNNING
-        return [PartitionUp(event.spec, event.address)] if event.spec.role is Role.PS else []
+        if not event.ready or instance.state is not State.LAUNCHING:
+            return []
+        instance.state = State.RUNNING
+        if event.spec.role is not Role.PS:
+            return []
+        self._were_complete |= self.partitions() is not None
+        return [PartitionUp(event.spec, event.address, event.closed)]
 
     def _heard(self, event: Heard, now: float) -> list[Action]:
         if self.is_current(event.spec):
@@ -320,33 +370,52 @@ class Membership:
         instance.log_path = event.log_path
         if self._over:
             return []
+        is_crash = not was_stopping and (event.exit_code >= 0 or -event.exit_code in CRASHES)
         if event.spec.role is Role.PS:
-            return [
-                GiveUp(
-                    f"{event.spec} was lost ({instance.reason}) and what it had learned with it",
-                    event.log_path,
-                )
-            ]
+            return self._partition_gone(event.spec, is_crash, now)
         actions: list[Action] = [WorkerGone(event.spec, instance.reason)]
-        wanted = event.spec.index < self.num_workers
-        if not wanted:
+        if event.spec.index >= self.num_workers:
             return actions
-        if not was_stopping and (event.exit_code >= 0 or -event.exit_code in CRASHES):
-            self._crashes += 1
-            if self._crashes >= self._most_crashes:
-                return [
-                    *actions,
-                    GiveUp(
-                        f"workers crashed {self._crashes} times in a row with no task done "
-                        f"between; {event.spec} last: {instance.reason}",
-                        event.log_path,
-                    ),
-                ]
-            # A crash is retried ever more slowly; a preempted worker is replaced at once.
-            slot.relaunch_at = now + 0.5 * 2 ** (self._crashes - 1)
-            return actions
+        return actions + self._replace(slot, is_crash, now)
+
+    def _replace(self, slot: _Slot, is_crash: bool, now: float) -> list[Action]:
+        """Replace whoever was lost at once; who crashed, ever more slowly, and not for ever."""
         slot.relaunch_at = now
-        return actions + self._relaunch_due(now)
+        if is_crash:
+            instance = slot.instance
+            role = instance.spec.role
+            self._crashes[role] += 1
+            if self._crashes[role] >= self._most_crashes:
+                who = "parameter servers" if role is Role.PS else "workers"
+                message = (
+                    f"{who} crashed {self._crashes[role]} times in a row with no task done "
+                    f"between; {instance.spec} last: {instance.reason}"
+                )
+                slot.relaunch_at = None
+                return [GiveUp(message, instance.log_path)]
+            slot.relaunch_at = now + 0.5 * 2 ** (self._crashes[role] - 1)
+        return self._relaunch_due(now)
+
+    def _partition_gone(self, spec: InstanceSpec, is_crash: bool, now: float) -> list[Action]:
+        """Launch a partition again; where all are at one version, and have moved, all of them."""
+        slot = self._slots[Role.PS, spec.index]
+        actions: list[Action] = [PartitionLost(spec, slot.instance.reason)]
+        if not self._restart_together or not self._were_complete:
+            return actions + self._replace(slot, is_crash, now)
+        self._were_complete = False
+        others = [
+            other
+            for (role, index), other in sorted(self._slots.items())
+            if role is Role.PS and index != spec.index and other.instance.state is not State.GONE
+        ]
+        for other in others:
+            other.instance.state = State.GONE
+            other.instance.reason = f"all partitions begin again with partition {spec.index}"
+            actions.append(Stop(other.instance.spec, grace_s=0))
+            actions.append(PartitionLost(other.instance.spec, other.instance.reason))
+        for other in others:
+            other.relaunch_at = now
+        return [*actions, RollBack(), *self._replace(slot, is_crash, now)]
 
     def _relaunch_due(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -373,7 +442,7 @@ class Membership:
         return actions
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:
-        self._crashes = 0
+        self._crashes.clear()
         return []
 
     def _job_over(self, event: JobOver, now: float) -> list[Action]:
@@ -391,11 +460,11 @@ class Membership:
             if now - instance.heard <= patience_s:
                 continue
             instance.reason = f"not heard from for {now - instance.heard:.0f} s"
-            if instance.spec.role is Role.PS:
-                actions.append(GiveUp(f"{instance.spec}: {instance.reason}", instance.log_path))
-                continue
             instance.state = State.GONE
             actions.append(Stop(instance.spec, grace_s=0))
+            if instance.spec.role is Role.PS:
+                actions += self._partition_gone(instance.spec, False, now)
+                continue
             actions.append(WorkerGone(instance.spec, instance.reason))
             if instance.spec.index < self.num_workers:
                 self._slots[Role.WORKER, instance.spec.index].relaunch_at = now

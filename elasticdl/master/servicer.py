@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from elasticdl.master import ledger_events, membership
@@ -22,40 +22,57 @@ class MasterServicer:
 
     Args:
       coordinator: who decides.
-      routing: which partition hosts each bucket group.
       audit: makes the job's audit as it stands.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
-        routing: RoutingTable,
         audit: Callable[[], dict[str, Any]],
     ) -> None:
         self._coordinator = coordinator
-        self._routing = ps_pb2.Routing(
-            version=routing.version, partition_of_group=routing.partition_of_group
-        )
         self._audit = audit
 
     def register(self, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:
-        """An instance is up; answered with the cluster once all partitions are."""
+        """An instance is there; answered with the cluster once all partitions are up.
+
+        A parameter server that is not ready is told what to begin with.
+        """
         spec = from_message(request.instance)
-        if not self._coordinator.register(spec, request.address, request.pid):
+        is_ps = spec.role is membership.Role.PS
+        event = membership.Registered(
+            spec,
+            request.address,
+            request.pid,
+            ready=request.ready or not is_ps,
+            closed=_intervals(request.closed) if request.restored else None,
+        )
+        if not self._coordinator.register(event):
             return master_pb2.RegisterReply(accepted=False)
-        partitions = self._coordinator.partitions()
-        if partitions is None:
-            return master_pb2.RegisterReply(accepted=True)
-        cluster = master_pb2.Cluster(
-            routing=self._routing,
+        if not event.ready:
+            restore = self._coordinator.restore()
+            return master_pb2.RegisterReply(
+                accepted=True,
+                restore=master_pb2.Restore(
+                    checkpoint=restore.checkpoint, routing=_routing_message(restore.routing)
+                ),
+            )
+        return master_pb2.RegisterReply(accepted=True, cluster=self._cluster())
+
+    def _cluster(self) -> master_pb2.Cluster | None:
+        cluster = self._coordinator.cluster()
+        if cluster is None:
+            return None
+        return master_pb2.Cluster(
+            routing=_routing_message(cluster.routing),
             partitions=[
                 master_pb2.Partition(
                     index=one.spec.index, incarnation=one.spec.incarnation, address=one.address
                 )
-                for one in partitions
+                for one in cluster.partitions
             ],
+            version=cluster.version,
         )
-        return master_pb2.RegisterReply(accepted=True, cluster=cluster)
 
     def heartbeat(self, request: master_pb2.HeartbeatRequest) -> master_pb2.HeartbeatReply:
         """Extend the leases the worker still works on."""
@@ -65,7 +82,9 @@ class MasterServicer:
             request.loss if request.has_loss else None,
         )
         return master_pb2.HeartbeatReply(
-            accepted=accepted, job_finished=self._coordinator.outcome is not None
+            accepted=accepted,
+            job_finished=self._coordinator.outcome is not None,
+            cluster_version=self._coordinator.cluster_version,
         )
 
     def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
@@ -154,6 +173,14 @@ class MasterServicer:
             tasks_leased=now.tasks_leased,
             tasks_done=now.tasks_done,
         )
+
+
+def _routing_message(routing: RoutingTable) -> ps_pb2.Routing:
+    return ps_pb2.Routing(version=routing.version, partition_of_group=routing.partition_of_group)
+
+
+def _intervals(bounds: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _task_message(task: Task) -> master_pb2.Task:

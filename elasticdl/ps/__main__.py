@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 
-from elasticdl.heartbeat import Heartbeat, NotAMember, register
+from elasticdl.heartbeat import Heartbeat, NotAMember
 from elasticdl.instance import (
     InstanceArguments,
     die_with_parent,
@@ -16,6 +15,7 @@ from elasticdl.instance import (
     start_logging,
 )
 from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import Client, GrpcTransport, Server, Service
 
@@ -51,8 +51,7 @@ def run(arguments: InstanceArguments) -> int:
 
     heartbeat = Heartbeat(master, instance, on_end)
     try:
-        register(master, instance, server.address, os.getpid())
-        heartbeat.start()
+        join(master, instance, partition, server.address, on_known=heartbeat.start)
         logger.info("serves partition %d on %s", arguments.index, server.address)
         while not ended.wait(1.0):
             pass

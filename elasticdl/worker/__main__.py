@@ -39,7 +39,7 @@ def run(arguments: InstanceArguments) -> int:
     leaving = threading.Event()
     on_sigterm(leaving.set)
     try:
-        register(master, instance, "", os.getpid())
+        register(master, master_pb2.RegisterRequest(instance=instance, pid=os.getpid()))
         heartbeat = Heartbeat(master, instance, on_end=lambda why: leaving.set())
         heartbeat.start()
 

@@ -15,7 +15,7 @@ from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import BackendEvent, InstanceExited
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.membership import InstanceSpec, Registered, Role
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 PS = InstanceSpec(Role.PS, 0, 1)
@@ -60,8 +60,8 @@ class Running:
         self.journal = Journal(job_dir)
         self.coordinator = Coordinator(spec, plan, self.backend, self.journal)
         self.coordinator.start()
-        assert self.coordinator.register(PS, "here:1", 1)
-        assert self.coordinator.register(WORKER, "", 2)
+        assert self.coordinator.register(Registered(PS, "here:1", 1))
+        assert self.coordinator.register(Registered(WORKER, "", 2))
 
     def close(self) -> None:
         self.coordinator.ended.set()
@@ -83,7 +83,7 @@ def test_a_lost_worker_is_replaced_and_its_task_granted_to_the_replacement(runni
     backend.wait_for([PS, WORKER, replacement])
     assert coordinator.lease(WORKER, 1) is None, "the dead have no say"
     assert not coordinator.heartbeat(WORKER, [], None)
-    assert coordinator.register(replacement, "", 3)
+    assert coordinator.register(Registered(replacement, "", 3))
     again = coordinator.lease(replacement, 0)
     assert again.task is granted.task
     assert any("killed by SIGKILL" in text for _, text in coordinator.messages(0))
@@ -98,7 +98,7 @@ def test_a_worker_that_says_goodbye_has_not_crashed(running):
         coordinator.give_back(InstanceSpec(Role.WORKER, 0, incarnation), [], goodbye=True)
         backend.tell(InstanceExited(InstanceSpec(Role.WORKER, 0, incarnation), 0, "log"))
         assert coordinator.outcome is None
-        coordinator.register(InstanceSpec(Role.WORKER, 0, incarnation + 1), "", 3)
+        coordinator.register(Registered(InstanceSpec(Role.WORKER, 0, incarnation + 1), "", 3))
 
 
 def test_a_worker_that_ends_by_itself_again_and_again_is_given_up(running):

@@ -13,10 +13,12 @@ from elasticdl.master.membership import (
     JobOver,
     Launch,
     Membership,
+    PartitionLost,
     PartitionUp,
     Progressed,
     Registered,
     Role,
+    RollBack,
     Scaled,
     State,
     Stop,
@@ -98,10 +100,101 @@ def test_a_silent_worker_is_killed_and_replaced():
     assert actions[2].spec == worker(1, 2)
 
 
-def test_a_lost_partition_ends_the_job_and_says_why():
-    (give_up,) = started().handle(Exited(PS, -signal.SIGKILL), 2.0)
-    assert isinstance(give_up, GiveUp)
-    assert "parameter server 0 was lost (killed by SIGKILL)" in give_up.message
+def ps(index: int, incarnation: int = 1) -> InstanceSpec:
+    return InstanceSpec(Role.PS, index, incarnation)
+
+
+def test_a_lost_partition_is_launched_again_at_once_and_is_up_when_it_has_restored():
+    membership = started(num_ps=2)
+    actions = membership.handle(Exited(ps(0), -signal.SIGKILL), 2.0)
+    assert actions == [PartitionLost(ps(0), "killed by SIGKILL"), Launch(ps(0, 2))]
+    assert membership.partitions() is None
+    assert membership.handle(Registered(ps(0, 2), "c:1", ready=False), 3.0) == []
+    assert membership.partitions() is None, "it has not restored yet"
+    closed = ((0, 4), (6, 7))
+    ready = Registered(ps(0, 2), "c:1", closed=closed)
+    assert membership.handle(ready, 4.0) == [PartitionUp(ps(0, 2), "c:1", closed)]
+    assert membership.handle(ready, 4.0) == []
+    assert [one.address for one in membership.partitions()] == ["c:1", "here:1"]
+
+
+def test_what_a_replaced_partition_still_says_changes_nothing():
+    membership = started(num_ps=2)
+    membership.handle(Exited(ps(0), -signal.SIGKILL), 2.0)
+    assert not membership.is_current(ps(0)), "its heartbeats are refused"
+    assert membership.handle(Registered(ps(0), "old:1"), 3.0) == []
+    assert membership.handle(Exited(ps(0), 1), 3.0) == []
+    assert membership.partitions() is None
+
+
+def test_a_silent_partition_is_killed_and_replaced_also_while_it_restores():
+    membership = started(silence_s=30.0)
+    for now in (40.0, 80.0):
+        for index in (0, 1):
+            membership.handle(Heard(worker(index)), now)
+        next_one = ps(0, 1 + int(now / 40))
+        actions = membership.handle(Tick(), now)
+        assert [type(a) for a in actions] == [Stop, PartitionLost, Launch]
+        assert actions[2].spec == next_one
+        membership.handle(Registered(next_one, ready=False), now)
+
+
+def test_a_partition_that_crashes_again_and_again_with_no_task_done_is_given_up():
+    membership = started()
+    for incarnation in range(1, 5):
+        assert not gives_up(membership.handle(Exited(ps(0, incarnation), 1), 10.0))
+        assert Launch(ps(0, incarnation + 1)) in membership.handle(Tick(), 20.0)
+    *_, last = membership.handle(Exited(ps(0, 5), 1, "its.log"), 20.0)
+    assert isinstance(last, GiveUp)
+    assert "parameter servers crashed 5 times in a row" in last.message
+    assert last.log_path == "its.log"
+    assert membership.handle(Tick(), 30.0) == [], "it is not launched again"
+
+
+def test_partitions_at_one_version_are_all_launched_again_together():
+    membership = started(num_ps=3, restart_together=True)
+    actions = membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    assert [a for a in actions if isinstance(a, Stop)] == [Stop(ps(0), 0), Stop(ps(2), 0)]
+    assert {a.spec for a in actions if isinstance(a, PartitionLost)} == {ps(0), ps(1), ps(2)}
+    assert [a for a in actions if isinstance(a, Launch)] == [Launch(ps(i, 2)) for i in range(3)]
+    assert actions.count(RollBack()) == 1
+    assert actions.index(RollBack()) < actions.index(Launch(ps(0, 2)))
+
+
+def test_before_all_of_them_were_up_nothing_is_trained_and_only_the_lost_one_begins_again():
+    membership = started(num_ps=2, restart_together=True)
+    membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    membership.handle(Registered(ps(0, 2)), 3.0)
+    actions = membership.handle(Exited(ps(1, 2), -signal.SIGKILL), 4.0)
+    assert actions == [PartitionLost(ps(1, 2), "killed by SIGKILL"), Launch(ps(1, 3))]
+    membership.handle(Registered(ps(1, 3)), 5.0)
+    assert RollBack() in membership.handle(Exited(ps(1, 3), -signal.SIGKILL), 6.0)
+
+
+def test_the_clusters_version_grows_with_whatever_happens_to_a_partition():
+    for seed in range(100):
+        chance = random.Random(seed)
+        membership = started(num_ps=3, most_crashes=10**9, restart_together=seed % 2 == 0)
+        versions = [membership.cluster_version]
+        for now in range(2, 40):
+            spec = chance.choice(membership.instances()).spec
+            kind = chance.randrange(3)
+            before = [(one.spec, one.state) for one in membership.instances()]
+            if kind == 0:
+                membership.handle(Exited(spec, chance.choice([1, -signal.SIGKILL])), now)
+            elif kind == 1:
+                membership.handle(Registered(spec, ready=chance.random() < 0.5), now)
+            else:
+                membership.handle(Tick(), now)
+            after = [(one.spec, one.state) for one in membership.instances()]
+            moved = [one for one in after if one[0].role is Role.PS and one not in before]
+            assert (membership.cluster_version > versions[-1]) == bool(moved), f"seed {seed}"
+            assert membership.cluster_version >= versions[-1], f"seed {seed}"
+            versions.append(membership.cluster_version)
+
+
+def gives_up(actions) -> bool:
+    return any(isinstance(a, GiveUp) for a in actions)
 
 
 def test_all_partitions_must_register_before_the_cluster_is_known():
