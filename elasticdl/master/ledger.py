@@ -15,6 +15,7 @@ from elasticdl.master.decisions import Decisions
 from elasticdl.master.lanes import LaneQueues, carve_lanes, follows
 from elasticdl.master.leases import Lease, Leases
 from elasticdl.master.ledger_events import (
+    RETRY_S,
     Action,
     Decided,
     EpochEnded,
@@ -43,6 +44,7 @@ from elasticdl.master.rounds import Rounds
 from elasticdl.master.tasks import JobPlan, Task, TaskKind, carve
 
 LEASES_PER_WORKER = 2
+MOST_RETRIES_PER_S = 1000
 
 
 class Ledger:
@@ -304,7 +306,7 @@ class Ledger:
         if request == event.request and lease is not None:
             return [Grant(lease.task, grant, repeated=True)]
         if event.request < request:  # A late duplicate, whose answer nobody waits for.
-            return [Wait()]
+            return [self._wait()]
         if self.finished or self.failure is not None:
             return [NoMoreTasks()]
         self._workers[event.worker] = event.incarnation
@@ -314,13 +316,17 @@ class Ledger:
             actions += self._define_epoch()
         task = self._take(event.worker, event.incarnation)
         if task is None:
-            return [*actions, Wait()]
+            return [*actions, self._wait()]
         grant = self._next_grant
         self._next_grant += 1
         expires = now + self.plan.lease_s
         self._leases.add(Lease(grant, task, event.worker, event.incarnation, expires))
         self._answers[key] = (event.request, grant)
         return [*actions, Grant(task, grant)]
+
+    def _wait(self) -> Wait:
+        """Ask again: the more workers there are, the later, as all may be waiting."""
+        return Wait(max(RETRY_S, len(self._workers) / MOST_RETRIES_PER_S))
 
     def _take(self, worker: int, incarnation: int) -> Task | None:
         """Take the next task to grant to a worker; None where there is none for it now."""

@@ -9,7 +9,13 @@ import pytest
 
 from elasticdl.data.shards import Shard
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.ledger_events import Grant, LeaseRequested, PartitionStarted, TaskCompleted
+from elasticdl.master.ledger_events import (
+    Grant,
+    LeaseRequested,
+    PartitionStarted,
+    TaskCompleted,
+    Wait,
+)
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 
@@ -55,3 +61,15 @@ def test_a_lease_and_its_completion_cost_the_same_among_many_tasks(lanes, limite
     few = work_of_one_task(100, lanes, 90 if limited else None)
     many = work_of_one_task(10_000, lanes, 9_000 if limited else None)
     assert many <= few + 5
+
+
+def test_workers_that_wait_ask_no_more_often_in_all_the_more_of_them_there_are():
+    ledger = Ledger(JobPlan((TaskKind.INITIALIZE,), ()))
+    workers = 10_000
+    *_, first = ledger.handle(LeaseRequested(0, 1, 0), 0.0)
+    assert isinstance(first, Grant)
+    retries = [ledger.handle(LeaseRequested(one, 1, 0), 0.0)[-1] for one in range(1, workers)]
+    assert isinstance(retries[0], Wait)
+    assert retries[0].retry_after_s <= 0.1
+    assert isinstance(retries[-1], Wait)
+    assert workers / retries[-1].retry_after_s <= 1000

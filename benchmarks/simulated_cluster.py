@@ -1,0 +1,434 @@
+"""A cluster in simulated time around a real ledger and a real membership; nothing else is real.
+
+Workers start, lease, beat, train, are preempted (one by one and in storms), fall silent and are
+replaced. What the groups of the parameter servers know is kept per task: the minibatches applied.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from elasticdl.data.shards import Shard
+from elasticdl.master import ledger_events, membership
+from elasticdl.master.ledger import Ledger
+from elasticdl.master.membership import HEARTBEAT_S, InstanceSpec, Membership, Role
+from elasticdl.master.tasks import JobPlan, Task, TaskKind
+
+TICK_S = 0.2
+POLL_S = 0.05
+RECORDS_PER_SHARD = 10_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is simulated.
+
+    Attributes:
+      minibatch_s: what a worker takes for one, give or take a fifth.
+      start_s: what an instance takes to start, give or take a half.
+      deaths_per_hour: of each worker, at random times.
+      storms: times at which `storm_share` of the workers are preempted at once.
+      away_s: how long a storm's places stay empty.
+      cut_share: of the deaths, those that nobody sees: the worker is cut off from the master.
+      repeated_share: of the requests, those whose reply is lost, so that they are sent again.
+    """
+
+    workers: int = 10_000
+    partitions: int = 100
+    records: int = 1_000_000_000
+    minibatch_size: int = 64
+    records_per_task: int = 16_384
+    num_epochs: int = 1
+    minibatch_s: float = 0.25
+    start_s: float = 10.0
+    deaths_per_hour: float = 2.0
+    storms: int = 3
+    storm_share: float = 0.3
+    away_s: float = 60.0
+    cut_share: float = 0.1
+    repeated_share: float = 0.01
+    lease_s: float = 30.0
+    seed: int = 0
+
+    @property
+    def calm_s(self) -> float:
+        """How long training takes if nobody dies."""
+        minibatches = self.records * self.num_epochs / self.minibatch_size
+        return minibatches * self.minibatch_s / self.workers
+
+    def plan(self) -> JobPlan:
+        """The job: initialize, train, export."""
+        sizes = [RECORDS_PER_SHARD] * (self.records // RECORDS_PER_SHARD)
+        rest = self.records % RECORDS_PER_SHARD
+        sizes += [rest] if rest else []
+        return JobPlan(
+            (TaskKind.INITIALIZE, TaskKind.TRAINING, TaskKind.EXPORT),
+            tuple(Shard(f"shard-{index:05d}", size) for index, size in enumerate(sizes)),
+            num_epochs=self.num_epochs,
+            minibatch_size=self.minibatch_size,
+            records_per_task=self.records_per_task,
+            seed=self.seed,
+            lease_s=self.lease_s,
+        )
+
+
+@dataclass
+class Cost:
+    """What one kind of event took the ledger or the membership, in seconds of this processor."""
+
+    count: int = 0
+    total_s: float = 0.0
+    worst_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.total_s += seconds
+        self.worst_s = max(self.worst_s, seconds)
+
+
+@dataclass
+class Work:
+    """A task that a worker holds; once begun, the minibatch it began at, when, and how fast."""
+
+    task: Task
+    grant: int
+    first: int = 0
+    began: float = -1.0
+    minibatch_s: float = 0.0
+
+
+@dataclass
+class Worker:
+    """One incarnation of a worker, as it is itself; `cut` from the master, which it cannot hear."""
+
+    spec: InstanceSpec
+    request: int = 0
+    held: list[Work] = field(default_factory=list)
+    asking: bool = False
+    alive: bool = True
+    cut: bool = False
+
+
+class SimulatedCluster:
+    """One job from its start to its end, in simulated time.
+
+    Attributes:
+      now: simulated seconds.
+      costs: what the real parts took, by kind of event.
+      granted_records: of all grants, repeats left out.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.now = 0.0
+        self.costs: dict[str, Cost] = {}
+        self.deaths: Counter[str] = Counter()
+        self.granted_records = 0
+        self.applied_minibatches = 0
+        self.most_waiting = 0
+        self._waits_in_second: Counter[int] = Counter()
+        self._random = random.Random(settings.seed)
+        plan = settings.plan()
+        self.plan = plan
+        self.ledger = Ledger(plan)
+        self.membership = Membership(
+            settings.workers, settings.partitions, silence_s=settings.lease_s
+        )
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._number = 0
+        self._workers: dict[InstanceSpec, Worker] = {}
+        self._present: dict[int, InstanceSpec] = {}
+        self._incarnations: dict[int, int] = {}
+        # Of the groups, which are alike here: the minibatches applied of each task under way.
+        self._next: dict[int, int] = {}
+        self._tasks: dict[int, Task] = {}
+        self._done: set[int] = set()
+        self._ended: ledger_events.Action | None = None
+        self._storm_over = 0.0
+
+    def run(self) -> None:
+        """Play the job to its end.
+
+        Raises:
+          AssertionError: it does not end, or something was lost or counted twice.
+        """
+        settings = self.settings
+        self._carry_out(self.ledger.first_actions)
+        self._carry_out_membership(self.membership.start(self.now))
+        self._after(TICK_S, self._tick)
+        if settings.deaths_per_hour:
+            self._after(self._until_death(), self._die_by_chance)
+        begin = 2 * settings.start_s
+        for storm in range(settings.storms):
+            at = begin + settings.calm_s * (storm + 0.5) / settings.storms
+            self._after(at, self._storm)
+        latest = 20 * (begin + settings.calm_s + settings.storms * settings.away_s + 60)
+        while self._ended is None:
+            self.now, _, what, arguments = heapq.heappop(self._queue)
+            assert self.now < latest, f"the job did not end: {self.ledger.num_todo} tasks to do"
+            what(*arguments)
+        self._check()
+
+    @property
+    def events(self) -> int:
+        """What the real parts were told in all."""
+        return sum(cost.count for cost in self.costs.values())
+
+    @property
+    def core_s(self) -> float:
+        """Seconds of this machine that the real parts took in all."""
+        return sum(cost.total_s for cost in self.costs.values())
+
+    # -------------------------------------------------------------- simulated time
+
+    def _after(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
+        self._number += 1
+        heapq.heappush(self._queue, (self.now + seconds, self._number, what, arguments))
+
+    def _about(self, seconds: float, share: float) -> float:
+        return seconds * self._random.uniform(1 - share, 1 + share)
+
+    def _tell_ledger(self, event: ledger_events.Event) -> list[ledger_events.Action]:
+        began = time.thread_time()
+        actions = self.ledger.handle(event, self.now)
+        self._cost("ledger", event).add(time.thread_time() - began)
+        return actions
+
+    def _tell_membership(self, event: membership.Event) -> None:
+        began = time.thread_time()
+        actions = self.membership.handle(event, self.now)
+        self._cost("membership", event).add(time.thread_time() - began)
+        self._carry_out_membership(actions)
+
+    def _cost(self, part: str, event: object) -> Cost:
+        return self.costs.setdefault(f"{part} {type(event).__name__}", Cost())
+
+    def _carry_out(self, actions: list[ledger_events.Action]) -> None:
+        for action in actions:
+            if isinstance(action, ledger_events.TasksDefined):
+                for task in action.tasks:
+                    assert task.id not in self._tasks, "task ids are unique"
+                    self._tasks[task.id] = task
+            elif isinstance(action, ledger_events.TaskDone):
+                assert action.task.id not in self._done, f"{action.task} was done twice"
+                self._done.add(action.task.id)
+                self._tell_membership(membership.Progressed())
+            elif isinstance(action, ledger_events.JobDone | ledger_events.JobFailed):
+                self._ended = action
+
+    def _carry_out_membership(self, actions: list[membership.Action]) -> None:
+        for action in actions:
+            if isinstance(action, membership.Launch):
+                self._launch(action.spec)
+            elif isinstance(action, membership.Stop):
+                self._end(action.spec)
+            elif isinstance(action, membership.WorkerGone):
+                lost = ledger_events.WorkerLost(action.spec.index, action.spec.incarnation)
+                self._carry_out(self._tell_ledger(lost))
+            elif isinstance(action, membership.PartitionUp):
+                self._incarnations[action.spec.index] = action.spec.incarnation
+                up = ledger_events.PartitionStarted(action.spec.index, action.spec.incarnation)
+                self._carry_out(self._tell_ledger(up))
+            elif isinstance(action, membership.GiveUp):
+                raise AssertionError(f"the job was given up: {action.message}")
+
+    def _tick(self) -> None:
+        self._carry_out(self._tell_ledger(ledger_events.Tick()))
+        self._tell_membership(membership.Tick())
+        self._after(TICK_S, self._tick)
+
+    # ------------------------------------------------------------------ instances
+
+    def _launch(self, spec: InstanceSpec) -> None:
+        empty_for = max(0.0, self._storm_over - self.now) if spec.role is Role.WORKER else 0.0
+        start_s = self._about(self.settings.start_s, 0.5)
+        if spec.role is Role.WORKER:
+            self._workers[spec] = Worker(spec)
+            self._present[spec.index] = spec
+            self._after(empty_for + start_s, self._join, spec)
+        else:
+            self._after(start_s / 5, self._serve, spec)
+
+    def _serve(self, spec: InstanceSpec) -> None:
+        """A parameter server is up, and beats."""
+        if not self.membership.is_registered(spec):
+            self._tell_membership(membership.Registered(spec, f"host-{spec.index}:1"))
+        self._tell_membership(membership.Heard(spec))
+        self._after(HEARTBEAT_S, self._serve, spec)
+
+    def _join(self, spec: InstanceSpec) -> None:
+        """A worker is up: it asks until all partitions are, then works."""
+        worker = self._workers.get(spec)
+        if worker is None or not self.membership.is_current(spec):
+            return
+        self._tell_membership(membership.Registered(spec))
+        began = time.thread_time()
+        partitions = self.membership.partitions()
+        self.costs.setdefault("membership partitions()", Cost()).add(time.thread_time() - began)
+        if partitions is None:
+            self._after(POLL_S, self._join, spec)
+            return
+        self._after(self._random.random() * HEARTBEAT_S, self._beat, worker)
+        self._ask(worker)
+
+    def _beat(self, worker: Worker) -> None:
+        if not worker.alive or worker.cut:
+            return
+        self._tell_membership(membership.Heard(worker.spec))
+        grants = tuple(work.grant for work in worker.held)
+        held = ledger_events.LeasesHeld(worker.spec.index, worker.spec.incarnation, grants)
+        self._carry_out(self._tell_ledger(held))
+        self._after(HEARTBEAT_S, self._beat, worker)
+
+    # ----------------------------------------------------------------------- work
+
+    def _ask(self, worker: Worker) -> None:
+        """Lease a task, one ahead of the one that is worked on."""
+        worker.asking = False
+        if not worker.alive or worker.cut or len(worker.held) >= 2:
+            return
+        event = ledger_events.LeaseRequested(
+            worker.spec.index, worker.spec.incarnation, worker.request
+        )
+        *before, answer = self._tell_ledger(event)
+        self._carry_out(before)
+        if isinstance(answer, ledger_events.Grant) and self._chance(self.settings.repeated_share):
+            repeated = self._tell_ledger(event)[-1]
+            assert isinstance(repeated, ledger_events.Grant)
+            assert (repeated.grant, repeated.repeated) == (answer.grant, True)
+        if isinstance(answer, ledger_events.Grant):
+            worker.request += 1
+            worker.held.append(Work(answer.task, answer.grant))
+            self.granted_records += answer.task.num_records
+            if len(worker.held) == 1:
+                self._begin(worker)
+            self._ask(worker)
+        elif isinstance(answer, ledger_events.Wait):
+            self._waits_in_second[int(self.now)] += 1
+            worker.asking = True
+            self._after(answer.retry_after_s, self._ask, worker)
+
+    def _chance(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _num_minibatches(self, task: Task) -> int:
+        if task.kind is not TaskKind.TRAINING:
+            return 1
+        return -(-task.num_records // self.settings.minibatch_size)
+
+    def _begin(self, worker: Worker) -> None:
+        """Work on the first of the held tasks, from where the groups stand."""
+        work = worker.held[0]
+        work.first = self._next.get(work.task.id, 0)
+        work.began = self.now
+        work.minibatch_s = self._about(self.settings.minibatch_s, 0.2)
+        left = self._num_minibatches(work.task) - work.first
+        self._after(left * work.minibatch_s, self._finish, worker, work)
+
+    def _apply(self, work: Work, upto: int) -> None:
+        """The groups have the task's minibatches below `upto`; what they had is dropped."""
+        had = self._next.get(work.task.id, 0)
+        if upto > had:
+            self._next[work.task.id] = upto
+            if work.task.kind is TaskKind.TRAINING:
+                self.applied_minibatches += upto - had
+
+    def _finish(self, worker: Worker, work: Work) -> None:
+        if not worker.alive or not worker.held or worker.held[0] is not work:
+            return
+        self._apply(work, self._num_minibatches(work.task))
+        worker.held.pop(0)
+        if worker.cut:  # It cannot say so; whoever has the task next finds it closed.
+            if worker.held:
+                self._begin(worker)
+            return
+        incarnations = tuple(one for _, one in sorted(self._incarnations.items()))
+        trains = work.task.kind is TaskKind.TRAINING
+        event = ledger_events.TaskCompleted(
+            work.task.id, incarnations, self._num_minibatches(work.task) if trains else 0
+        )
+        for _ in range(2 if self._chance(self.settings.repeated_share) else 1):
+            self._carry_out(self._tell_ledger(event))
+        if worker.held:
+            self._begin(worker)
+        if not worker.asking:
+            self._ask(worker)
+
+    # ------------------------------------------------------------------- bad luck
+
+    def _until_death(self) -> float:
+        return self._random.expovariate(
+            self.settings.workers * self.settings.deaths_per_hour / 3600
+        )
+
+    def _die_by_chance(self) -> None:
+        spec = self._random_worker()
+        if self._chance(self.settings.cut_share):
+            if spec in self._workers and not self._workers[spec].cut:
+                self.deaths["cut off"] += 1
+                self._workers[spec].cut = True
+        else:
+            self._preempt(spec, "one by one")
+        self._after(self._until_death(), self._die_by_chance)
+
+    def _random_worker(self) -> InstanceSpec:
+        return self._present[self._random.randrange(self.settings.workers)]
+
+    def _storm(self) -> None:
+        """Preempt a share of all workers at once; their places stay empty for a while."""
+        self._storm_over = self.now + self.settings.away_s
+        count = int(self.settings.storm_share * self.settings.workers)
+        for index in self._random.sample(range(self.settings.workers), count):
+            self._preempt(self._present[index], "in storms")
+
+    def _preempt(self, spec: InstanceSpec, how: str) -> None:
+        if spec not in self._workers or not self.membership.is_current(spec):
+            return
+        self.deaths[how] += 1
+        self._end(spec)
+        self._tell_membership(membership.Exited(spec, exit_code=-9))
+
+    def _end(self, spec: InstanceSpec) -> None:
+        """The process is gone; what it had pushed stays."""
+        worker = self._workers.pop(spec, None)
+        if worker is None:
+            return
+        worker.alive = False
+        if worker.held and worker.held[0].began >= 0:
+            work = worker.held[0]
+            upto = work.first + int((self.now - work.began) / work.minibatch_s)
+            self._apply(work, min(upto, self._num_minibatches(work.task)))
+
+    # ---------------------------------------------------------------------- proof
+
+    def _check(self) -> None:
+        """Every record of every epoch is in one task, which was done once and applied once."""
+        assert isinstance(self._ended, ledger_events.JobDone), self._ended
+        tasks = [task for task in self._tasks.values() if task.kind is TaskKind.TRAINING]
+        assert self._done == set(self._tasks), "some task was never done"
+        found = sorted((task.epoch, task.shard, task.start, task.end) for task in tasks)
+        expected = [
+            (epoch, shard.path, start, min(start + self.plan.records_per_task, shard.num_records))
+            for epoch in range(self.plan.num_epochs)
+            for shard in self.plan.shards
+            for start in range(0, shard.num_records, self.plan.records_per_task)
+        ]
+        assert found == expected, "the tasks are not the data, each record once an epoch"
+        minibatches = sum(self._num_minibatches(task) for task in tasks)
+        assert self.applied_minibatches == minibatches, "a minibatch was lost or applied twice"
+        assert self.ledger.steps_done == minibatches
+        records = self.settings.records * self.settings.num_epochs
+        assert self.ledger.training_granted() == (records, len(tasks))
+        assert self.ledger.records_done(TaskKind.TRAINING) == records
+        assert (self.ledger.num_todo, self.ledger.num_leased) == (0, 0)
+
+    @property
+    def most_waits_per_s(self) -> int:
+        """Requests that were answered with Wait in the worst second."""
+        return max(self._waits_in_second.values(), default=0)
