@@ -174,7 +174,13 @@ def test_a_call_in_an_option_is_parsed_and_never_evaluated(tmp_path: Path) -> No
         (MODULE, {"class_weight": "{0: -1}"}, "class_weight '{0: -1}': not a dict of weights"),
         (MODULE.replace("def loss", "def lose"), {}, "has no loss; define loss(labels, predict"),
         (MODULE.replace("def optimizer", "def optimize"), {}, "has no optimizer; define opti"),
-        (MODULE + "\nloss = 'mes'\n", {}, "loss of 'zoo_module': Keras has no loss 'mes'; give"),
+        (
+            MODULE + "\nloss = 'mes'\n",
+            {},
+            "loss of 'zoo_module': Keras has no loss 'mes'; did you mean 'mse'?",
+        ),
+        (MODULE, {"loss": "mes"}, "loss', 'optimizer'; Keras has 'mse'"),
+        (MODULE, {"loss": "ce()"}, "--loss function 'ce()': means the crossentropy that suits the"),
         (MODULE + "\nloss = {'a': 'mse', 'b': 'mse'}\n", {}, "is 2 losses, but the model has one"),
         (
             MODULE + "\nclass PredictionOutputsProcessor:\n    pass\n",

@@ -10,7 +10,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.building import build_model
 from elasticdl.model.contract import Contract, load_contract
-from elasticdl.model.keras_api import IS_LEGACY
+from elasticdl.model.keras_api import IS_LEGACY, keras
 from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
@@ -41,9 +41,9 @@ loss = "mse"
 """
 
 
-def load(directory: Path, code: str) -> Contract:
+def load(directory: Path, code: str, **options: str) -> Contract:
     write_zoo(directory, {"zoo_losses.py": FEED + code})
-    return load_contract(ModelSource(str(directory), "zoo_losses"), Mode.TRAINING)
+    return load_contract(ModelSource(str(directory), "zoo_losses", **options), Mode.TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -240,3 +240,53 @@ def test_what_a_model_of_several_outputs_is_compiled_with_is_as_in_evaluate(
     for own in ("a_loss", "b_loss"):
         expected.pop(own, None)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+KINDS = {
+    "binary": (OUTPUTS, [[1.0], [0.0], [1.0]]),
+    "sparse": (tf.concat([OUTPUTS, 1 - OUTPUTS], 1), [1, 0, 1]),
+    "categorical": (tf.concat([OUTPUTS, 1 - OUTPUTS], 1), [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]),
+}
+
+
+@pytest.mark.skipif(IS_LEGACY, reason="tf_keras knows no such name")
+@pytest.mark.parametrize("name", ["ce", "Crossentropy"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_crossentropy_is_the_one_that_suits_the_labels_as_in_evaluate(
+    tmp_path: Path, name: str, kind: str, is_compiled: bool
+) -> None:
+    outputs, labels = KINDS[kind]
+    model = keras.Sequential([keras.Input(outputs.shape[1:]), keras.layers.Identity()])
+    model.compile(loss=name)
+    expected = model.evaluate(outputs, tf.constant(labels), verbose=0)
+    if is_compiled:
+        contract = load(tmp_path, ONE.format(f"model.compile('sgd', {name!r})"))
+        contract.create_model()
+    else:
+        contract = load(tmp_path, ONE.format(""), loss=name)
+    assert float(contract.loss(outputs, tf.constant(labels))) == pytest.approx(expected, rel=1e-6)
+
+
+ALIASES = "mse MSE mae BCE kld msle Mse ce CE logcosh log_cosh huber_loss cosine get abc Loss"
+
+
+@pytest.mark.parametrize("name", [*ALIASES.split(), "kullback_leibler_divergence"])
+def test_the_names_of_losses_are_those_that_keras_compiles(tmp_path: Path, name: str) -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    try:
+        model.compile("sgd", name)
+        expected = model.evaluate(model(LABELS[:, None]), LABELS[:, None], verbose=0)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        expected = None
+    contract = load(tmp_path, ONE.format(f"model.compile('sgd', {name!r})"))
+    contract.create_model()
+    found = model(model(LABELS[:, None]))
+    if expected is not None:
+        given = load(tmp_path, ONE.format(""), loss=name)
+        for each in (contract, given):
+            assert float(each.loss(found, LABELS[:, None])) == pytest.approx(expected, rel=1e-6)
+        return
+    with pytest.raises(UsageError, match=f"Keras has no loss '{name}'; ") as raised:
+        contract.loss(found, LABELS[:, None])
+    assert "\n" not in str(raised.value)

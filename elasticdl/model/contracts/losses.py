@@ -14,8 +14,9 @@ from elasticdl.model.contracts.calling import (
     named_parameters,
     needs_no_arguments,
 )
+from elasticdl.model.contracts.loss_names import is_crossentropy, loss_named, nearest_loss
 from elasticdl.model.contracts.outputs import output_names, part
-from elasticdl.model.contracts.ranks import as_fit_gives, same_rank
+from elasticdl.model.contracts.ranks import as_fit_gives, kind_of_labels, same_rank
 
 _WEIGHTS = ("sample_weight", "sample_weights", "weights")
 
@@ -65,7 +66,10 @@ def compute_loss(value: Any, outputs: Any, labels: Any, sample_weights: Any, for
         value, labels = _of_only_output(value, labels, form)
         return compute_loss(value, outputs, labels, sample_weights, form)
     if isinstance(value, str):
-        value = _by_name(value, form)
+        if names:
+            same = dict.fromkeys(names, value)
+            return _by_output(same, outputs, labels, sample_weights, names, form)
+        value = _by_name(value, outputs, labels, form)
     elif inspect.isclass(value) and issubclass(value, keras.losses.Loss):
         value = value()
     is_loss = isinstance(value, keras.losses.Loss)
@@ -186,16 +190,15 @@ def _only_factor(form: LossForm) -> Any:
     return factor
 
 
-def _by_name(name: str, form: LossForm) -> Any:
-    from elasticdl.model.keras_api import keras
-
-    try:
-        return keras.losses.get(name)
-    except ValueError:
-        raise UsageError(
-            f"{form.label}: Keras has no loss '{name}'; give one such as 'mse', "
-            "'binary_crossentropy' or 'sparse_categorical_crossentropy'"
-        ) from None
+def _by_name(name: str, outputs: Any, labels: Any, form: LossForm) -> Any:
+    if is_crossentropy(name):
+        return loss_named(f"{kind_of_labels(outputs, labels)}_crossentropy")
+    found = loss_named(name)
+    if found is None:
+        near = nearest_loss(name)
+        hint = f"did you mean '{near}'?" if near else "give one such as 'mse' or 'hinge'"
+        raise UsageError(f"{form.label}: Keras has no loss '{name}'; {hint}")
+    return found
 
 
 def _is_kerass(value: Any) -> bool:

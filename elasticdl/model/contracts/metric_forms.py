@@ -10,7 +10,12 @@ from typing import Any
 from elasticdl.errors import UsageError
 from elasticdl.model.contracts.calling import call_with_outputs_and_labels, kind_of
 from elasticdl.model.contracts.outputs import output_names, part
-from elasticdl.model.contracts.ranks import as_columns, as_fit_gives, same_rank
+from elasticdl.model.contracts.ranks import (
+    as_columns,
+    as_fit_gives,
+    kind_of_labels,
+    same_rank,
+)
 
 _CROSSENTROPIES = ("crossentropy", "ce")
 _ACCURACIES = ("accuracy", "acc")
@@ -175,7 +180,7 @@ class MetricForms:
             return metric()
         name = metric.lower()
         if name in _ACCURACIES or name in _CROSSENTROPIES:
-            kind = _kind_of_labels(outputs, labels)
+            kind = kind_of_labels(outputs, labels)
             ending = "accuracy" if name in _ACCURACIES else "crossentropy"
             return keras.metrics.get(f"{kind}_{ending}")
         try:
@@ -215,11 +220,3 @@ def _named(metrics: Sequence[Any]) -> dict[str, Any]:
         counts[name] += 1
         found[f"{name}_{number}" if number else name] = metric
     return found
-
-
-def _kind_of_labels(outputs: Any, labels: Any) -> str:
-    """Return which of Keras's accuracies suits, as `keras.Model.compile` chooses it."""
-    if outputs.shape.rank < 2 or outputs.shape[-1] == 1:
-        return "binary"
-    fewer = labels.shape.rank < outputs.shape.rank
-    return "sparse_categorical" if fewer or labels.shape[-1] == 1 else "categorical"

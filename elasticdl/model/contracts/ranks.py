@@ -47,5 +47,16 @@ def as_fit_gives(labels: Any, outputs: Any) -> tuple[Any, Any]:
     return same_rank(labels, outputs) if IS_LEGACY else (labels, outputs)
 
 
+def kind_of_labels(outputs: Any, labels: Any) -> str:
+    """Return whose accuracy or crossentropy suits: binary, categorical or sparse_categorical.
+
+    As `keras.Model.compile` chooses it, and binary for outputs ``[n]``.
+    """
+    if outputs.shape.rank < 2 or outputs.shape[-1] == 1:
+        return "binary"
+    fewer = labels.shape.rank < outputs.shape.rank
+    return "sparse_categorical" if fewer or labels.shape[-1] == 1 else "categorical"
+
+
 def _rank(value: Any) -> int | None:
     return getattr(getattr(value, "shape", None), "rank", None)

@@ -13,6 +13,7 @@ from elasticdl.errors import UsageError
 from elasticdl.model.contracts.calling import kind_of
 from elasticdl.model.contracts.definition import Role, UserFunction
 from elasticdl.model.contracts.literal_calls import LiteralCall, parse_call
+from elasticdl.model.contracts.loss_names import is_crossentropy, loss_named, nearest_loss
 from elasticdl.model.resolver import resolve
 from elasticdl.model.source import ModelSource
 from elasticdl.model.user_code import user_code
@@ -79,8 +80,15 @@ def _called(call: LiteralCall, option: str, zoo: ModelZoo, beside: str, label: s
     if option == "optimizer":
         # Not made yet: --params may add the learning rate.
         return _optimizer_maker(call, from_keras, label)
+    if not call.has_parentheses:
+        return from_keras
+    if isinstance(from_keras, str):
+        raise UsageError(
+            f"{label}: means the crossentropy that suits the labels, and takes no arguments; give "
+            f"'{call.name}', or for example BinaryCrossentropy(from_logits=True)"
+        )
     with user_code(label):
-        return call.of(from_keras, _make_of_keras) if call.has_parentheses else from_keras
+        return call.of(from_keras, _make_of_keras)
 
 
 def _with_arguments(
@@ -115,7 +123,10 @@ def _optimizer_maker(call: LiteralCall, function: Any, label: str) -> Any:
 
 
 def _of_keras(name: str, option: str) -> Any | None:
-    """Return what Keras has under a name of optimizers or losses, however it is capitalized."""
+    """Return what Keras has under a name of optimizers or losses, however it is capitalized.
+
+    A loss may be an alias that `keras.losses.get` takes, or a name whose meaning labels decide.
+    """
     from elasticdl.model.keras_api import keras
 
     family = {"optimizer": keras.optimizers, "loss": keras.losses}[option]
@@ -131,6 +142,8 @@ def _of_keras(name: str, option: str) -> Any | None:
     found = getattr(family, by_lower.get(plain.lower(), ""), None)
     if hasattr(family, plain):
         found = getattr(family, plain)
+    if found is None and option == "loss" and plain == name:  # an alias is in no module
+        return plain if is_crossentropy(plain) else loss_named(plain)
     kinds = (keras.optimizers.Optimizer, keras.losses.Loss)
     if inspect.isclass(found):
         return found if issubclass(found, kinds) and found not in kinds else None
@@ -142,11 +155,15 @@ def _with_nearest(error: UsageError, name: str, option: str) -> UsageError:
     """Return an error that says too what of Keras is most like a name."""
     from elasticdl.model.keras_api import keras
 
-    family = keras.optimizers if option == "optimizer" else keras.losses
-    names = [each for each in dir(family) if _of_keras(each, option) is not None]
-    by_lower = {each.lower(): each for each in reversed(names)}
-    close = difflib.get_close_matches(name.rpartition(".")[2].lower(), by_lower, n=1)
-    return UsageError(f"{error}; Keras has '{by_lower[close[0]]}'") if close else error
+    plain = name.rpartition(".")[2]
+    if option == "loss":
+        near = nearest_loss(plain)
+    else:
+        names = [each for each in dir(keras.optimizers) if _of_keras(each, option) is not None]
+        by_lower = {each.lower(): each for each in reversed(names)}
+        close = difflib.get_close_matches(plain.lower(), by_lower, n=1)
+        near = by_lower[close[0]] if close else None
+    return UsageError(f"{error}; Keras has '{near}'") if near else error
 
 
 def _make_of_keras(call: LiteralCall) -> Any:
