@@ -257,8 +257,9 @@ class SimulatedCluster:
 
     def _serve(self, spec: InstanceSpec) -> None:
         """A parameter server is up, and beats."""
-        if not self.membership.is_registered(spec):
-            self._tell_membership(membership.Registered(spec, f"host-{spec.index}:1"))
+        registered = membership.Registered(spec, f"host-{spec.index}:1")
+        if self.membership.is_news(registered):
+            self._tell_membership(registered)
         self._tell_membership(membership.Heard(spec))
         self._after(HEARTBEAT_S, self._serve, spec)
 
@@ -270,7 +271,7 @@ class SimulatedCluster:
         self._tell_membership(membership.Registered(spec))
         began = time.thread_time()
         partitions = self.membership.partitions()
-        self.costs.setdefault("membership partitions()", Cost()).add(time.thread_time() - began)
+        self.costs.setdefault("membership partitions", Cost()).add(time.thread_time() - began)
         if partitions is None:
             self._after(POLL_S, self._join, spec)
             return

@@ -215,14 +215,6 @@ def describe_exit(exit_code: int) -> str:
         return f"killed by signal {-exit_code}"
 
 
-@dataclass
-class _Slot:
-    """The present incarnation of a role and index, and when its replacement is due."""
-
-    instance: Instance
-    relaunch_at: float | None = None
-
-
 class Membership:
     """The instances of a job, the master itself left out.
 
@@ -255,7 +247,9 @@ class Membership:
         self._were_complete = False
         self._crashes: Counter[Role] = Counter()
         self._over = False
-        self._slots: dict[tuple[Role, int], _Slot] = {}
+        # The present incarnation of each role and index, and when the replacement of one is due.
+        self._present: dict[tuple[Role, int], Instance] = {}
+        self._relaunch_at: dict[tuple[Role, int], float] = {}
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             Registered: self._registered,
             Heard: self._heard,
@@ -280,31 +274,35 @@ class Membership:
 
     def is_current(self, spec: InstanceSpec) -> bool:
         """Whether this incarnation is the present one, and not gone."""
-        slot = self._slots.get((spec.role, spec.index))
-        return slot is not None and slot.instance.spec == spec and slot.instance.state != State.GONE
+        instance = self._present.get((spec.role, spec.index))
+        return instance is not None and instance.spec == spec and instance.state != State.GONE
 
     def is_news(self, event: Registered) -> bool:
         """Whether a current instance has not said this before."""
         if not self.is_current(event.spec):
             return False
-        instance = self._slots[event.spec.role, event.spec.index].instance
+        instance = self._present[event.spec.role, event.spec.index]
         is_up = event.ready and instance.state is State.LAUNCHING
         return is_up or not instance.registered
 
     def is_leaving(self, spec: InstanceSpec) -> bool:
         """Whether this instance was told to leave, or says that it does."""
         return (
-            self.is_current(spec)
-            and self._slots[spec.role, spec.index].instance.state is State.STOPPING
+            self.is_current(spec) and self._present[spec.role, spec.index].state is State.STOPPING
         )
 
     def instances(self) -> list[Instance]:
         """The present instance of every role and index."""
-        return [slot.instance for _, slot in sorted(self._slots.items())]
+        return [instance for _, instance in sorted(self._present.items())]
+
+    def _servers(self) -> list[Instance]:
+        """The present instances of the partitions, by index."""
+        present = (self._present.get((Role.PS, index)) for index in range(self.num_ps))
+        return [instance for instance in present if instance is not None]
 
     def partitions(self) -> list[Instance] | None:
         """The running parameter servers by index, or None until all are running."""
-        servers = [instance for instance in self.instances() if instance.spec.role is Role.PS]
+        servers = self._servers()
         if len(servers) < self.num_ps or any(s.state is not State.RUNNING for s in servers):
             return None
         return servers
@@ -312,33 +310,30 @@ class Membership:
     @property
     def cluster_version(self) -> int:
         """Grows whenever a partition comes or goes, and is the same for the same partitions."""
-        return sum(
-            3 * one.spec.incarnation + _AGES[one.state]
-            for one in self.instances()
-            if one.spec.role is Role.PS
-        )
+        return sum(3 * one.spec.incarnation + _AGES[one.state] for one in self._servers())
 
     # ------------------------------------------------------------------ events
 
     def _launch(self, role: Role, index: int, incarnation: int, now: float) -> Action:
         spec = InstanceSpec(role, index, incarnation)
-        self._slots[role, index] = _Slot(Instance(spec, heard=now))
+        self._present[role, index] = Instance(spec, heard=now)
+        self._relaunch_at.pop((role, index), None)
         return Launch(spec)
 
     def _fill_workers(self, now: float) -> list[Action]:
         actions: list[Action] = []
         for index in range(self.num_workers):
-            slot = self._slots.get((Role.WORKER, index))
-            if slot is None:
+            instance = self._present.get((Role.WORKER, index))
+            if instance is None:
                 actions.append(self._launch(Role.WORKER, index, 1, now))
-            elif slot.instance.state is State.GONE and slot.relaunch_at is None:
-                slot.relaunch_at = now
+            elif instance.state is State.GONE:
+                self._relaunch_at.setdefault((Role.WORKER, index), now)
         return actions
 
     def _registered(self, event: Registered, now: float) -> list[Action]:
         if not self.is_current(event.spec):
             return []
-        instance = self._slots[event.spec.role, event.spec.index].instance
+        instance = self._present[event.spec.role, event.spec.index]
         instance.heard = now
         instance.address, instance.pid = event.address, event.pid
         instance.registered = True
@@ -352,19 +347,18 @@ class Membership:
 
     def _heard(self, event: Heard, now: float) -> list[Action]:
         if self.is_current(event.spec):
-            self._slots[event.spec.role, event.spec.index].instance.heard = now
+            self._present[event.spec.role, event.spec.index].heard = now
         return []
 
     def _leaving(self, event: Leaving, now: float) -> list[Action]:
         if self.is_current(event.spec):
-            self._slots[event.spec.role, event.spec.index].instance.state = State.STOPPING
+            self._present[event.spec.role, event.spec.index].state = State.STOPPING
         return []
 
     def _exited(self, event: Exited, now: float) -> list[Action]:
         if not self.is_current(event.spec):
             return []
-        slot = self._slots[event.spec.role, event.spec.index]
-        instance = slot.instance
+        instance = self._present[event.spec.role, event.spec.index]
         was_stopping = instance.state is State.STOPPING
         instance.state, instance.reason = State.GONE, describe_exit(event.exit_code)
         instance.log_path = event.log_path
@@ -376,14 +370,13 @@ class Membership:
         actions: list[Action] = [WorkerGone(event.spec, instance.reason)]
         if event.spec.index >= self.num_workers:
             return actions
-        return actions + self._replace(slot, is_crash, now)
+        return actions + self._replace(instance, is_crash, now)
 
-    def _replace(self, slot: _Slot, is_crash: bool, now: float) -> list[Action]:
+    def _replace(self, instance: Instance, is_crash: bool, now: float) -> list[Action]:
         """Replace whoever was lost at once; who crashed, ever more slowly, and not for ever."""
-        slot.relaunch_at = now
+        role, index = instance.spec.role, instance.spec.index
+        self._relaunch_at[role, index] = now
         if is_crash:
-            instance = slot.instance
-            role = instance.spec.role
             self._crashes[role] += 1
             if self._crashes[role] >= self._most_crashes:
                 who = "parameter servers" if role is Role.PS else "workers"
@@ -391,41 +384,42 @@ class Membership:
                     f"{who} crashed {self._crashes[role]} times in a row with no task done "
                     f"between; {instance.spec} last: {instance.reason}"
                 )
-                slot.relaunch_at = None
+                del self._relaunch_at[role, index]
                 return [GiveUp(message, instance.log_path)]
-            slot.relaunch_at = now + 0.5 * 2 ** (self._crashes[role] - 1)
+            self._relaunch_at[role, index] = now + 0.5 * 2 ** (self._crashes[role] - 1)
         return self._relaunch_due(now)
 
     def _partition_gone(self, spec: InstanceSpec, is_crash: bool, now: float) -> list[Action]:
         """Launch a partition again; where all are at one version, and have moved, all of them."""
-        slot = self._slots[Role.PS, spec.index]
-        actions: list[Action] = [PartitionLost(spec, slot.instance.reason)]
+        instance = self._present[Role.PS, spec.index]
+        actions: list[Action] = [PartitionLost(spec, instance.reason)]
         if not self._restart_together or not self._were_complete:
-            return actions + self._replace(slot, is_crash, now)
+            return actions + self._replace(instance, is_crash, now)
         self._were_complete = False
         others = [
             other
-            for (role, index), other in sorted(self._slots.items())
-            if role is Role.PS and index != spec.index and other.instance.state is not State.GONE
+            for other in self._servers()
+            if other is not instance and other.state is not State.GONE
         ]
         for other in others:
-            other.instance.state = State.GONE
-            other.instance.reason = f"all partitions begin again with partition {spec.index}"
-            actions.append(Stop(other.instance.spec, grace_s=0))
-            actions.append(PartitionLost(other.instance.spec, other.instance.reason))
-        for other in others:
-            other.relaunch_at = now
-        return [*actions, RollBack(), *self._replace(slot, is_crash, now)]
+            other.state = State.GONE
+            other.reason = f"all partitions begin again with partition {spec.index}"
+            actions.append(Stop(other.spec, grace_s=0))
+            actions.append(PartitionLost(other.spec, other.reason))
+            self._relaunch_at[Role.PS, other.spec.index] = now
+        return [*actions, RollBack(), *self._replace(instance, is_crash, now)]
 
     def _relaunch_due(self, now: float) -> list[Action]:
+        if self._over:
+            return []
         actions: list[Action] = []
-        for (role, index), slot in list(self._slots.items()):
-            if slot.relaunch_at is not None and slot.relaunch_at <= now and not self._over:
-                slot.relaunch_at = None
-                if role is Role.WORKER and index >= self.num_workers:
-                    continue
-                self.relaunches += 1
-                actions.append(self._launch(role, index, slot.instance.spec.incarnation + 1, now))
+        for role, index in sorted(key for key, at in self._relaunch_at.items() if at <= now):
+            del self._relaunch_at[role, index]
+            if role is Role.WORKER and index >= self.num_workers:
+                continue
+            self.relaunches += 1
+            incarnation = self._present[role, index].spec.incarnation + 1
+            actions.append(self._launch(role, index, incarnation, now))
         return actions
 
     def _scaled(self, event: Scaled, now: float) -> list[Action]:
@@ -453,7 +447,7 @@ class Membership:
         if self._over:
             return []
         actions: list[Action] = []
-        for instance in self.instances():
+        for instance in list(self._present.values()):
             if instance.state is State.GONE:
                 continue
             patience_s = self._silence_s if instance.registered else self._start_s
@@ -467,5 +461,5 @@ class Membership:
                 continue
             actions.append(WorkerGone(instance.spec, instance.reason))
             if instance.spec.index < self.num_workers:
-                self._slots[Role.WORKER, instance.spec.index].relaunch_at = now
+                self._relaunch_at[Role.WORKER, instance.spec.index] = now
         return actions + self._relaunch_due(now)

@@ -25,6 +25,7 @@ from elasticdl.master.membership import (
     Tick,
     WorkerGone,
 )
+from tests.master.work import instructions_of
 
 
 def started(num_workers: int = 2, num_ps: int = 1, **options) -> Membership:
@@ -258,3 +259,20 @@ def test_under_random_events_exactly_the_wanted_workers_run_in_the_end():
             if one.spec.role is Role.WORKER and one.state is not State.GONE
         ]
         assert alive == list(range(membership.num_workers)), f"seed {seed}"
+
+
+def test_what_one_death_costs_does_not_grow_with_the_number_of_workers():
+    def work(num_workers: int) -> int:
+        membership = Membership(num_workers, 2)
+        for action in membership.start(0.0):
+            membership.handle(Registered(action.spec, "host:1"), 0.0)
+        lost = InstanceSpec(Role.WORKER, num_workers // 2, 1)
+
+        def die() -> None:
+            assert len(membership.handle(Exited(lost, -9), 1.0)) == 2
+            assert membership.partitions() is not None
+            assert membership.cluster_version
+
+        return instructions_of(die)
+
+    assert work(2_000) <= 1.1 * work(20)
