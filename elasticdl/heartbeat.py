@@ -28,6 +28,7 @@ class Heartbeat:
       grants: tells which grants the instance works on.
       loss: tells the latest loss, None where there is none.
       on_end: called once, from that thread, with why: `finished` or `replaced`.
+      on_cluster: called, from that thread, with the version of the cluster as the master has it.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Heartbeat:
         on_end: Callable[[str], None],
         grants: Callable[[], Sequence[int]] = tuple,
         loss: Callable[[], float | None] = lambda: None,
+        on_cluster: Callable[[int], None] = lambda version: None,
     ) -> None:
         self._master = master
         self._instance = instance
         self._grants = grants
         self._loss = loss
         self._on_end = on_end
+        self._on_cluster = on_cluster
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -72,6 +75,7 @@ class Heartbeat:
             if not reply.accepted or reply.job_finished:
                 self._on_end("finished" if reply.job_finished else "replaced")
                 return
+            self._on_cluster(reply.cluster_version)
 
 
 def register(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:

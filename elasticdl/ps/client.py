@@ -22,11 +22,17 @@ DEADLINE_S = 120.0
 CALL_TIMEOUT_S = 30.0
 PAGE_ROWS = 1 << 16
 Answer = tuple[ps_pb2.PsReply, list[memoryview]]
+# It is not the partition that was meant, or it waits for its initial values.
+_ANOTHER_CLUSTER = (
+    ps_pb2.PS_STALE_INCARNATION,
+    ps_pb2.PS_STALE_ROUTING,
+    ps_pb2.PS_NOT_INITIALIZED,
+)
 _ANSWERED = (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER, ps_pb2.PS_RATES_WANTED)
 
 
 class StaleCluster(Exception):
-    """A partition moved or restarted: the cluster must be asked for again."""
+    """A partition moved, restarted or is empty: the cluster must be asked for again."""
 
 
 class PinGone(Exception):
@@ -116,6 +122,7 @@ class ParameterClient:
       connect: makes a transport to one.
       layout: what lives there.
       give_up: true once the job is over; ends every wait.
+      is_stale: true once the master says that a partition came, went or moved; ends every wait.
       rates: computes a block of the learning-rate schedule, float32 ``[1000]``; called by the
         threads that push.
     """
@@ -127,11 +134,13 @@ class ParameterClient:
         layout: ModelLayout,
         give_up: Callable[[], bool] = lambda: False,
         rates: Callable[[int], np.ndarray] | None = None,
+        is_stale: Callable[[], bool] = lambda: False,
     ) -> None:
         self.layout = layout
         self.incarnations = tuple(one.incarnation for one in cluster.partitions)
         self.num_partitions = len(cluster.partitions)
         self._give_up = give_up
+        self._is_stale = is_stale
         self._rates = rates
         self._routing = cluster.routing
         self._partition_of_group = np.array(cluster.routing.partition_of_group, np.int32)
@@ -370,8 +379,7 @@ class ParameterClient:
         request.incarnation = self.incarnations[index]
         reply = self.call(index, "GetTaskProgress", request)
         if reply.status != ps_pb2.PS_OK:
-            name = ps_pb2.PsStatus.Name(reply.status)
-            raise StaleCluster(f"{self.name(index)}: {name}")
+            raise self.refusal(index, reply.status)
         return reply
 
     # -------------------------------------------------------------------- the pin
@@ -412,12 +420,9 @@ class ParameterClient:
         reply = self.call(index, method, request)
         if reply.status in (ps_pb2.PS_OK, ps_pb2.PS_NOT_YET, ps_pb2.PS_PIN_TOO_LATE):
             return reply
-        name, message = self.name(index), reply.message
         if reply.status == ps_pb2.PS_PIN_GONE:
-            raise PinGone(f"{name}: pin {request.number} is not the newest")
-        if reply.status == ps_pb2.PS_STALE_INCARNATION:
-            raise StaleCluster(f"{name}: {message}")
-        raise JobError(f"{name} refused a pin ({ps_pb2.PsStatus.Name(reply.status)}): {message}")
+            raise PinGone(f"{self.name(index)}: pin {request.number} is not the newest")
+        raise self.refusal(index, reply.status, reply.message)
 
     # -------------------------------------------------------------- what it counted
 
@@ -429,7 +434,7 @@ class ParameterClient:
         request = ps_pb2.AuditRequest(incarnation=self.incarnations[0])
         reply = self.call(0, "GetAudit", request)
         if reply.status != ps_pb2.PS_OK:
-            raise StaleCluster(f"{self._clients[0].name}: {ps_pb2.PsStatus.Name(reply.status)}")
+            raise self.refusal(0, reply.status)
         return {one.epoch: one.loss_sum / one.records for one in reply.epochs if one.records}
 
     def close(self) -> None:
@@ -439,10 +444,17 @@ class ParameterClient:
 
     # ------------------------------------------------------------------- one call
 
-    @property
-    def gave_up(self) -> bool:
-        """Whether the job is over, or this worker is to leave."""
-        return self._give_up()
+    def check(self) -> None:
+        """Say whether it is worth while to wait on.
+
+        Raises:
+          GaveUp: it is not: the job is over, or this worker is to leave.
+          StaleCluster: it is not: a partition came, went or moved.
+        """
+        if self._give_up():
+            raise GaveUp
+        if self._is_stale():
+            raise StaleCluster("a parameter server came, went or moved")
 
     def name(self, index: int) -> str:
         """A partition's name, for messages."""
@@ -456,19 +468,23 @@ class ParameterClient:
         """Take apart a partition's reply.
 
         Raises:
-          StaleCluster: the partition moved.
+          StaleCluster: the partition moved, or is empty.
           JobError: it refused, with none of the `expected` statuses.
         """
         reply, buffers = frames.unpack(data, ps_pb2.PsReply)
         if reply.status in expected:
             return reply, buffers
-        name = self.name(index)
-        if reply.status in (ps_pb2.PS_STALE_INCARNATION, ps_pb2.PS_STALE_ROUTING):
-            raise StaleCluster(f"{name}: {reply.message}")
-        if reply.status == ps_pb2.PS_PIN_GONE:
-            raise PinGone(f"{name}: {reply.message}")
-        status = ps_pb2.PsStatus.Name(reply.status)
-        raise JobError(f"{name} refused a request ({status}): {reply.message}")
+        raise self.refusal(index, reply.status, reply.message)
+
+    def refusal(self, index: int, status: int, message: str = "") -> Exception:
+        """Return the error that a partition's refusal is."""
+        text = f"{self.name(index)}: {message or ps_pb2.PsStatus.Name(status)}"
+        if status in _ANOTHER_CLUSTER:
+            return StaleCluster(text)
+        if status == ps_pb2.PS_PIN_GONE:
+            return PinGone(text)
+        name = ps_pb2.PsStatus.Name(status)
+        return JobError(f"{self.name(index)} refused a request ({name}): {message}")
 
     def call(self, index: int, method: str, request: Message | bytes) -> Any:
         """Call a partition until there is an answer: a lost reply never means nothing happened.
@@ -476,15 +492,18 @@ class ParameterClient:
         Raises:
           DeadlinePassed: it did not answer in time.
           GaveUp: the job is over.
+          StaleCluster: a partition came, went or moved meanwhile.
         """
         try:
             return self._clients[index].call_until(
-                method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._give_up
+                method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._is_over
             )
         except DeadlinePassed:
-            if self._give_up():
-                raise GaveUp from None
+            self.check()
             raise
+
+    def _is_over(self) -> bool:
+        return self._give_up() or self._is_stale()
 
     def _ask(self, index: int, method: str, request: bytes) -> Answer:
         return self.read(index, self.call(index, method, request))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,9 @@ from elasticdl.ps import frames
 from elasticdl.ps.client import (
     DEADLINE_S,
     Answer,
-    GaveUp,
     Lookup,
     ParameterClient,
     Pulled,
-    StaleCluster,
     TaskRewound,
 )
 from elasticdl.rpc import DeadlinePassed, RpcUnavailable
@@ -124,7 +122,12 @@ class LaneClient:
         if self._num_partitions == 1:
             return send(0)
         calls = [self._pool.submit(send, index) for index in range(self._num_partitions)]
-        wait(calls)
+        pending = set(calls)
+        while pending:
+            done, pending = wait(pending, timeout=CHECK_S, return_when=FIRST_EXCEPTION)
+            for call in done:
+                call.result()
+            self._client.check()
         return min(call.result() for call in calls)
 
     def close_task(self, header: ps_pb2.PushHeader) -> None:
@@ -159,8 +162,7 @@ class LaneClient:
                     self._take(pending[call])
             if all(one.answer is not None for one in waits):
                 return [one.answer for one in waits if one.answer is not None]
-            if self._client.gave_up:
-                raise GaveUp
+            self._client.check()
             now = time.monotonic()
             resting = [one for one in waits if one.answer is None and one.call is None]
             for one in resting:
@@ -187,7 +189,8 @@ class LaneClient:
             reply = self._client.call(index, "GetStepNorms", request)
             if reply.status == ps_pb2.PS_NOT_YET:
                 return
-            self._check(index, reply.status)
+            if reply.status != ps_pb2.PS_OK:
+                raise self._client.refusal(index, reply.status)
             if not reply.sums:  # The step closed long ago.
                 return
             sums = np.array(reply.sums, np.float64)
@@ -195,12 +198,9 @@ class LaneClient:
         assert totals is not None
         for index, incarnation in enumerate(self._client.incarnations):
             told = ps_pb2.StepNorms(incarnation=incarnation, step=step, sums=totals)
-            self._check(index, self._client.call(index, "SetStepNorms", told).status)
-
-    def _check(self, index: int, status: int) -> None:
-        if status != ps_pb2.PS_OK:
-            name = ps_pb2.PsStatus.Name(status)
-            raise StaleCluster(f"{self._client.name(index)}: {name}")
+            told_reply = self._client.call(index, "SetStepNorms", told)
+            if told_reply.status != ps_pb2.PS_OK:
+                raise self._client.refusal(index, told_reply.status, told_reply.message)
 
 
 class _Wait:

@@ -69,6 +69,7 @@ def run(arguments: InstanceArguments) -> int:
             on_end=lambda why: worker.leave(),
             grants=lambda: worker.grants,
             loss=lambda: worker.loss,
+            on_cluster=worker.note_cluster,
         )
         heartbeat.start()
         on_sigterm(worker.leave)

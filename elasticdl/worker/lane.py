@@ -176,8 +176,7 @@ class Lane:
             minibatch = item.minibatch
             if minibatch.k < wanted:
                 continue
-            if self.connection.client.gave_up:
-                raise GaveUp
+            self.connection.client.check()
             pulled = self.connection.lanes.pull(task.lane, minibatch.k, item.lookup)
             if isinstance(pulled, Finished):
                 self._has_finished = True

@@ -49,6 +49,8 @@ from elasticdl.worker.two_phase import TwoPhaseModel
 
 logger = logging.getLogger(__name__)
 
+# Before what others have to put right is tried again.
+PAUSE_S = 0.1
 _ALL_LIVE = LifetimeRules()
 MODES = {"train": Mode.TRAINING, "evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
 
@@ -82,6 +84,7 @@ class Worker:
         self._mode = MODES[spec.command]
         self._leases = Leases(master, instance, self._read, self._let_pin_go)
         self._client: ParameterClient | None = None
+        self._cluster_version = 0
         self._model: TwoPhaseModel | None = None
         self._contract: Any = None
         self._features: Any = None
@@ -120,6 +123,10 @@ class Worker:
         """Finish the minibatch under way, return the rest and end. Not for signal handlers."""
         self._leaving.set()
         self._leases.stop()
+
+    def note_cluster(self, version: int) -> None:
+        """Tell which version of the cluster the master has: an older one is waited for no more."""
+        self._cluster_version = max(self._cluster_version, version)
 
     # ------------------------------------------------------------------ the run
 
@@ -240,6 +247,7 @@ class Worker:
         except Exception as error:
             if tell_failure(self._leases, held, error):
                 self._close_client()
+                self._leaving.wait(PAUSE_S)
         self._start_again()
 
     def _start_again(self) -> None:
@@ -307,7 +315,14 @@ class Worker:
     def _new_client(self, give_up: Callable[[], bool]) -> ParameterClient:
         cluster = wait_for_cluster(self._master, self._instance, os.getpid(), give_up=self._leaving)
         rates = self.model.optimizer.rates if self._mode is Mode.TRAINING else None
-        return ParameterClient(cluster, self._connect, self._layout, give_up, rates)
+        return ParameterClient(
+            cluster,
+            self._connect,
+            self._layout,
+            give_up,
+            rates,
+            is_stale=lambda: self._cluster_version > cluster.version,
+        )
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:
         collect = self.model.collect if self.model.table_definitions else None
