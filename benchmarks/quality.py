@@ -106,7 +106,7 @@ def run_job(
     """Train with a local job and return the metric on the held-out records."""
     minibatch_size = workload.minibatch_size
     if consistency == "sync":  # its steps are of a minibatch of each worker
-        minibatch_size = max(1, minibatch_size // settings.num_workers)
+        minibatch_size = max(1, minibatch_size // max(1, settings.num_workers))
     with tempfile.TemporaryDirectory(prefix="elasticdl-quality-") as directory:
         result = elasticdl.train(
             model_zoo=MODEL_ZOO,

@@ -19,7 +19,7 @@ class Size:
       clicks: records of clicks to train on, once.
       shapes: drawn images to train on, 4 times.
       reviews: to train on, 5 times.
-      interactions: of users and items, to train on, 3 times.
+      interactions: of users and items, to train on, 8 times.
       mnist_epochs: how often the 4,500 digits are read.
       census_epochs: how often the 24,129 people are read.
     """
@@ -94,6 +94,6 @@ def workloads(size_name: str) -> dict[str, Workload]:
         "cifar10": Workload("cifar10.ResNet", shapes, 32, 4, metric="accuracy"),
         "text": Workload("text.TextCNN", reviews, 64, 5, metric="accuracy"),
         "two_tower": Workload(
-            "two_tower.TwoTowerSpec", interactions, 128, 3, metric="recall_at_10"
+            "two_tower.TwoTowerSpec", interactions, 128, 8, metric="recall_at_10"
         ),
     }

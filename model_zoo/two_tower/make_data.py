@@ -10,11 +10,13 @@ An Example has `user` (int64) and `items` (int64: the one taken; held out, the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from elasticdl.data import example
 from model_zoo import recipe
 
 NUM_OTHERS = 99
@@ -108,6 +110,25 @@ def make(output: Path, num_records: int = 40_000, seed: int = 0) -> float:
     hidden.write(hidden.draw(num_records, 0, rng), output / "train", num_shards=4)
     hidden.write(test, output / "test", num_shards=1)
     return hidden.best_recall(test)
+
+
+def among_others(held_out: Sequence[bytes], kept: Sequence[bytes], seed: int = 0) -> list[bytes]:
+    """Return records of ``train`` in the form of ``test``, with others to rank their items among.
+
+    Args:
+      held_out: the records, that the model is not trained on.
+      kept: the other records of ``train``; other items are drawn by how often they occur there.
+      seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    items = np.array([example.decode(record)["items"][0] for record in kept])
+    made = []
+    for record in held_out:
+        features = example.decode(record)
+        others = rng.choice(items[items != features["items"][0]], NUM_OTHERS)
+        features["items"] = np.concatenate([features["items"], others])
+        made.append(example.encode(features))
+    return made
 
 
 def main() -> None:

@@ -134,7 +134,7 @@ def test_two_towers_find_nine_tenths_of_what_the_hidden_model_finds(tmp_path):
         tmp_path,
         tmp_path,
         model_def="two_tower.TwoTowerSpec",
-        num_epochs=4,
+        num_epochs=8,
         minibatch_size=128,
     )
     assert result.metrics["recall_at_10"] >= 0.9 * best
