@@ -43,6 +43,7 @@ class ChangeMarks:
     def __init__(self) -> None:
         self._marks = Arena(np.int32, 1)
         self._number = 0
+        self._begun: set[int] = set()
         self._gone_ids = Arena(np.int64, 1)
         self._gone_marks = Arena(np.int32, 1)
         self._num_gone = 0
@@ -57,6 +58,7 @@ class ChangeMarks:
         """Begin a snapshot; its number is higher than any before."""
         assert self._number < number <= MAX_NUMBER
         self._number = number
+        self._begun.add(number)
 
     def reserve(self, num_rows: int) -> None:
         """Make room for rows below this one; MemoryError leaves everything as it was."""
@@ -86,8 +88,8 @@ class ChangeMarks:
         self._num_gone = end
 
     def knows(self, base: int) -> bool:
-        """Whether all that changed since this snapshot began is known."""
-        return self._forgotten < base <= self._number
+        """Whether it was begun here, and all that changed since is known."""
+        return base in self._begun and base > self._forgotten
 
     def since(self, base: int, end_row: int) -> Changes:
         """Return copies of what tells the changes since a snapshot began, of rows below `end_row`.

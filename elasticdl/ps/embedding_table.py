@@ -101,6 +101,11 @@ class EmbeddingTable:
         return self._directory.end_row
 
     @property
+    def rows_age(self) -> bool:
+        """Whether last updates decide which rows live."""
+        return self._lifetimes is not None
+
+    @property
     def num_candidates(self) -> int:
         """How many ids without a row are being counted."""
         return 0 if self._admission is None else len(self._admission)

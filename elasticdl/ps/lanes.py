@@ -6,6 +6,7 @@ of once. docs/decisions/sync-mode.md says why no version of the parameters is ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -68,6 +69,46 @@ class Verdict:
     closing: Closing | None = None
 
 
+@dataclass(frozen=True)
+class LaneState:
+    """A lane at the close of a step: tasks closed, the minibatch wanted next of the one after."""
+
+    closings: tuple[Closing, ...]
+    next: int
+    has_ended: bool
+
+
+@dataclass(frozen=True)
+class LanesState:
+    """All lanes at the close of a step, as a snapshot has them: what waited is wanted again."""
+
+    step: int
+    epoch: int
+    lanes: tuple[LaneState, ...]
+
+
+def lowest(states: Sequence[LanesState]) -> LanesState:
+    """Return where partitions that closed the same step begin again together.
+
+    Of what they applied they know the same. One may have closed a task, or begun an epoch, that
+    another has not yet; it is told again.
+
+    Raises:
+      ValueError: they did not close the same step, or have different lanes.
+    """
+    if len({state.step for state in states}) != 1:
+        raise ValueError("the parts are of different steps")
+    epoch = min(state.epoch for state in states)
+    states = [state for state in states if state.epoch == epoch]
+    if len({len(state.lanes) for state in states}) != 1:
+        raise ValueError("the parts have different lanes")
+    lanes = tuple(
+        min(same, key=lambda lane: (len(lane.closings), lane.next))
+        for same in zip(*(state.lanes for state in states), strict=True)
+    )
+    return LanesState(states[0].step, epoch, lanes)
+
+
 @dataclass
 class _Lane:
     """One lane: tasks closed so far, the minibatch wanted next, and the one that waits, if any."""
@@ -126,6 +167,25 @@ class Lanes:
     def is_finished(self) -> bool:
         """Whether all steps that are wanted are closed."""
         return self._max_steps is not None and self.step >= self._max_steps
+
+    def state(self) -> LanesState:
+        """Return what a snapshot keeps: minibatches that wait for the open step are no part."""
+        return LanesState(
+            self.step,
+            self.epoch,
+            tuple(
+                LaneState(tuple(lane.closings), lane.next - lane.is_buffered, lane.has_ended)
+                for lane in self._lanes
+            ),
+        )
+
+    def restore(self, state: LanesState) -> None:
+        """Begin again where a snapshot was."""
+        self.step, self.epoch = state.step, state.epoch
+        self._lanes = [
+            _Lane(closings=list(lane.closings), next=lane.next, has_ended=lane.has_ended)
+            for lane in state.lanes
+        ]
 
     def progress(self, place: Place) -> Verdict:
         """Say which minibatch of a task is wanted next; `PAST` where it is closed."""

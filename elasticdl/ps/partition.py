@@ -6,31 +6,31 @@ it means another incarnation (R3), was routed by another table (R1) or does not 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.averaging import Gradients
-from elasticdl.ps.dense_variables import DenseSlices, plan_slices
+from elasticdl.ps.contents import Contents
 from elasticdl.ps.embedding_table import EmbeddingTable
-from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lanes import LaneError
 from elasticdl.ps.learning_rates import LearningRates, decided_rate
-from elasticdl.ps.lifetimes import GroupSteps, LifetimeRules
-from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.lifetimes import GroupSteps
+from elasticdl.ps.part_writer import PartImage
 from elasticdl.ps.pins import Pins
-from elasticdl.ps.progress import CLOSED, Decision, Progress
+from elasticdl.ps.progress import CLOSED, Decision
 from elasticdl.ps.refusal import Refused
+from elasticdl.ps.restoring import Restoring
 from elasticdl.ps.routing import group_of
+from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
 
 MAX_EXPORT_ROWS = 1 << 18
-MAX_DENSE_ELEMENTS = 1 << 33
 
 
 class Partition:
@@ -52,19 +52,12 @@ class Partition:
         self._changed = threading.Condition(self._lock)
         self._longest_wait_s = longest_wait_s
         self._most_waiting = most_waiting
+        self._steps: SynchronousSteps | None = None
+        self._hold(Contents.nothing())
         self._model: ps_pb2.ModelDefinition | None = None
-        self._routing_version = -1
-        self._partition_of_group = np.zeros(0, np.int32)
-        self._groups = np.zeros(0, np.int64)
-        self._position_of_group = np.zeros(0, np.int64)
-        self._tables: list[EmbeddingTable] = []
-        self._optimizer = OptimizerConfig(name="sgd")
-        self._rates = LearningRates(self._optimizer)
-        self._dense: DenseSlices | None = None
-        self.progress = Progress(0)
+        self._snapshots = Snapshots(self._lock, self._take_part)
         self._pins = Pins(self._take_image, self._drop_image)
         self._pinned_dense = np.zeros(0, np.float32)
-        self._steps: SynchronousSteps | None = None
 
     # ------------------------------------------------------------------ the model
 
@@ -75,7 +68,16 @@ class Partition:
             with self._lock:
                 self._check_incarnation(header.incarnation)
                 if self._model is None:
-                    self._define(header, buffers)
+                    contents = Contents.define(header.model, header.routing, self.index)
+                    if len(buffers) != 1:
+                        raise frames.FrameError(f"{len(buffers)} buffers; the slices are one")
+                    values = frames.float32s(buffers[0])
+                    if len(values) != contents.dense.size:
+                        raise frames.FrameError(
+                            f"{len(values)} dense values; the partition holds {contents.dense.size}"
+                        )
+                    contents.dense.load(values)
+                    self._hold(contents)
                 elif self._model != header.model:
                     raise Refused(
                         ps_pb2.PS_INVALID,
@@ -85,75 +87,45 @@ class Partition:
             return frames.pack(ps_pb2.PsReply())
         except Refused as refused:
             return frames.pack(refused.reply)
-        except (frames.FrameError, MemoryError) as error:
+        except (ValueError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
-    def _define(self, header: ps_pb2.InitializeHeader, buffers: list[memoryview]) -> None:
-        partition_of_group = np.array(header.routing.partition_of_group, np.int32)
-        optimizer = OptimizerConfig.from_json(header.model.optimizer)
-        optimizer.load_kernels()
-        sizes = [math.prod(variable.shape) for variable in header.model.variables]
-        if any(size < 0 for size in sizes) or sum(sizes) > MAX_DENSE_ELEMENTS:
-            raise frames.FrameError(
-                f"{sum(sizes)} dense elements; a model has at most {MAX_DENSE_ELEMENTS}"
-            )
-        slices = plan_slices(
-            [
-                (variable.name, size, variable.trainable)
-                for variable, size in zip(header.model.variables, sizes, strict=True)
-            ],
-            len(partition_of_group),
-        )
-        dense = DenseSlices(
-            [item for item in slices if partition_of_group[item.group] == self.index],
-            optimizer,
-            {each.name for each in header.model.variables if each.excluded_from_weight_decay},
-        )
-        if len(buffers) != 1:
-            raise frames.FrameError(f"{len(buffers)} buffers; the dense slices are one")
-        values = frames.float32s(buffers[0])
-        if len(values) != dense.size:
-            raise frames.FrameError(f"{len(values)} dense values; the partition holds {dense.size}")
-        tables = [
-            EmbeddingTable(
-                table.name,
-                table.dim,
-                _optimizer_of(table, optimizer),
-                RowInitializer(
-                    kind=table.initializer.kind,
-                    seed=table.initializer.seed,
-                    a=table.initializer.a,
-                    b=table.initializer.b,
-                ),
-                rules=LifetimeRules(
-                    table.rules.admission_count,
-                    table.rules.max_rows,
-                    table.rules.evict_after_steps,
-                ),
-                num_groups=int((partition_of_group == self.index).sum()),
-                total_groups=len(partition_of_group),
-            )
-            for table in header.model.tables
-        ]
-        dense.load(values)
-        self._groups = np.flatnonzero(partition_of_group == self.index)
-        self._position_of_group = np.full(len(partition_of_group), -1, np.int64)
-        self._position_of_group[self._groups] = np.arange(len(self._groups))
-        self._partition_of_group = partition_of_group
-        self._optimizer, self._dense, self._tables = optimizer, dense, tables
-        self._rates = LearningRates(optimizer)
-        self.progress = Progress(len(self._groups))
-        if header.model.HasField("synchronous"):
+    def restore(self, checkpoint: Path, routing: ps_pb2.Routing) -> None:
+        """Define the partition and set everything as a checkpoint has it, before it serves.
+
+        Args:
+          checkpoint: its directory.
+          routing: the groups to host; their number is that of the checkpoint.
+
+        Raises:
+          JobError: the checkpoint is damaged or does not fit; one line, and nothing was changed.
+        """
+        contents, lanes = Restoring(checkpoint, routing, self.index).read()
+        with self._lock:
+            self._hold(contents)
+            if self._steps is not None and lanes is not None:
+                self._steps.lanes.restore(lanes)
+
+    def _hold(self, contents: Contents) -> None:
+        self._contents = contents
+        self._groups = contents.groups
+        self._position_of_group = contents.position_of_group
+        self._partition_of_group = contents.partition_of_group
+        self._optimizer, self._dense = contents.optimizer, contents.dense
+        self._tables = contents.tables
+        self._rates = LearningRates(contents.optimizer)
+        self.progress = contents.progress
+        if contents.model.HasField("synchronous"):
             self._steps = SynchronousSteps(
-                header.model.synchronous.max_steps or None,
+                contents.model.synchronous.max_steps or None,
                 self.progress,
-                StepUpdates(self, header.model),
+                StepUpdates(self, contents.model),
                 self._changed,
                 self._longest_wait_s,
                 self._most_waiting,
             )
-        self._routing_version = header.routing.version
-        self._model = header.model
+        self._routing_version = contents.routing_version
+        self._model = contents.model
 
     def load_rows(self, data: bytes) -> bytes:
         """Set rows of a table before training: those of a trained model."""
@@ -220,7 +192,6 @@ class Partition:
                     )
                 ]
                 if header.dense:
-                    assert self._dense is not None
                     values.append(self._pinned_dense if header.pin else self._dense.values())
                 version = self._pins.version if header.pin else self._version()
                 return frames.pack(ps_pb2.PsReply(version=version), values)
@@ -341,7 +312,6 @@ class Partition:
     def _update_dense(
         self, gradients: np.ndarray, rate: float, iterations: np.ndarray, groups: np.ndarray
     ) -> None:
-        assert self._dense is not None
         if self._dense.size:
             num_groups = len(self._partition_of_group)
             all_iterations = np.zeros(num_groups, np.int64)
@@ -374,7 +344,6 @@ class Partition:
 
         Where only some groups want the minibatch, the others' ids are left out.
         """
-        assert self._dense is not None
         if len(buffers) != 2 * len(self._tables) + 1:
             raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
         tables, all_positions = [], []
@@ -424,7 +393,6 @@ class Partition:
             return ps_pb2.PinReply(version=self._version())
 
     def _take_image(self) -> None:
-        assert self._dense is not None
         dense = self._dense.values()
         for table in self._tables:
             table.pin()
@@ -434,6 +402,26 @@ class Partition:
         for table in self._tables:
             table.unpin()
         self._pinned_dense = np.zeros(0, np.float32)
+
+    # ------------------------------------------------------------------ the snapshot
+
+    def snapshot(self, request: ps_pb2.SnapshotRequest) -> ps_pb2.SnapshotReply:
+        """Begin to write what is here into a checkpoint, or say how the writing stands."""
+        with self._lock:
+            try:
+                self._check(request.incarnation, self._routing_version)
+                return self._snapshots.snapshot(request, self._version())
+            except Refused as refused:
+                reply = refused.reply
+                return ps_pb2.SnapshotReply(
+                    status=reply.status, message=reply.message, version=reply.version
+                )
+
+    def _take_part(self, number: int, base: int, version: int) -> PartImage:
+        lanes = None if self._steps is None else self._steps.lanes.state()
+        return PartImage.take(
+            self.index, self.incarnation, number, base, version, self._contents, lanes
+        )
 
     # ------------------------------------------------------------------ questions
 
@@ -479,7 +467,6 @@ class Partition:
             except Refused as refused:
                 return ps_pb2.PartitionAudit(status=refused.reply.status)
             totals = self.progress.totals
-            assert self._dense is not None
             return ps_pb2.PartitionAudit(
                 groups=self._groups,
                 applied_records=totals.applied_records,
@@ -557,13 +544,6 @@ class Partition:
             if table.name == name:
                 return table
         raise frames.FrameError(f"no table '{name}'; there are {[t.name for t in self._tables]}")
-
-
-def _optimizer_of(table: ps_pb2.TableDefinition, optimizer: OptimizerConfig) -> OptimizerConfig:
-    """Return what updates a table."""
-    if table.frozen:
-        return OptimizerConfig(name="sgd")  # needs no slots
-    return optimizer.without_weight_decay() if table.excluded_from_weight_decay else optimizer
 
 
 __all__ = ["CLOSED", "Partition"]

@@ -6,52 +6,37 @@ partition has closed is kept in one interval set. Totals are per group, so that 
 
 from __future__ import annotations
 
-import bisect
+import copy
+import functools
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from elasticdl.ps.interval_set import IntervalSet
+
 CLOSED = 1 << 62
+ALL = IntervalSet.of([0, CLOSED])
 
 
-class IntervalSet:
-    """A set of integers that are mostly consecutive, as sorted half-open intervals."""
+@dataclass
+class GroupProgress:
+    """Where one bucket group stands, whatever partition it is on.
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._size = 0
+    Attributes:
+      iterations: updates by the optimizer.
+      totals: by the names of `TOTALS`.
+      closed: tasks it has closed.
+      open: the minibatch it wants next, by task, where it is not the first.
+      epochs: (records, sum of loss × records) by epoch.
+    """
 
-    def add(self, value: int) -> None:
-        """Add one integer; adding it again changes nothing."""
-        if value in self:
-            return
-        self._size += 1
-        at = bisect.bisect_right(self._starts, value)
-        joins_left = at > 0 and self._ends[at - 1] == value
-        joins_right = at < len(self._starts) and self._starts[at] == value + 1
-        if joins_left and joins_right:
-            self._ends[at - 1] = self._ends.pop(at)
-            del self._starts[at]
-        elif joins_left:
-            self._ends[at - 1] = value + 1
-        elif joins_right:
-            self._starts[at] = value
-        else:
-            self._starts.insert(at, value)
-            self._ends.insert(at, value + 1)
-
-    def __contains__(self, value: int) -> bool:
-        at = bisect.bisect_right(self._starts, value)
-        return at > 0 and value < self._ends[at - 1]
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def intervals(self) -> list[tuple[int, int]]:
-        """The half-open intervals, in order."""
-        return list(zip(self._starts, self._ends, strict=True))
+    iterations: int
+    totals: dict[str, int]
+    closed: IntervalSet
+    open: dict[int, int]
+    epochs: dict[int, tuple[int, float]]
 
 
 @dataclass
@@ -105,6 +90,13 @@ class GroupTotals:
                 setattr(self, name, np.zeros(self.num_groups, np.int64))
 
 
+TOTALS = tuple(name for name in GroupTotals.__dataclass_fields__ if name != "num_groups")
+"""What groups count over all tasks."""
+
+MAX_TASKS_APART = 1 << 20
+"""Tasks that some groups of a checkpoint have closed and others not: these are few."""
+
+
 class Progress:
     """Progress of the bucket groups one partition hosts. Not thread-safe.
 
@@ -120,6 +112,57 @@ class Progress:
         # Updates by the optimizer: not what was applied, where a step averages several minibatches.
         self.iterations = np.zeros(num_groups, np.int64)
         self._open: dict[int, _OpenTask] = {}
+
+    def copy(self) -> Progress:
+        """Return what there is now, for a snapshot."""
+        return copy.deepcopy(self)
+
+    def group(self, position: int) -> GroupProgress:
+        """Say where one group stands, by its local position."""
+        wanted = {task: int(one.next[position]) for task, one in self._open.items()}
+        closed = copy.deepcopy(self.closed)
+        for task in (task for task, next_wanted in wanted.items() if next_wanted == CLOSED):
+            closed.add(task)
+        return GroupProgress(
+            int(self.iterations[position]),
+            {name: int(getattr(self.totals, name)[position]) for name in TOTALS},
+            closed,
+            {task: next_wanted for task, next_wanted in wanted.items() if 0 < next_wanted < CLOSED},
+            {
+                epoch: (int(sums.records[position]), float(sums.loss[position]))
+                for epoch, sums in self.epochs.items()
+                if sums.records[position]
+            },
+        )
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[GroupProgress]) -> Progress:
+        """Make the progress of a partition that hosts these groups, in order.
+
+        Raises:
+          ValueError: more than `MAX_TASKS_APART` tasks are closed in some of them only.
+        """
+        made = cls(len(groups))
+        made.iterations[:] = [group.iterations for group in groups]
+        for name in TOTALS:
+            getattr(made.totals, name)[:] = [group.totals[name] for group in groups]
+        for epoch in sorted({epoch for group in groups for epoch in group.epochs}):
+            sums = [group.epochs.get(epoch, (0, 0.0)) for group in groups]
+            made.epochs[epoch] = EpochSum(
+                np.array([records for records, _ in sums], np.int64),
+                np.array([loss for _, loss in sums], np.float64),
+            )
+        closed = functools.reduce(operator.and_, (group.closed for group in groups), ALL)
+        made.closed = closed if groups else IntervalSet()
+        for position, group in enumerate(groups):
+            apart = group.closed - made.closed
+            if len(apart) > MAX_TASKS_APART:
+                raise ValueError(f"{len(apart)} tasks are closed in some groups only")
+            for task in (t for start, end in apart.intervals for t in range(start, end)):
+                made._opened(task).next[position] = CLOSED
+            for task, next_wanted in group.open.items():
+                made._opened(task).next[position] = next_wanted
+        return made
 
     def next(self, task: int) -> int:
         """The lowest minibatch any group wants of `task`; `CLOSED` where all have closed it."""
@@ -203,8 +246,10 @@ class Progress:
           emitted_records: records the input function made of them, in all minibatches.
           limited: the minibatch limit ended it, so records it did not reach were not wanted.
         """
-        open_task = self._opened(task)
         closing = decision.apply
+        if not closing.any():
+            return
+        open_task = self._opened(task)
         totals = self.totals
         missing = np.where(closing, task_records - emitted_records, 0)
         totals.closed_records += np.where(closing, task_records, 0)

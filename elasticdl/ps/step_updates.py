@@ -25,7 +25,6 @@ class StepUpdates:
     def prepare(self, gradients: Gradients, totals: np.ndarray | None) -> Gradients:
         """Clip, and make room for all rows."""
         partition = self._partition
-        assert partition._dense is not None
         clipped = clip(
             partition._optimizer, partition._dense.layout, self._trainable, gradients, totals
         )
@@ -35,7 +34,6 @@ class StepUpdates:
     def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
         """What a clipped norm has to know of all partitions."""
         partition = self._partition
-        assert partition._dense is not None
         return sums_of_squares(
             partition._optimizer,
             partition._dense.layout,
@@ -56,5 +54,6 @@ class StepUpdates:
         )
 
     def closed(self, version: int) -> None:
-        """Pin this version, if it is to be pinned."""
+        """Pin this version, and snapshot it, if it is to be."""
         self._partition._pins.reached(version)
+        self._partition._snapshots.reached(version)

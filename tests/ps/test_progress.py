@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elasticdl.ps.progress import CLOSED, IntervalSet, Progress
+from elasticdl.ps.interval_set import IntervalSet
+from elasticdl.ps.progress import CLOSED, Progress
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,0 +1,348 @@
+"""Writes a partition's part of a checkpoint: Arrow IPC files, synced, each with its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from elasticdl.ps import part_schemas
+from elasticdl.ps.contents import Contents
+from elasticdl.ps.embedding_table import EmbeddingTable
+from elasticdl.ps.lanes import LanesState
+from elasticdl.ps.manifest import sync_directory
+from elasticdl.ps.progress import TOTALS, Progress
+from elasticdl.ps.routing import group_of
+from elasticdl.ps.table_snapshot import TableSnapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE_BYTES = 1 << 20
+"""Rows that are copied while the partition's lock is held: less than a millisecond."""
+
+_MAX_PAGE_ROWS = 1 << 16
+_DENSE_ELEMENTS_AT_ONCE = 1 << 24
+
+
+class GivenUp(Exception):
+    """A newer snapshot was asked for."""
+
+
+@dataclass(frozen=True)
+class PartImage:
+    """One moment of a partition; its tables keep what changes until they are told to let it go."""
+
+    partition: int
+    incarnation: int
+    number: int
+    base: int
+    version: int
+    contents: Contents
+    dense: np.ndarray
+    dense_slots: np.ndarray
+    tables: list[tuple[EmbeddingTable, TableSnapshot]]
+    progress: Progress
+    lanes: LanesState | None
+
+    @classmethod
+    def take(
+        cls,
+        partition: int,
+        incarnation: int,
+        number: int,
+        base: int,
+        version: int,
+        contents: Contents,
+        lanes: LanesState | None,
+    ) -> PartImage:
+        """Keep what there is now; the lock of the partition is held.
+
+        Where what changed since `base` is not known, everything is kept, and base is 0.
+
+        Raises:
+          MemoryError: nothing is kept.
+        """
+        known = [table.knows_changes_since(base) for table in contents.tables]
+        base = base if known and all(known) else 0
+        dense, slots = contents.dense.values(), contents.dense.slots()
+        progress = contents.progress.copy()
+        tables: list[tuple[EmbeddingTable, TableSnapshot]] = []
+        try:
+            for table in contents.tables:
+                tables.append((table, table.begin_snapshot(number, base)))
+        except MemoryError:
+            for table, snapshot in tables:
+                table.end_snapshot(snapshot)
+            raise
+        return cls(
+            partition,
+            incarnation,
+            number,
+            base,
+            version,
+            contents,
+            dense,
+            slots,
+            tables,
+            progress,
+            lanes,
+        )
+
+    def let_go(self) -> None:
+        """Keep nothing more; the lock of the partition is held."""
+        for table, snapshot in self.tables:
+            table.end_snapshot(snapshot)
+
+
+class PartWriter:
+    """Writes one image into a directory.
+
+    Args:
+      image: what is written.
+      directory: where.
+      lock: of the partition; held for a page at a time.
+      is_given_up: asked often.
+    """
+
+    def __init__(
+        self,
+        image: PartImage,
+        directory: Path,
+        lock: threading.Lock,
+        is_given_up: Callable[[], bool],
+    ) -> None:
+        self._image = image
+        self.directory = directory
+        self._lock = lock
+        self._is_given_up = is_given_up
+        self._files: list[dict[str, Any]] = []
+        self._begun: list[Path] = []
+
+    def write(self) -> dict[str, Any]:
+        """Write and sync all files; return the part's entry in the manifest.
+
+        Raises:
+          OSError: a file cannot be written.
+          GivenUp: as asked.
+        """
+        image = self._image
+        self._write_progress()
+        if image.lanes is not None:
+            self._write_lanes(image.lanes)
+        self._write_dense()
+        for position, (table, snapshot) in enumerate(image.tables):
+            self._write_table(position, table, snapshot)
+        sync_directory(self.directory)
+        groups = image.contents.groups.tolist()
+        return {
+            "partition": image.partition,
+            "incarnation": image.incarnation,
+            "number": image.number,
+            "base": image.base,
+            "version": image.version,
+            "groups": groups,
+            "closed": image.progress.closed.bounds,
+            "files": self._files,
+        }
+
+    def remove(self) -> None:
+        """Remove what was written."""
+        for path in self._begun:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------------- tables
+
+    def _write_table(self, position: int, table: EmbeddingTable, snapshot: TableSnapshot) -> None:
+        schema = part_schemas.rows_schema(
+            table.dim, table.optimizer.slot_names, snapshot.last_updates is not None
+        )
+        self._write("rows", schema, self._row_batches(schema, table, snapshot), position)
+        gone = snapshot.gone()
+        if len(gone):
+            schema = part_schemas.gone_schema()
+            self._write("gone", schema, [_batch(schema, [gone])], position)
+        candidates = snapshot.candidates
+        if candidates is not None:
+            schema = part_schemas.candidates_schema()
+            columns = [candidates.ids, self._groups_of(candidates.ids)]
+            columns += [candidates.seen, candidates.last_updates]
+            self._write("candidates", schema, [_batch(schema, columns)], position)
+
+    def _row_batches(
+        self, schema: pa.Schema, table: EmbeddingTable, snapshot: TableSnapshot
+    ) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        num_columns = table.dim * (1 + table.optimizer.num_slots)
+        at_once = max(1, min(_MAX_PAGE_ROWS, PAGE_BYTES // (4 * num_columns)))
+        for first in range(0, snapshot.num_positions, at_once):
+            with self._lock:
+                if self._is_given_up():  # Then the table does not keep it any more.
+                    raise GivenUp
+                page = table.read_snapshot(snapshot, first, at_once)
+            vectors = [
+                pa.FixedSizeListArray.from_arrays(
+                    np.ascontiguousarray(page.values[:, start : start + table.dim]).reshape(-1),
+                    type=field.type,
+                )
+                for start, field in zip(
+                    range(0, num_columns, table.dim), list(schema)[2:], strict=False
+                )
+            ]
+            ages = [] if page.last_updates is None else [page.last_updates]
+            columns = [page.ids, self._groups_of(page.ids), *vectors, *ages]
+            yield _batch(schema, columns)
+
+    def _groups_of(self, ids: np.ndarray) -> np.ndarray:
+        return group_of(ids, len(self._image.contents.partition_of_group)).astype(np.int32)
+
+    # ---------------------------------------------------------------------- the rest
+
+    def _write_dense(self) -> None:
+        image = self._image
+        layout = image.contents.dense.layout
+        schema = part_schemas.dense_schema(image.contents.optimizer.slot_names)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            first = start = 0
+            while first < len(layout):
+                end, size = first, 0
+                while end < len(layout) and (
+                    end == first or size + layout[end].length <= _DENSE_ELEMENTS_AT_ONCE
+                ):
+                    size += layout[end].length
+                    end += 1
+                some = layout[first:end]
+                part = slice(start, start + size)
+                offsets = np.cumsum([0, *(one.length for one in some)]).astype(np.int32)
+                names = [one.variable for one in some]
+                places = [np.array([one.offset for one in some], np.int64)]
+                places += [np.array([one.group for one in some], np.int32)]
+                vectors = [image.dense[part], *(slot[part] for slot in image.dense_slots)]
+                yield _batch(schema, [names, *places, *((offsets, one) for one in vectors)])
+                first, start = end, start + size
+
+        self._write("dense", schema, batches())
+
+    def _write_progress(self) -> None:
+        image = self._image
+        groups = [image.progress.group(position) for position in range(len(image.contents.groups))]
+        counted = [snapshot for _, snapshot in image.tables]
+        schema = part_schemas.progress_schema()
+        columns: list[Any] = [image.contents.groups.astype(np.int32)]
+        columns += [[group.iterations for group in groups]]
+        columns += [[group.totals[name] for group in groups] for name in TOTALS]
+        columns += [[group.closed.bounds for group in groups]]
+        columns += [[list(group.open) for group in groups]]
+        columns += [[list(group.open.values()) for group in groups]]
+        columns += [[list(group.epochs) for group in groups]]
+        columns += [
+            [[sums[i] for sums in group.epochs.values()] for group in groups] for i in (0, 1)
+        ]
+        columns += [[[int(one.unadmitted[i]) for one in counted] for i in range(len(groups))]]
+        columns += [[[int(one.evicted[i]) for one in counted] for i in range(len(groups))]]
+        self._write("progress", schema, [_batch(schema, columns)])
+
+    def _write_lanes(self, state: LanesState) -> None:
+        schema = part_schemas.lanes_schema()
+        lanes = state.lanes
+        columns: list[Any] = [np.arange(len(lanes), dtype=np.int32)]
+        columns += [[lane.next for lane in lanes], [lane.has_ended for lane in lanes]]
+        for name in ("num_minibatches", "emitted_records", "limited"):
+            columns += [[[getattr(one, name) for one in lane.closings] for lane in lanes]]
+        metadata = {"step": str(state.step), "epoch": str(state.epoch)}
+        self._write("lanes", schema, [_batch(schema, columns)], metadata=metadata)
+
+    # ---------------------------------------------------------------------- a file
+
+    def _write(
+        self,
+        kind: str,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        table: int | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        import pyarrow as pa
+
+        image = self._image
+        prefix = f"p{image.partition}.{image.incarnation}"
+        path = self.directory / f"{prefix}-{kind}{'' if table is None else f'-{table}'}.arrow"
+        name = "" if table is None else image.contents.model.tables[table].name
+        described = {"kind": kind, "table": name, "number": str(image.number)} | (metadata or {})
+        num_rows = 0
+        self._begun.append(path)
+        with open(path, "wb", buffering=0) as file:
+            sink = _Hashing(file, self._is_given_up)
+            stream = pa.PythonFile(sink, mode="w")
+            with pa.ipc.new_file(stream, schema.with_metadata(described)) as writer:
+                for batch in batches:
+                    writer.write_batch(batch.replace_schema_metadata(described))
+                    num_rows += batch.num_rows
+            os.fsync(file.fileno())
+        self._files.append(
+            {
+                "name": path.name,
+                "kind": kind,
+                "table": name,
+                "rows": num_rows,
+                "bytes": sink.num_bytes,
+                "sha256": sink.digest.hexdigest(),
+            }
+        )
+
+
+class _Hashing:
+    """What Arrow writes to: hashes as it writes, and stops when the snapshot is given up."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO | Any, is_given_up: Callable[[], bool]) -> None:
+        self.digest = hashlib.sha256()
+        self.num_bytes = 0
+        self._file = file
+        self._is_given_up = is_given_up
+
+    def write(self, data: Any) -> int:
+        if self._is_given_up():
+            raise GivenUp
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        self.num_bytes += len(view)
+        left = view
+        while left:
+            left = left[self._file.write(left) :]
+        return len(view)
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
+
+
+def _batch(schema: pa.Schema, columns: list[Any]) -> pa.RecordBatch:
+    """Make a batch of arrays, lists, Arrow arrays, or (offsets, values) of vectors."""
+    import pyarrow as pa
+
+    arrays = []
+    for field, column in zip(schema, columns, strict=True):
+        if isinstance(column, tuple):
+            arrays.append(pa.ListArray.from_arrays(*map(pa.array, column), type=field.type))
+        elif isinstance(column, pa.Array):
+            arrays.append(column)
+        else:
+            arrays.append(pa.array(column, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,148 @@
+"""The snapshot that a partition is asked for: when it begins, how its writing stands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from elasticdl.proto import ps_pb2
+from elasticdl.ps.change_marks import MAX_NUMBER
+from elasticdl.ps.part_writer import GivenUp, PartImage, PartWriter
+from elasticdl.ps.refusal import Refused
+
+logger = logging.getLogger(__name__)
+
+WRITING = ps_pb2.SnapshotReply.WRITING
+WRITTEN = ps_pb2.SnapshotReply.WRITTEN
+FAILED = ps_pb2.SnapshotReply.FAILED
+
+
+class _Writing:
+    """One snapshot from its moment on; a thread writes it. Its fields change under the lock."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.state = WRITING
+        self.message = ""
+        self.part = ""
+        self.is_given_up = False
+        self.image: PartImage | None = None
+
+    def fail(self, why: str) -> None:
+        self.state, self.message = FAILED, why
+
+    def let_go(self) -> None:
+        if self.image is not None:
+            self.image.let_go()
+            self.image = None
+
+
+class Snapshots:
+    """The newest snapshot asked for of one partition; the partition's lock is held in all methods.
+
+    A newer one ends the one before: what is not written yet never will be. A failed one leaves
+    the partition as it is.
+
+    Args:
+      lock: the partition's; the writing thread takes it for a page of rows at a time.
+      take: keeps what there is now, for (number, base, version).
+    """
+
+    def __init__(
+        self, lock: threading.Lock, take: Callable[[int, int, int], PartImage]
+    ) -> None:  # fmt: skip
+        self._lock = lock
+        self._take = take
+        self._number = 0
+        self._awaited: ps_pb2.SnapshotRequest | None = None
+        self._writing: _Writing | None = None
+
+    def snapshot(self, request: ps_pb2.SnapshotRequest, version: int) -> ps_pb2.SnapshotReply:
+        """Begin a snapshot now, or once a version is reached, or say how it stands.
+
+        Args:
+          version: of the partition now.
+
+        Raises:
+          Refused: a newer one was asked for, the version is not there, or the request is wrong.
+        """
+        if request.ask:
+            return ps_pb2.SnapshotReply(version=version)
+        if not 0 <= request.base < request.number <= MAX_NUMBER:
+            raise Refused(
+                ps_pb2.PS_INVALID, f"snapshot {request.number} on base {request.base}: no such one"
+            )
+        if request.number < self._number:
+            raise Refused(ps_pb2.PS_SNAPSHOT_GONE, f"snapshot {self._number} was asked for")
+        if request.number > self._number:
+            self._give_up()
+            self._number = request.number
+        if self._writing is None:
+            self._awaited = request
+            self.reached(version)
+        writing = self._writing
+        wanted = request.at_version if request.HasField("at_version") else None
+        if writing is None and wanted is not None and wanted > version:
+            raise Refused(ps_pb2.PS_NOT_YET, version=version)
+        if writing is None or wanted not in (None, writing.version):
+            self._awaited = None
+            raise Refused(ps_pb2.PS_PIN_TOO_LATE, f"version {wanted} has passed", version=version)
+        return ps_pb2.SnapshotReply(
+            version=version, state=writing.state, message=writing.message, part=writing.part
+        )
+
+    def reached(self, version: int) -> None:
+        """The partition holds this version; called at each, before anything more is changed."""
+        request = self._awaited
+        if request is None:
+            return
+        if request.HasField("at_version") and request.at_version != version:
+            return
+        self._awaited = None
+        self._begin(request, version)
+
+    def _begin(self, request: ps_pb2.SnapshotRequest, version: int) -> None:
+        writing = self._writing = _Writing(version)
+        try:
+            image = writing.image = self._take(request.number, request.base, version)
+            writer = PartWriter(
+                image, Path(request.directory), self._lock, lambda: writing.is_given_up
+            )
+            threading.Thread(
+                target=self._write, args=(writing, writer), name="snapshot", daemon=True
+            ).start()
+        except (MemoryError, RuntimeError) as error:  # no memory, or no further thread
+            writing.let_go()
+            writing.fail(f"snapshot {request.number}: not begun ({error})")
+
+    def _write(self, writing: _Writing, writer: PartWriter) -> None:
+        part, why = "", ""
+        try:
+            part = json.dumps(writer.write())
+        except GivenUp:
+            why = "given up"
+        except OSError as error:
+            why = f"cannot be written ({error.strerror or error})"
+        except Exception as error:
+            logger.exception("a snapshot could not be written")
+            why = f"cannot be written ({type(error).__name__}: {error})"
+        with self._lock:
+            writing.let_go()
+            if not why and not writing.is_given_up:
+                writing.state, writing.part = WRITTEN, part
+                return
+            directory = writer.directory
+        writer.remove()
+        with self._lock:
+            writing.fail(f"checkpoint '{directory}': {why}")
+
+    def _give_up(self) -> None:
+        """End what is not written yet; the thread removes the files it has begun."""
+        self._awaited = None
+        if self._writing is not None:
+            self._writing.is_given_up = True
+            self._writing.let_go()
+            self._writing = None
