@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from elasticdl.master.tasks import Task
@@ -10,13 +11,14 @@ from elasticdl.master.tasks import Task
 
 @dataclass
 class Lease:
-    """A task that one worker works on, until `expires` unless the worker says that it lives."""
+    """A task that one worker works on since `since`, until `expires` unless it says it lives."""
 
     grant: int
     task: Task
     worker: int
     incarnation: int
     expires: float
+    since: float = 0.0
 
 
 class Leases:
@@ -27,10 +29,17 @@ class Leases:
         self._by_worker: dict[int, dict[int, Lease]] = {}
         self._by_task: dict[int, dict[int, Lease]] = {}
         self._in_lanes: dict[int, Lease] = {}
+        # No lease ends before this: they are only ever extended.
+        self._none_late_before = math.inf
+
+    def __iter__(self) -> Iterator[Lease]:
+        """All, in the order granted."""
+        return iter(self._by_grant.values())
 
     def add(self, lease: Lease) -> None:
         """Note a new lease."""
         self._by_grant[lease.grant] = lease
+        self._none_late_before = min(self._none_late_before, lease.expires)
         self._by_worker.setdefault(lease.worker, {})[lease.grant] = lease
         self._by_task.setdefault(lease.task.id, {})[lease.grant] = lease
         if lease.task.lane is not None:
@@ -63,7 +72,12 @@ class Leases:
 
     def late(self, now: float) -> list[Lease]:
         """Those that nobody extended in time."""
-        return [lease for lease in self._by_grant.values() if lease.expires <= now]
+        if now < self._none_late_before:
+            return []
+        late = [lease for lease in self._by_grant.values() if lease.expires <= now]
+        ends = (lease.expires for lease in self._by_grant.values() if lease.expires > now)
+        self._none_late_before = now if late else min(ends, default=math.inf)
+        return late
 
     @property
     def num_workers(self) -> int:

@@ -7,16 +7,20 @@ network. Handling an event twice has the effect of once.
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from elasticdl.errors import JobError
+from elasticdl.master.backups import Backups
 from elasticdl.master.decisions import Decisions
-from elasticdl.master.lanes import LaneQueues, carve_lanes, follows
+from elasticdl.master.lanes import carve_lanes, follows
 from elasticdl.master.leases import Lease, Leases
 from elasticdl.master.ledger_events import (
     RETRY_S,
     Action,
+    CheckpointCommitted,
+    CheckpointWanted,
     Decided,
     EpochEnded,
     Evaluated,
@@ -27,10 +31,14 @@ from elasticdl.master.ledger_events import (
     JobFailed,
     LeaseRequested,
     LeasesHeld,
+    MasterStarted,
     NoMoreTasks,
+    PartitionLost,
+    PartitionsPlaced,
     PartitionStarted,
     PhaseEnded,
     Requeued,
+    RolledBack,
     RoundBegan,
     TaskCompleted,
     TaskDone,
@@ -40,11 +48,17 @@ from elasticdl.master.ledger_events import (
     Wait,
     WorkerLost,
 )
+from elasticdl.master.replays import Replays
 from elasticdl.master.rounds import Rounds
+from elasticdl.master.steps import Steps
+from elasticdl.master.task_queue import TaskQueue
 from elasticdl.master.tasks import JobPlan, Task, TaskKind, carve
 
 LEASES_PER_WORKER = 2
 MOST_RETRIES_PER_S = 1000
+GRANTS_PER_MASTER = 1 << 32
+LOST = 0
+"""In the place of a partition's incarnation, while it has none."""
 
 
 class Ledger:
@@ -61,7 +75,6 @@ class Ledger:
         self.finished = False
         self.failure: JobFailed | None = None
         self.results: dict[int, str] = {}
-        self.steps_done = 0
         self._records_done: Counter[TaskKind] = Counter()
         self.num_tasks = 0
         self._training_granted = (0, 0)
@@ -70,27 +83,27 @@ class Ledger:
         self._next_id = 0
         self._next_grant = 1
         self._epoch = -1
-        self._todo: deque[Task] = deque()
-        self._lanes = LaneQueues()
+        self._queue = TaskQueue()
         # Workers that have asked for a lease, and the one that runs the user's callbacks.
         self._workers: dict[int, int] = {}
         self._host: tuple[int, int] | None = None
         self._leases = Leases()
         self._open: dict[int, Task] = {}
-        # Of training: tasks that are not done, those of them that were granted, and those that
-        # wait to be granted again.
+        # Of training: tasks that are not done, and those of them that were granted.
         self._num_open = 0
         self._num_under_way = 0
-        self._requeued: set[int] = set()
-        self._done: dict[int, int] = {}
+        self._num_done = 0
+        self._replays = Replays()
+        self._backups = Backups()
+        # The checkpoint that has to be committed before anything goes on: initial or final.
+        self._awaited_checkpoint = ""
+        self._initialize: Task | None = None
+        self._is_initialized = False
         self._left_in_epoch: dict[int, int] = {}
         # The last epoch at whose end it was settled whether to evaluate.
         self._epoch_settled = -1
         self._phase_results: list[str] = []
-        # In sync mode the partitions count the steps, and say when there are enough.
-        self._steps_left = None if plan.lanes else plan.max_steps
-        self._limit_reached = False
-        self._lane_steps: dict[int, Counter[int]] = {}
+        self._steps = Steps(plan)
         self._answers: dict[tuple[int, int], tuple[int, int]] = {}
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             LeaseRequested: self._lease_requested,
@@ -100,6 +113,11 @@ class Ledger:
             GrantsReturned: self._grants_returned,
             WorkerLost: self._worker_lost,
             PartitionStarted: self._partition_started,
+            PartitionLost: self._partition_lost,
+            PartitionsPlaced: self._partitions_placed,
+            CheckpointCommitted: self._checkpoint_committed,
+            RolledBack: self._rolled_back,
+            MasterStarted: self._master_started,
             Tick: self._tick,
         }
         self.first_actions = self._next_phase()
@@ -127,7 +145,12 @@ class Ledger:
 
     @property
     def num_todo(self) -> int:
-        return len(self._todo) + len(self._lanes)
+        return len(self._queue)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of training that are done."""
+        return self._steps.done
 
     @property
     def num_leased(self) -> int:
@@ -135,7 +158,31 @@ class Ledger:
 
     @property
     def num_done(self) -> int:
-        return len(self._done)
+        return self._num_done
+
+    @property
+    def checkpoint_wanted(self) -> str:
+        """`initial` or `final` where nothing goes on before a checkpoint is committed, else empty.
+
+        What is to be in it is there: no task is open.
+        """
+        return "" if self._num_open or self._is_initializing else self._awaited_checkpoint
+
+    @property
+    def undone_definitions(self) -> list[Task]:
+        """The tasks of training that are not known to be closed in all groups of a checkpoint."""
+        tasks = {task.id: task for task in self._replays}
+        training = (task for task in self._open.values() if task.kind is TaskKind.TRAINING)
+        return [*{**tasks, **{task.id: task for task in training}}.values()]
+
+    @property
+    def ids_used(self) -> tuple[int, int]:
+        """The next id of a task, and of a grant."""
+        return self._next_id, self._next_grant
+
+    def late_grants(self, now: float) -> tuple[int, ...]:
+        """The leases that nobody extended in time."""
+        return tuple(lease.grant for lease in self._leases.late(now))
 
     def records_done(self, kind: TaskKind) -> int:
         """Records of this kind's tasks that are done, all epochs."""
@@ -171,8 +218,19 @@ class Ledger:
         if kind.spans_records:
             tasks = list(carve(self.plan.shards, kind, 0, self._next_id, self.plan))
             return actions + self._define(tasks)
-        payload = json.dumps(self._payload(kind, results))
-        return actions + self._define([Task(self._next_id, kind, payload=payload)])
+        task = Task(self._next_id, kind, payload=json.dumps(self._payload(kind, results)))
+        if kind is TaskKind.INITIALIZE:
+            self._initialize = task
+        return actions + self._define([task])
+
+    @property
+    def _is_initializing(self) -> bool:
+        """Whether the partitions, or one of them, are still to get their initial values."""
+        return self._initialize is not None and self._initialize.id in self._open
+
+    def _wait_for_checkpoint(self, reason: str) -> list[Action]:
+        self._awaited_checkpoint = reason
+        return [CheckpointWanted(reason)]
 
     def _payload(self, kind: TaskKind, results: list[str]) -> Any:
         if kind is TaskKind.SUMMARIZE:
@@ -188,13 +246,8 @@ class Ledger:
         for task in tasks:
             self._open[task.id] = task
             self._num_open += task.kind is TaskKind.TRAINING
-        if tasks and tasks[0].lane is not None:
-            for task in tasks:
-                self._lanes.put(task)
-        elif self.rounds.current is not None and tasks[0].id in self.rounds.current.open:
-            self._todo.extendleft(reversed(tasks))
-        else:
-            self._todo.extend(tasks)
+        current = self.rounds.current
+        self._queue.add(tasks, first=current is not None and tasks[0].id in current.open)
         return [TasksDefined(tuple(tasks))]
 
     # ---------------------------------------------------------------- training
@@ -215,7 +268,7 @@ class Ledger:
         return is_last or self._is_cut_short()
 
     def _is_cut_short(self) -> bool:
-        return self._steps_left == 0 or self._limit_reached or bool(self.rounds.stopped)
+        return self._steps.are_over or bool(self.rounds.stopped)
 
     def _may_overlap(self) -> bool:
         """Whether the next epoch's tasks may be defined before this one's are done."""
@@ -233,9 +286,7 @@ class Ledger:
         def drops(task: Task) -> bool:
             return task.kind is TaskKind.TRAINING and not task.granted
 
-        dropped = [task for task in self._todo if drops(task)] + self._lanes.drop(drops)
-        self._todo = deque(task for task in self._todo if not drops(task))
-        for task in dropped:
+        for task in self._queue.drop(drops):
             del self._open[task.id]
             self._num_open -= 1
             self.num_tasks -= 1
@@ -250,9 +301,7 @@ class Ledger:
         rounds = self.rounds
         if self.phase is not TaskKind.TRAINING:
             return []
-        # While a task is under way that may give steps back, those that wait for one are wanted.
-        waits_for_steps = self._steps_left == 0 and self._num_under_way > 0
-        if self._limit_reached or (self._steps_left == 0 and not waits_for_steps):
+        if not self._steps.are_wanted_after(self._num_under_way):
             self._drop_ungranted()
         self._drop_if_stopped()
         if rounds.current is not None:
@@ -261,6 +310,9 @@ class Ledger:
             due = rounds.begin_if_due(self.epoch, self.steps_done, now)
             return self._round_began() if due else []
         over = self._training_is_over()
+        # Before the last evaluation: what is measured is what is exported, whoever dies.
+        if over and self.plan.checkpoints and len(self._replays):
+            return self._wait_for_checkpoint("final")
         if self._epoch_settled < self._epoch:
             self._epoch_settled = self._epoch
             if rounds.begin_after_epoch(self._epoch, self.steps_done, now, over):
@@ -268,8 +320,9 @@ class Ledger:
         if over:
             if rounds.begin_at_end(self.epoch, self.steps_done, now):
                 return self._round_began()
-            told = rounds.begin_to_tell({"event": "train_end"})
-            return self._round_began() if told else self._next_phase(now)
+            if rounds.begin_to_tell({"event": "train_end"}):
+                return self._round_began()
+            return self._next_phase(now)
         epoch_begin = {"event": "epoch_begin", "epoch": self._epoch + 1}
         if rounds.begin_to_tell({"event": "train_begin"}, epoch_begin):
             return self._round_began()
@@ -312,15 +365,15 @@ class Ledger:
         self._workers[event.worker] = event.incarnation
         actions: list[Action] = []
         # The next epoch's tasks exist before this one's last is done: nobody waits at its end.
-        if not self._todo and self._may_overlap():
+        if not self._queue.row_length and self._may_overlap():
             actions += self._define_epoch()
-        task = self._take(event.worker, event.incarnation)
+        task = self._take(event.worker, event.incarnation) or self._straggling(event.worker, now)
         if task is None:
             return [*actions, self._wait()]
         grant = self._next_grant
         self._next_grant += 1
         expires = now + self.plan.lease_s
-        self._leases.add(Lease(grant, task, event.worker, event.incarnation, expires))
+        self._leases.add(Lease(grant, task, event.worker, event.incarnation, expires, now))
         self._answers[key] = (event.request, grant)
         return [*actions, Grant(task, grant)]
 
@@ -328,41 +381,49 @@ class Ledger:
         """Ask again: the more workers there are, the later, as all may be waiting."""
         return Wait(max(RETRY_S, len(self._workers) / MOST_RETRIES_PER_S))
 
+    def _straggling(self, worker: int, now: float) -> Task | None:
+        """Return a task that another worker seems to be stuck with, where nothing else is left."""
+        if not self.plan.backups or len(self._queue) or self._leases.of_worker(worker):
+            return None
+
+        def may_be(lease: Lease) -> bool:
+            task = lease.task
+            kinds = (TaskKind.TRAINING, TaskKind.EVALUATION)
+            return task.kind in kinds and len(self._leases.of_task(task.id)) == 1
+
+        late = self._backups.overdue(self._leases, may_be, now)
+        return None if late is None else late.task
+
     def _take(self, worker: int, incarnation: int) -> Task | None:
         """Take the next task to grant to a worker; None where there is none for it now."""
         num_others = sum(one.task.lane is None for one in self._leases.of_worker(worker))
         may_hold = num_others < LEASES_PER_WORKER
-        if may_hold and not (num_others and len(self._todo) < self._leases.num_workers):
-            for position, task in enumerate(self._todo):
+        if may_hold and not (num_others and self._queue.row_length < self._leases.num_workers):
+            for position, task in enumerate(self._queue):
                 if self._may_take(task, worker, incarnation):
-                    del self._todo[position]
-                    return self._taken(task)
+                    return self._taken(self._queue.take(position))
                 if task.kind is TaskKind.TRAINING:  # It waits for steps, as all after it do.
                     break
         held = [(one.worker, one.task) for one in self._leases.in_lanes()]
-        lane_task = self._lanes.take(worker, held, len(self._workers))
+        if self._is_initializing:
+            return None
+        lane_task = self._queue.take_of_lanes(worker, held, len(self._workers))
         return None if lane_task is None else self._taken(lane_task)
 
     def _may_take(self, task: Task, worker: int, incarnation: int) -> bool:
+        if self._is_initializing and task.kind is not TaskKind.INITIALIZE:
+            return False
+        current = self.rounds.current
+        if self._replays.open and current is not None and task.id in current.open:
+            return False
         if task.kind is TaskKind.CALLBACKS:
             host = self._host
             if host is None or self._workers.get(host[0]) != host[1]:
                 self._host = (worker, incarnation)
             return self._host == (worker, incarnation)
-        if task.granted or task.kind is not TaskKind.TRAINING or self._steps_left is None:
+        if task.granted or task.kind is not TaskKind.TRAINING:
             return True
-        if self._steps_left == 0:
-            return False
-        # A task is given as many steps as its records make if none is dropped; what it does not use
-        # comes back when it is done. One that would be cut short waits until the others are done:
-        # only then is it known how many steps are left.
-        most = -(-task.num_records // self.plan.minibatch_size)
-        if most > self._steps_left and self._num_under_way:
-            return False
-        task.max_minibatches = min(most, self._steps_left)
-        task.truncated = most > self._steps_left
-        self._steps_left -= task.max_minibatches
-        return True
+        return self._steps.give(task, self._num_under_way)
 
     def _taken(self, task: Task) -> Task:
         if task.kind is TaskKind.TRAINING and not task.granted:
@@ -371,18 +432,20 @@ class Ledger:
             task.learning_rate = self.rounds.decisions.rate_of(task.epoch)
             self._num_under_way += 1
         task.granted = True
-        self._requeued.discard(task.id)
         return task
 
     def _leases_held(self, event: LeasesHeld, now: float) -> list[Action]:
         for grant in event.grants:
             lease = self._leases.get(grant)
-            if lease is not None and lease.incarnation == event.incarnation:
+            is_its = lease is not None and lease.worker == event.worker
+            if lease is not None and is_its and lease.incarnation == event.incarnation:
                 lease.expires = now + self.plan.lease_s
         return []
 
     def _tick(self, event: Tick, now: float) -> list[Action]:
-        late = self._requeue(self._leases.late(now), "its lease ended")
+        expired = self.late_grants(now) if event.expired is None else event.expired
+        found = [self._leases.get(grant) for grant in expired]
+        late = self._requeue([one for one in found if one is not None], "its lease ended")
         return late + self._advance_training(now)
 
     def _worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
@@ -407,11 +470,7 @@ class Ledger:
             self._leases.end(lease)
             task = lease.task
             if task.id in self._open and not self._leases.of_task(task.id):
-                self._requeued.add(task.id)
-                if task.lane is not None:
-                    self._lanes.put(task)
-                else:
-                    self._todo.appendleft(task)
+                self._queue.add_again(task)
                 actions.append(Requeued(task, reason))
         return actions
 
@@ -436,11 +495,100 @@ class Ledger:
             return [self.failure]
         return self._requeue([lease], f"its worker's model code raised: {event.message}")
 
-    # -------------------------------------------------------------- completion
+    # -------------------------------------------------------------- partitions
 
     def _partition_started(self, event: PartitionStarted, now: float) -> list[Action]:
+        if event.incarnation <= self.partition_incarnations.get(event.index, LOST):
+            return []
         self.partition_incarnations[event.index] = event.incarnation
+        reason = f"parameter server {event.index} was restored without it"
+        if event.closed is None:
+            return self._initialize_again(f"parameter server {event.index} began empty")
+        actions = self._begin_round_again()
+        try:
+            again = self._replays.restored(event.closed)
+        except JobError as error:
+            self.failure = JobFailed(str(error))
+            return [self.failure]
+        if again:
+            self.rounds.forget_state()
+        for task in reversed(again):
+            self._open[task.id] = task
+            self._num_open += 1
+            self._num_under_way += 1
+            self._queue.add_again(task)
+            actions.append(Requeued(task, reason))
+        return actions
+
+    def _initialize_again(self, reason: str) -> list[Action]:
+        """Have the initial values set again, where that was done."""
+        task = self._initialize
+        if task is None or task.id in self._open:
+            return []
+        self._open[task.id] = task
+        self._queue.add_again(task)
+        return [Requeued(task, reason)]
+
+    def _begin_round_again(self) -> list[Action]:
+        """Drop a round whose pin, or a part of it, is gone, and begin it anew."""
+        current = self.rounds.current
+        if current is None:
+            return []
+        dropped = current.open
+        is_untouched = not any(self._open[task_id].granted for task_id in dropped)
+        if current.stage is TaskKind.PIN and is_untouched:
+            return []
+        if not self.rounds.begin_again():
+            return []
+        self._queue.drop(lambda task: task.id in dropped)
+        for task_id in dropped:
+            del self._open[task_id]
+            self.num_tasks -= 1
+            for lease in self._leases.of_task(task_id):
+                self._leases.end(lease)
+        return self._round_began()
+
+    def _partition_lost(self, event: PartitionLost, now: float) -> list[Action]:
+        if event.index in self.partition_incarnations:
+            self.partition_incarnations[event.index] = LOST
         return []
+
+    def _partitions_placed(self, event: PartitionsPlaced, now: float) -> list[Action]:
+        self.partition_incarnations = dict.fromkeys(range(event.num_partitions), LOST)
+        return []
+
+    def _checkpoint_committed(self, event: CheckpointCommitted, now: float) -> list[Action]:
+        self._replays.committed(event.closed)
+        awaited = self.checkpoint_wanted
+        if awaited == "initial":
+            self._awaited_checkpoint = ""
+            return self._next_phase(now)
+        if awaited == "final":
+            self._awaited_checkpoint = ""
+            return self._advance_training(now)
+        return []
+
+    def _rolled_back(self, event: RolledBack, now: float) -> list[Action]:
+        self._next_id = max(self._next_id, event.next_id)
+        self._next_grant = max(self._next_grant, event.next_grant)
+        self.partition_incarnations = dict.fromkeys(self.partition_incarnations, LOST)
+        actions = self._begin_round_again()
+        return actions + self._requeue(list(self._leases), "training goes on from a checkpoint")
+
+    def _master_started(self, event: MasterStarted, now: float) -> list[Action]:
+        self._next_grant = max(self._next_grant, event.incarnation * GRANTS_PER_MASTER)
+        for lease in self._leases:
+            lease.expires = now + self.plan.lease_s
+        if not event.resumed:
+            return []
+        self.failure = None
+        for task in self._open.values():
+            task.failures = 0
+        self._workers.clear()
+        self.partition_incarnations = dict.fromkeys(self.partition_incarnations, LOST)
+        return self._requeue(list(self._leases), "the job was resumed")
+
+    # -------------------------------------------------------------- completion
 
     def _current_incarnations(self) -> tuple[int, ...]:
         return tuple(incarnation for _, incarnation in sorted(self.partition_incarnations.items()))
@@ -449,12 +597,24 @@ class Ledger:
         task = self._open.get(event.task)
         if task is None:
             return []
+        is_current = event.partition_incarnations == self._current_incarnations()
+        if task.kind.is_of_partitions and not is_current:
+            reason = "a partition restarted before it was closed everywhere"
+            return self._requeue(self._leases.of_task(task.id), reason)
+        self._queue.withdraw(task)
+        if not task.granted:  # By a master that was lost before it had written that down.
+            self._taken(task)
+        self._end_task(task, now)
         if task.kind is TaskKind.TRAINING:
-            if event.partition_incarnations != self._current_incarnations():
-                reason = "a partition restarted before it was closed everywhere"
-                return self._requeue(self._leases.of_task(task.id), reason)
-            self._count_steps(task, event)
-        self._end_task(task, event.num_minibatches)
+            if not self._replays.done(task):
+                return self._advance_training(now)
+            self._steps.count(task, event.num_minibatches, event.limited)
+        elif task is self._initialize:
+            if self._is_initialized:  # A partition that began empty has its values, too.
+                awaited = self._awaited_checkpoint
+                return [CheckpointWanted(awaited)] if awaited else []
+            self._is_initialized = True
+        self._num_done += 1
         actions: list[Action] = [TaskDone(task, event.result)]
         current = self.rounds.current
         if current is not None and task.id in current.open:
@@ -466,6 +626,8 @@ class Ledger:
             decisions = Decisions.of_initialize(event.result, self.plan.best_path)
             self.rounds.decisions = decisions
             self._phase_results.clear()
+            if self.plan.checkpoints:
+                return actions + self._wait_for_checkpoint("initial")
         if task.kind.spans_records:
             self._records_done[task.kind] += task.num_records
         if task.kind is TaskKind.TRAINING:
@@ -475,30 +637,12 @@ class Ledger:
             return actions + self._advance_training(now)
         return actions + ([] if self._open else self._next_phase(now))
 
-    def _count_steps(self, task: Task, event: TaskCompleted) -> None:
-        if task.lane is not None:
-            # A step is one minibatch of every lane that is not at its end: the longest lane counts.
-            steps = self._lane_steps.setdefault(task.epoch, Counter())
-            before = max(steps.values(), default=0)
-            steps[task.lane.lane] += event.num_minibatches
-            self.steps_done += max(steps.values()) - before
-            self._limit_reached |= event.limited
-            return
-        self.steps_done += event.num_minibatches
-        if self._steps_left is not None:
-            self._steps_left += (task.max_minibatches or 0) - event.num_minibatches
-
-    def _end_task(self, task: Task, num_minibatches: int) -> None:
+    def _end_task(self, task: Task, now: float) -> None:
         del self._open[task.id]
-        self._done[task.id] = num_minibatches
         if task.kind is TaskKind.TRAINING:
             self._num_open -= 1
             self._num_under_way -= 1
         for lease in self._leases.of_task(task.id):
+            if task.kind is self.phase:
+                self._backups.done(now - lease.since)
             self._leases.end(lease)
-        if task.id in self._requeued:  # Its lease ended, and its worker completed it all the same.
-            self._requeued.discard(task.id)
-            if task.lane is not None:
-                self._lanes.remove(task)
-            else:
-                self._todo.remove(task)

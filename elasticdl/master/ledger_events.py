@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from elasticdl.master.decisions import Decision
+from elasticdl.master.replays import Intervals
 from elasticdl.master.rounds import Round
 from elasticdl.master.tasks import Task, TaskKind
 
@@ -78,15 +79,68 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True)
 class PartitionStarted(Event):
-    """A parameter server serves; completions must name this incarnation from now on (R3)."""
+    """A parameter server serves; completions must name this incarnation from now on (R3).
+
+    closed: tasks that are closed in all groups it was restored with; None where it begins empty.
+    """
 
     index: int
     incarnation: int
+    closed: Intervals | None = None
+
+
+@dataclass(frozen=True)
+class PartitionLost(Event):
+    """A parameter server is gone, and its pins with it; no completion is valid until it is back."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class PartitionsPlaced(Event):
+    """From now on there are so many partitions, all of which are still to start."""
+
+    num_partitions: int
+
+
+@dataclass(frozen=True)
+class CheckpointCommitted(Event):
+    """A checkpoint is there, with these tasks closed in all its groups.
+
+    No partition was lost between its beginning and this.
+    """
+
+    number: int
+    closed: Intervals
+
+
+@dataclass(frozen=True)
+class RolledBack(Event):
+    """Sync mode: the ledger is a checkpoint's again; ids of before are not given out twice."""
+
+    next_id: int
+    next_grant: int
+
+
+@dataclass(frozen=True)
+class MasterStarted(Event):
+    """Another master goes on; grants that the one before gave, and did not write down, are apart.
+
+    resumed: all instances are gone, and what failed is tried again.
+    """
+
+    incarnation: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
 class Tick(Event):
-    """Time passes: leases that nobody extended end."""
+    """Time passes: leases that nobody extended end.
+
+    expired: their grants, as `Ledger.late_grants` tells; None to find them.
+    """
+
+    expired: tuple[int, ...] | None = None
 
 
 # --------------------------------------------------------------------- actions
@@ -176,6 +230,13 @@ class Decided(Action):
     decision: Decision
     epoch: int
     steps: int
+
+
+@dataclass(frozen=True)
+class CheckpointWanted(Action):
+    """Nothing goes on before a checkpoint of what there is now: `initial` or `final`."""
+
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ docs/decisions/evaluation.md tells the whole.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ class Round:
     """A sequence of stages, each a set of tasks that are all done before the next is defined.
 
     number: counts up in a job; also the pin's. evaluates: on the validation data; otherwise logs
-    are of training alone. stages: still to come. open: ids of the stage's tasks that are not done.
+    are of training alone. stage: the one under way. stages: still to come. open: ids of the stage's
+    tasks that are not done.
+    is_pinned: it needs a pin. is_summarized: its numbers are known, and what follows from them.
     """
 
     number: int
@@ -34,6 +37,9 @@ class Round:
     metrics: dict[str, float] = field(default_factory=dict)
     keeps: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    stage: TaskKind | None = None
+    is_pinned: bool = False
+    is_summarized: bool = False
 
 
 class Rounds:
@@ -65,6 +71,8 @@ class Rounds:
         self._logs: dict[str, float] = {}
         self._evaluated_logs: dict[str, float] = {}
         self._told: set[str] = set()
+        # The model that was kept to be restored, before the one that is now.
+        self._superseded: str | None = None
 
     # ------------------------------------------------------------- when one is due
 
@@ -141,7 +149,35 @@ class Rounds:
             stages = [TaskKind.PIN, TaskKind.EVALUATION, *stages]
         elif self.decisions.keeps_best:
             stages = [TaskKind.PIN, *stages]
-        self.current = Round(self._number, reason, epoch, steps, evaluates, stages)
+        is_pinned = TaskKind.PIN in stages
+        self.current = Round(
+            self._number, reason, epoch, steps, evaluates, stages, is_pinned=is_pinned
+        )
+
+    def begin_again(self) -> bool:
+        """A partition came back without its pin: begin anew, if the pin had been made.
+
+        The sums of the round so far are dropped. What it has decided stays decided: then only what
+        comes after that is done again, of what the partitions hold now.
+        """
+        before = self.current
+        if before is None or not before.is_pinned:
+            return False
+        self._number += 1
+        self.current = dataclasses.replace(before, number=self._number, open=set(), results=[])
+        stages = [TaskKind.PIN]
+        if not before.is_summarized:
+            stages += [TaskKind.EVALUATION] if before.evaluates else []
+            stages.append(TaskKind.SUMMARIZE)
+        else:
+            stages += [TaskKind.EXPORT] if before.keeps else []
+            stages += [TaskKind.CALLBACKS] if before.events else []
+        self.current.stages = stages
+        return True
+
+    def forget_state(self) -> None:
+        """What was evaluated last is not quite what there is now: gradients were computed again."""
+        self._steps_evaluated = -1
 
     # --------------------------------------------------------------- its tasks
 
@@ -154,7 +190,7 @@ class Rounds:
             self.current = None
             self.over = current.number
             return []
-        kind = current.stages.pop(0)
+        kind = current.stage = current.stages.pop(0)
         if kind is TaskKind.EVALUATION:
             shards, pin = self._plan.validation_shards, current.number
             tasks = list(carve(shards, kind, current.epoch, first_id, self._plan, pin))
@@ -181,7 +217,8 @@ class Rounds:
         if path != self.decisions.restores:
             return {"path": path}
         place = {"path": f"{path}-{current.number}"}
-        return place if self.restored is None else {**place, "replaces": self.restored}
+        # The one before stays until it is known that this one is there.
+        return {**place, "replaces": self._superseded} if self._superseded else place
 
     def _payload(self, kind: TaskKind, current: Round) -> dict[str, Any]:
         if kind is TaskKind.PIN:
@@ -210,10 +247,11 @@ class Rounds:
         elif task.kind is TaskKind.EXPORT:
             path = json.loads(task.payload)["path"]
             if path == f"{self.decisions.restores}-{current.number}":
-                self.restored = path
+                self._superseded, self.restored = self.restored, path
         return []
 
     def _summarized(self, current: Round, result: dict[str, Any]) -> list[Decision]:
+        current.is_summarized = True
         current.metrics = result.get("metrics", {})
         current.logs = self._logs = result.get("logs", {})
         if current.evaluates:

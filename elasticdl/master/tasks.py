@@ -34,6 +34,11 @@ class TaskKind(Enum):
         """Whether its tasks are ranges of records; else the phase is a single task."""
         return self in (TaskKind.TRAINING, TaskKind.EVALUATION, TaskKind.PREDICTION)
 
+    @property
+    def is_of_partitions(self) -> bool:
+        """Whether it is done only with all partitions as they are now."""
+        return self is not TaskKind.MERGE
+
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
@@ -54,7 +59,9 @@ class JobPlan:
     shards: training, evaluation or prediction data; validation_shards: what a `train` job
     evaluates on, when `evaluation` says. lease_s: a lease that nobody extends ends after this.
     max_steps: steps of training in all, exactly; None for no limit. lanes: how many sync mode has;
-    0 is async. best_path: where the model to be restored at the end is kept.
+    0 is async. best_path: where the model to be restored at the end is kept. checkpoints: nothing
+    is trained before the first is committed, nor exported before the last. backups: near an epoch's
+    end, a task may be leased to two workers.
     """
 
     phases: tuple[TaskKind, ...]
@@ -71,6 +78,8 @@ class JobPlan:
     seed: int = 0
     max_task_failures: int = 3
     lease_s: float = 30.0
+    checkpoints: bool = False
+    backups: bool = False
 
     @property
     def main_kind(self) -> TaskKind:

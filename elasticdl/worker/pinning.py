@@ -15,7 +15,7 @@ DEADLINE_S = 600.0
 _PAUSE_S = 0.02
 _STANDSTILL_S = 0.25
 _MOST_AHEAD = 64
-_QUESTION_BITS = 24
+_QUESTION_BITS = 16
 
 
 @dataclass(frozen=True)

@@ -331,6 +331,10 @@ class Worker:
     def _stream(self, mode: Mode) -> MinibatchStream:
         return MinibatchStream(self._pipeline(mode), self._parameters())
 
+    def _complete(self, held: HeldTask, result: dict[str, Any] | None) -> None:
+        """Tell the master what a task produced, and from which lives of the partitions."""
+        self._leases.complete(held, 0, self._parameters().incarnations, result)
+
     # ------------------------------------------------------------- kinds of tasks
 
     def _initialize(self, held: HeldTask) -> None:
@@ -347,7 +351,7 @@ class Worker:
         result = None
         if self._mode is Mode.TRAINING:
             result = describe_callbacks(self._spec, self._contract, model)
-        self._leases.complete(held, result=result)
+        self._complete(held, result)
 
     def _call_back(self, held: HeldTask) -> None:
         if self._callbacks is None:
@@ -361,7 +365,7 @@ class Worker:
         asked = json.loads(held.task.payload)
         dense, version = pull_dense(self.model, self._parameters(), held.task.pin)
         result = self._callbacks.run(asked["events"], asked["learning_rate"], dense, version)
-        self._leases.complete(held, result=result)
+        self._complete(held, result)
 
     def _train(self, held: HeldTask) -> None:
         trainer = self._doers.get(Mode.TRAINING)
@@ -401,10 +405,10 @@ class Worker:
         return evaluator
 
     def _evaluate(self, held: HeldTask) -> None:
-        self._leases.complete(held, result=self._evaluator().evaluate(held))
+        self._complete(held, self._evaluator().evaluate(held))
 
     def _summarize(self, held: HeldTask) -> None:
-        self._leases.complete(held, result=self._evaluator().summarize(held.task))
+        self._complete(held, self._evaluator().summarize(held.task))
 
     def _predict(self, held: HeldTask) -> None:
         predictor = self._doers.get(Mode.PREDICTION)
@@ -413,11 +417,11 @@ class Worker:
             predictor = self._doers[Mode.PREDICTION] = Predictor(
                 self._spec, self.model, self._stream(Mode.PREDICTION), process
             )
-        self._leases.complete(held, result=predictor.predict(held))
+        self._complete(held, predictor.predict(held))
 
     def _export(self, held: HeldTask) -> None:
         result = export(self._spec, self._source, self.model, self._parameters(), held.task)
-        self._leases.complete(held, result=result)
+        self._complete(held, result)
 
     def _let_pin_go(self, number: int) -> None:
         """Free what the partitions kept for a pin; where that fails, the next pin does it."""
@@ -432,7 +436,7 @@ class Worker:
         is_sync = json.loads(held.task.payload)["consistency"] == "sync"
         client, number = self._parameters(), held.task.pin
         versions = make_pin(client, number, held.grant, is_sync, self._leaving)
-        self._leases.complete(held, result={"versions": versions})
+        self._complete(held, {"versions": versions})
 
     def _merge(self, held: HeldTask) -> None:
         self._leases.complete(held, result=merge(self._spec, held.task))

@@ -198,16 +198,18 @@ def test_evaluations_by_seconds():
 
 
 def test_early_stopping_stops_where_keras_does():
-    losses = [1.0, 0.5, 0.6, 0.7, 0.1]
+    losses = [1.0, 0.5, 0.4, 0.6, 0.7, 0.1]
     job = Job(plan(num_epochs=9), {"callbacks": [{**STOPPING, "patience": 2}]}, losses)
     job.run()
-    assert [one.round.logs["val_loss"] for one in job.of(Evaluated)] == [1.0, 0.5, 0.6, 0.7]
+    assert [one.round.logs["val_loss"] for one in job.of(Evaluated)] == losses[:-1]
     kept = [task for task in job.granted if task.kind is TaskKind.EXPORT]
-    first, second = kept[0].pin, kept[1].pin
+    first, second, third = (task.pin for task in kept[:3])
+    # The one before stays until the master knows that its successor is there.
     assert [json.loads(task.payload) for task in kept] == [
         {"pin": first, "path": f"best-{first}"},
-        {"pin": second, "path": f"best-{second}", "replaces": f"best-{first}"},
-        {"copy": f"best-{second}"},
+        {"pin": second, "path": f"best-{second}"},
+        {"pin": third, "path": f"best-{third}", "replaces": f"best-{first}"},
+        {"copy": f"best-{third}"},
     ]
 
 

@@ -1,0 +1,84 @@
+"""Partitions that are lost and restored: under random schedules, and the rules one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from elasticdl.errors import JobError
+from elasticdl.master.replays import Replays, common, contains
+from elasticdl.master.tasks import EvaluationSchedule, Task, TaskKind
+from tests.master.cluster_model import make_plan
+from tests.master.restart_model import RestartModel
+
+plans = st.builds(
+    make_plan,
+    shard_sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    num_epochs=st.integers(1, 3),
+    minibatch_size=st.integers(1, 9),
+    records_per_task=st.integers(1, 40),
+    max_steps=st.none() | st.integers(1, 60),
+    validation=st.integers(0, 20),
+    evaluation=st.builds(EvaluationSchedule, st.integers(0, 2), st.sampled_from([0, 0, 3])),
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    plan=plans,
+    num_workers=st.integers(1, 4),
+    num_partitions=st.integers(1, 3),
+    seed=st.integers(0, 1 << 32),
+    disturbances=st.integers(0, 60),
+    keeps_best=st.booleans(),
+)
+def test_restored_partitions_catch_up_and_nothing_is_lost_or_applied_twice(
+    plan, num_workers, num_partitions, seed, disturbances, keeps_best
+):
+    plan = dataclasses.replace(plan, checkpoints=True, backups=True)
+    cluster = RestartModel(plan, num_workers, num_partitions, seed)
+    if keeps_best and plan.validation_shards:
+        best = {"kind": "best_model", "monitor": "val_loss", "mode": "min", "path": "kept"}
+        cluster.initialized = {"callbacks": [best]}
+    cluster.run(disturbances)
+    cluster.check()
+    expected = {
+        f"held-out {start}:{min(start + plan.records_per_task, shard.num_records)}"
+        for shard in plan.validation_shards
+        for start in range(0, shard.num_records, plan.records_per_task)
+    }
+    for number, counted in cluster.rounds.items():
+        assert set(counted.values()) == {1}, number
+        assert set(counted) <= expected
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=4),
+)
+def test_what_is_common_to_sets_of_intervals(sets):
+    def intervals(values):
+        found = []
+        for value in sorted(values):
+            if found and found[-1][1] == value:
+                found[-1] = (found[-1][0], value + 1)
+            else:
+                found.append((value, value + 1))
+        return tuple(found)
+
+    together = common([intervals(one) for one in sets])
+    for value in range(31):
+        assert contains(together, value) == all(value in one for one in sets)
+        assert contains(intervals(sets[0]), value) == (value in sets[0])
+
+
+def test_a_partition_that_lacks_what_the_last_checkpoint_has_is_an_error_and_no_loss():
+    replays = Replays()
+    replays.done(Task(3, TaskKind.TRAINING))
+    replays.committed(((0, 5),))
+    assert len(replays) == 0
+    assert replays.restored(((0, 9),)) == []
+    with pytest.raises(JobError, match="tasks 0 to 4"):
+        replays.restored(((0, 4),))
