@@ -18,6 +18,10 @@ from tests.job.real_jobs import RECORDS, wait_until
 NOBODY = master_pb2.JobStatus()
 
 
+def pids_of_workers(job) -> list[int]:
+    return [one.pid for one in job.running("worker")]
+
+
 @pytest.mark.timeout(900)
 def test_workers_are_killed_added_and_removed_messages_are_lost_and_no_record_is(start):
     seed = int(os.environ.get("CHAOS_SEED", "1"))
@@ -28,7 +32,10 @@ def test_workers_are_killed_added_and_removed_messages_are_lost_and_no_record_is
     for number in range(3):
         done = job.records_done()
         victims = wait_until("a running worker", lambda: job.running("worker"))
-        os.kill(chance.choice(victims).pid, signal.SIGKILL)
+        pid = chance.choice(victims).pid
+        os.kill(pid, signal.SIGKILL)
+        # Else the next one may be this one again.
+        wait_until("its death to be seen", lambda pid=pid: pid not in pids_of_workers(job))
         if number == 1:
             jobs.scale(str(job.directory), 3)
         wait_until("progress after the kill", lambda done=done: job.records_done() > done)
