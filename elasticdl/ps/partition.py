@@ -128,7 +128,10 @@ class Partition:
         self._model = contents.model
 
     def load_rows(self, data: bytes) -> bytes:
-        """Set rows of a table before training: those of a trained model."""
+        """Set rows of a table before training: those of a trained model.
+
+        Once something was trained nothing is set: a repeat came late.
+        """
         try:
             header, buffers = frames.unpack(data, ps_pb2.LoadRowsHeader)
             with self._lock:
@@ -140,7 +143,9 @@ class Partition:
                 rows = frames.float32_rows(buffers[1], table.dim)
                 if len(ids) != len(rows):
                     raise frames.FrameError(f"{len(ids)} ids, {len(rows)} rows")
-                table.load(ids, rows, groups=self._check_hosted(ids))
+                positions = self._check_hosted(ids)
+                if not self._version():
+                    table.load(ids, rows, groups=positions)
             return frames.pack(ps_pb2.PsReply())
         except Refused as refused:
             return frames.pack(refused.reply)

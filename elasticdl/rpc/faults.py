@@ -1,11 +1,16 @@
-"""Loses, repeats and delays messages on purpose, to prove that nobody depends on luck.
+"""Loses, repeats, delays and reorders messages on purpose, to prove that nobody depends on luck.
 
-`ELASTICDL_FAULTS="request_lost=0.05,reply_lost=0.05,duplicated=0.05,delayed=0.02,seed=7"` gives the
-probability of each fault per call, in every process that inherits the variable.
+`ELASTICDL_FAULTS="request_lost=0.05,reply_lost=0.05,in_flight=0.05,duplicated=0.05,delayed=0.02,
+seed=7"` gives the probability of each fault per call, in every process that inherits the variable:
+
+request_lost: the other side never sees it. reply_lost: it does, but the caller does not hear so.
+in_flight: the caller gives up, goes on with other calls, and only then the request arrives.
+duplicated: it arrives twice in a row. delayed: it arrives late, and the caller waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -14,11 +19,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields
 
 from elasticdl.errors import UsageError
-from elasticdl.rpc.errors import RpcUnavailable
+from elasticdl.rpc.errors import RpcError, RpcUnavailable
 from elasticdl.rpc.transport import Transport
 
 VARIABLE = "ELASTICDL_FAULTS"
 LONGEST_DELAY_S = 0.05
+# Calls of the same client that a request in flight may be behind.
+MOST_CALLS_BEHIND = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Faults:
 
     request_lost: float = 0.0
     reply_lost: float = 0.0
+    in_flight: float = 0.0
     duplicated: float = 0.0
     delayed: float = 0.0
     seed: int = 0
@@ -54,6 +62,16 @@ def faulty(transport: Transport) -> Transport:
     return FaultyTransport(transport, Faults.parse(text)) if text else transport
 
 
+@dataclass
+class _InFlight:
+    """A request that arrives after `calls` more calls."""
+
+    path: str
+    request: bytes
+    timeout_s: float
+    calls: int
+
+
 class FaultyTransport:
     """A transport whose calls suffer `faults`, in an order fixed by seed and process id."""
 
@@ -62,23 +80,57 @@ class FaultyTransport:
         self._faults = faults
         self._random = random.Random(hash((faults.seed, os.getpid())))
         self._lock = threading.Lock()
+        self._in_flight: list[_InFlight] = []
 
-    def _draw(self) -> tuple[bool, bool, bool, float]:
+    def _draw(self) -> tuple[bool, bool, bool, bool, float]:
         with self._lock:
             draw = self._random.random
             return (
                 draw() < self._faults.request_lost,
                 draw() < self._faults.reply_lost,
+                draw() < self._faults.in_flight,
                 draw() < self._faults.duplicated,
                 draw() * LONGEST_DELAY_S if draw() < self._faults.delayed else 0.0,
             )
 
+    def _put_in_flight(self, path: str, request: bytes, timeout_s: float) -> None:
+        with self._lock:
+            calls = self._random.randint(1, MOST_CALLS_BEHIND)
+            self._in_flight.append(_InFlight(path, request, timeout_s, calls))
+
+    def _let_arrive(self) -> None:
+        """A call went ahead of what is in flight: what is far enough behind arrives now."""
+        with self._lock:
+            for one in self._in_flight:
+                one.calls -= 1
+            arriving = [one for one in self._in_flight if one.calls <= 0]
+            self._in_flight = [one for one in self._in_flight if one.calls > 0]
+        for one in arriving:
+            threading.Thread(
+                target=self._arrive, args=(one,), name="in-flight", daemon=True
+            ).start()
+
+    def _arrive(self, late: _InFlight) -> None:
+        with contextlib.suppress(RpcError):  # Nobody hears the reply.
+            self._inner.call(late.path, late.request, late.timeout_s)
+
     def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        request_lost, reply_lost, duplicated, delay_s = self._draw()
+        request_lost, reply_lost, in_flight, duplicated, delay_s = self._draw()
         if delay_s:
             time.sleep(delay_s)
         if request_lost:
             raise RpcUnavailable(f"{path}: request lost by fault injection")
+        if in_flight:
+            self._put_in_flight(path, request, timeout_s)
+            raise RpcUnavailable(f"{path}: request in flight by fault injection")
+        try:
+            return self._deliver(path, request, timeout_s, duplicated, reply_lost)
+        finally:
+            self._let_arrive()
+
+    def _deliver(
+        self, path: str, request: bytes, timeout_s: float, duplicated: bool, reply_lost: bool
+    ) -> bytes:
         reply = self._inner.call(path, request, timeout_s)
         if duplicated:
             reply = self._inner.call(path, request, timeout_s)

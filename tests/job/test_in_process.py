@@ -279,7 +279,7 @@ def test_every_call_made_twice_has_the_effect_of_once(clicks, tmp_path, monkeypa
     undisturbed = train(clicks, tmp_path / "a", staleness=0, num_epochs=2, validation_data=clicks)
     monkeypatch.setenv("ELASTICDL_FAULTS", "duplicated=1")
     repeated = train(clicks, tmp_path / "b", staleness=0, num_epochs=2, validation_data=clicks)
-    monkeypatch.setenv("ELASTICDL_FAULTS", "request_lost=0.2,reply_lost=0.2,seed=11")
+    monkeypatch.setenv("ELASTICDL_FAULTS", "request_lost=0.2,reply_lost=0.2,in_flight=0.1,seed=11")
     lossy = train(clicks, tmp_path / "c", staleness=0, num_epochs=2, validation_data=clicks)
     for disturbed, output in ((repeated, "b"), (lossy, "c")):
         assert disturbed.metrics == undisturbed.metrics

@@ -26,7 +26,8 @@ def pids_of_workers(job) -> list[int]:
 def test_workers_are_killed_added_and_removed_messages_are_lost_and_no_record_is(start):
     seed = int(os.environ.get("CHAOS_SEED", "1"))
     chance = random.Random(seed)
-    faults = f"request_lost=0.02,reply_lost=0.02,duplicated=0.02,delayed=0.01,seed={seed}"
+    faults = "request_lost=0.02,reply_lost=0.02,in_flight=0.02,duplicated=0.02,delayed=0.01"
+    faults += f",seed={seed}"
     job = start("--num_epochs=12", records=2 * RECORDS, ELASTICDL_FAULTS=faults)
     wait_until("training", lambda: job.records_done() > 0)
     for number in range(3):

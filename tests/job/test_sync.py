@@ -172,7 +172,7 @@ def test_messages_that_are_lost_or_repeated_change_no_bit(train, tmp_path, monke
     options = {"consistency": "sync", "grads_to_wait": 3, "params": "drop_above=350"}
     undisturbed = train("plain", **options)
     assert undisturbed.audit["filtered"] == RECORDS - 351
-    faults = "request_lost=0.1,reply_lost=0.1,duplicated=0.2,seed=3"
+    faults = "request_lost=0.1,reply_lost=0.1,in_flight=0.1,duplicated=0.2,seed=3"
     monkeypatch.setenv("ELASTICDL_FAULTS", faults)
     lossy = train("lossy", **options)
     assert lossy.audit["repeats_dropped"] > 0

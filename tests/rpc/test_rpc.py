@@ -153,6 +153,28 @@ def test_faults_do_what_they_say(handler, faults, calls, fails):
     assert len(handler.calls) == calls
 
 
+def test_a_request_in_flight_arrives_after_calls_that_went_ahead_of_it(handler):
+    transport = FaultyTransport(
+        DirectTransport(Service(SUPERVISOR, handler)), Faults(in_flight=0.3, seed=5)
+    )
+    given_up = []
+    for number in range(60):
+        data = master_pb2.InstanceId(role=str(number)).SerializeToString()
+        try:
+            transport.call("/elasticdl.Supervisor/Launch", data, 1.0)
+        except RpcUnavailable:
+            given_up.append(str(number))
+        for thread in threading.enumerate():
+            if thread.name == "in-flight":
+                thread.join(5.0)
+    arrived = [role for role in given_up if role in handler.calls]
+    assert len(arrived) > 5
+    assert len(handler.calls) == len(set(handler.calls))
+    for role in arrived:
+        overtaken_by = handler.calls[: handler.calls.index(role)]
+        assert any(int(other) > int(role) for other in overtaken_by)
+
+
 @pytest.mark.parametrize("text", ["lost=0.1", "reply_lost=often"])
 def test_a_wrong_fault_is_named(text):
     with pytest.raises(UsageError, match="ELASTICDL_FAULTS"):
