@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from tests.checkpoints import ask, commit, contents, restore, routing_of, wait_for_writers
 from tests.partitions import DENSE, IDS, MODEL, Servers
+from tests.worker.lanes_harness import Job, make_batches
 
 RULES = [
     ps_pb2.LifetimeRules(),
@@ -270,3 +272,34 @@ def test_pushes_to_a_restored_partition_by_its_own_routing_only(tmp_path: Path) 
         partition.restore(path, routing_of(3))
     again.client.initialize(DENSE + 1)  # a worker that did not know: nothing changes
     np.testing.assert_array_equal(again.pull(IDS)[0], DENSE)
+
+
+@pytest.mark.parametrize(("num_partitions", "restored_partitions"), [(2, 2), (2, 3), (3, 1)])
+@pytest.mark.parametrize("version", [0, 3, 8, 9, 14])
+def test_in_sync_mode_a_step_is_snapshotted_and_training_goes_on_from_it(
+    tmp_path: Path, num_partitions: int, restored_partitions: int, version: int
+) -> None:
+    rng = np.random.default_rng(version)
+    epochs = [
+        [[make_batches(rng, count) if count else [] for count in tasks] for tasks in lanes]
+        for lanes in ([[4, 4], [3, 2, 3]], [[3, 0, 4], [6]])
+    ]
+    optimizer = OptimizerConfig("adam", learning_rate=0.1, global_clipnorm=0.4)
+    job = Job(epochs, optimizer, num_partitions)
+    for one in job.partitions:
+        status = ask(one, tmp_path, 1, at_version=version).status
+        assert status == (ps_pb2.PS_NOT_YET if version else ps_pb2.PS_OK)
+    job.run()
+    assert not job.ledger.failures
+    path = commit(job.partitions, tmp_path, 1, at_version=version)
+    assert read_manifest(path).steps == version
+    assert ask(job.partitions[0], tmp_path, 2, at_version=5).status == ps_pb2.PS_PIN_TOO_LATE
+    again = Job(epochs, optimizer, restored_partitions)
+    again.partitions = restore(path, restored_partitions, incarnation=1)
+    again.client = again._connect(dies=0.0)
+    assert again.versions == [version] * restored_partitions
+    again.run()  # Tasks that the checkpoint has closed are granted again, too.
+    assert not again.ledger.failures
+    assert again.versions == [15] * restored_partitions
+    assert contents(again.partitions) == contents(job.partitions)
+    assert again.ledger.done == job.ledger.done
