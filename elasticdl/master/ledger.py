@@ -196,6 +196,10 @@ class Ledger:
         """The workers that hold a lease of this task."""
         return [lease.worker for lease in self._leases.of_task(task)]
 
+    def grants_of(self, worker: int) -> set[int]:
+        """What a worker holds."""
+        return {lease.grant for lease in self._leases.of_worker(worker)}
+
     def knows(self, worker: int, incarnation: int) -> bool:
         """Whether this worker has asked for a lease, and is not lost."""
         return self._workers.get(worker) == incarnation

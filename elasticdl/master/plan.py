@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from typing import Any
 
 from elasticdl.data.shards import Shard, find_shards, load_shards
 from elasticdl.job_spec import JobSpec
@@ -77,3 +79,25 @@ def _records_per_task(spec: JobSpec, num_records: int) -> int:
         longest = min(longest, max(1, spec.evaluation_steps // max(1, spec.num_workers)))
     workers = max(spec.num_workers, _num_lanes(spec))
     return default_records_per_task(num_records, spec.minibatch_size, workers, longest)
+
+
+def plan_body(plan: JobPlan) -> dict[str, Any]:
+    """The journal's form of a plan."""
+    return {
+        **{one.name: getattr(plan, one.name) for one in dataclasses.fields(plan)},
+        "phases": [kind.name for kind in plan.phases],
+        "evaluation": dataclasses.astuple(plan.evaluation),
+        "shards": [dataclasses.astuple(shard) for shard in plan.shards],
+        "validation_shards": [dataclasses.astuple(shard) for shard in plan.validation_shards],
+    }
+
+
+def plan_of(body: dict[str, Any]) -> JobPlan:
+    """The plan of a journal's entry."""
+    changed = {
+        "phases": tuple(TaskKind[name] for name in body["phases"]),
+        "evaluation": EvaluationSchedule(*body["evaluation"]),
+        "shards": tuple(Shard(*each) for each in body["shards"]),
+        "validation_shards": tuple(Shard(*each) for each in body["validation_shards"]),
+    }
+    return JobPlan(**{**body, **changed})

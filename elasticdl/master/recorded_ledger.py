@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from elasticdl.master import ledger_events
+from elasticdl.master.journal import Entry
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
 from elasticdl.master.story import Note, Story
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 EVENT = "event"
+ROLLED_BACK = "rolled_back"
+"""Kinds of entries: an event; `entry` is the last one that counts, of those before this."""
 
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
 
@@ -57,23 +60,25 @@ class RecordedLedger:
 
     def handle(self, event: Event, now: float) -> tuple[list[Action], list[Note]]:
         """Let the ledger handle an event; no notes: nothing has changed that is to be kept."""
+        if isinstance(event, Tick):
+            event = Tick(self.ledger.late_grants(now))
         before = self._marks(event)
         actions = self.ledger.handle(event, now)
         if not self._has_changed(event, actions, before):
             return actions, []
         self.clock = now
-        notes = self._notes(actions, now)
-        if isinstance(event, LeaseRequested) and notes:
-            who = {"worker": event.worker, "incarnation": event.incarnation}
-            notes = [
-                dataclasses.replace(note, body={**note.body, **who})
-                if note.kind == "granted"
-                else note
-                for note in notes
-            ]
-        durable = any(self._binds(action) for action in actions)
-        durable |= isinstance(event, _DURABLE)
-        return actions, [Note(EVENT, event_body(event, now), durable), *notes]
+        durable = isinstance(event, _DURABLE) or any(self._binds(action) for action in actions)
+        return actions, [
+            Note(EVENT, event_body(event, now), durable),
+            *(_of_worker(note, event) for note in self._notes(actions, now)),
+        ]
+
+    def replay(self, event: Event, now: float) -> list[Action]:
+        """Let the ledger handle an event that is in the journal."""
+        actions = self.ledger.handle(event, now)
+        self.clock = now
+        self._notes(actions, now)
+        return actions
 
     def _notes(self, actions: Iterable[Action], now: float) -> list[Note]:
         restores = self.ledger.rounds.decisions.restores
@@ -92,21 +97,65 @@ class RecordedLedger:
             return False
         if isinstance(event, LeaseRequested):
             *others, answer = actions
-            grants = isinstance(answer, Grant) and not answer.repeated
-            return bool(others) or grants or before != self._marks(event)
+            return bool(others) or _is_new(answer) or before != self._marks(event)
         if isinstance(event, Tick):
             return bool(actions) or before != self._marks(event)
         return True
 
     def _binds(self, action: Action) -> bool:
-        """Whether forgetting this grant would change what its task is."""
-        if not isinstance(action, Grant) or action.repeated:
+        """Whether forgetting this grant would change what its task is, or that it is one."""
+        if not isinstance(action, Grant) or not _is_new(action):
             return False
         task = action.task
         if task.kind is TaskKind.CALLBACKS:  # Its worker is the callbacks' host from now on.
             return True
-        return task.max_minibatches is not None or task.learning_rate is not None
+        if task.kind is not TaskKind.TRAINING:
+            return False
+        if task.max_minibatches is not None or task.learning_rate is not None:
+            return True
+        # Training that may end early drops the tasks that were never granted.
+        return self.ledger.rounds.decisions.any or self.ledger.plan.max_steps is not None
 
 
 # Other events are as durable as what follows from them.
-_DURABLE = (ledger_events.PartitionStarted,)
+_DURABLE = (
+    ledger_events.PartitionStarted,
+    ledger_events.PartitionsPlaced,
+    ledger_events.CheckpointCommitted,
+    ledger_events.RolledBack,
+    ledger_events.MasterStarted,
+)
+
+
+def _is_new(answer: Action) -> bool:
+    return isinstance(answer, Grant) and not answer.repeated
+
+
+def _of_worker(note: Note, event: Event) -> Note:
+    """Add to a grant's note who got it."""
+    if note.kind != "granted" or not isinstance(event, LeaseRequested):
+        return note
+    who = {"worker": event.worker, "incarnation": event.incarnation}
+    return dataclasses.replace(note, body={**note.body, **who})
+
+
+def fold(plan: JobPlan, entries: Iterable[Entry], last: int | None = None) -> RecordedLedger:
+    """Return the ledger of a job as its journal's events left it.
+
+    Args:
+      plan: the job's plan, as the journal has it.
+      entries: the journal, in order.
+      last: number of the last entry that counts; None for all of them.
+    """
+    events: list[Entry] = []
+    for entry in entries:
+        if last is not None and entry.number > last:
+            break
+        if entry.kind == EVENT:
+            events.append(entry)
+        elif entry.kind == ROLLED_BACK:
+            events = [one for one in events if one.number <= entry.body["entry"]]
+    folded = RecordedLedger(plan)
+    for entry in events:
+        folded.replay(*event_of(entry.body))
+    return folded

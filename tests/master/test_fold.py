@@ -1,0 +1,248 @@
+"""The ledger is the fold of the journal's events, wherever the journal ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from elasticdl.data.shards import Shard
+from elasticdl.master import ledger_events as events
+from elasticdl.master.journal import FILE_NAME, Entry, Journal, read_journal
+from elasticdl.master.plan import plan_body, plan_of
+from elasticdl.master.recorded_ledger import EVENT, RecordedLedger, event_of, fold
+from elasticdl.master.story import Note
+from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
+from tests.master.cluster_model import ClusterModel, make_plan
+
+# Not part of what a ledger knows: how it works, and until when leases hold, which begin anew.
+NOT_STATE = {"_handlers", "first_actions", "first_notes", "expires", "_none_late_before", "plan"}
+STOPPING = {
+    "kind": "early_stopping",
+    "monitor": "val_loss",
+    "mode": "min",
+    "patience": 1,
+    "restore_best_weights": True,
+}
+
+
+def state_of(value: Any) -> Any:
+    """Everything an object holds, all the way down, as values that can be compared."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        if isinstance(value, Counter):
+            value = {key: count for key, count in value.items() if count}
+        return {str(state_of(key)): state_of(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | deque):
+        return [state_of(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, map(state_of, value)))
+    if hasattr(value, "__dict__"):
+        kept = {name: one for name, one in vars(value).items() if name not in NOT_STATE}
+        return {"": type(value).__name__, **{name: state_of(one) for name, one in kept.items()}}
+    return value
+
+
+class Recording:
+    """The ledger of a `ClusterModel`: what it handles is written down, and may be forgotten.
+
+    `written` is a list of transactions, each all there or not; the first `synced` are on disk.
+    `handled` has every event, also those that are not written, and how much was written after it.
+    """
+
+    def __init__(self, plan: JobPlan) -> None:
+        self.recorded = RecordedLedger(plan)
+        self.written: list[list[Note]] = [self.recorded.first_notes]
+        self.synced = 1
+        self.handled: list[tuple[events.Event, float, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.recorded.ledger, name)
+
+    def handle(self, event: events.Event, now: float) -> list[events.Action]:
+        actions, notes = self.recorded.handle(event, now)
+        if notes:
+            self.written.append(notes)
+            if any(note.durable for note in notes):
+                self.synced = len(self.written)
+        self.handled.append((event, now, len(self.written)))
+        return actions
+
+
+class DyingMaster(ClusterModel):
+    """A cluster whose master is killed now and then; the next one folds what is on disk.
+
+    Args:
+      job_dir: where the journal is a real file; None for one in memory.
+    """
+
+    def __init__(self, plan: JobPlan, num_workers: int, seed: int, job_dir: Path | None) -> None:
+        super().__init__(plan, num_workers, 2, seed)
+        self.incarnation = 1
+        self.job_dir = job_dir
+        self.lost_workers: list[events.WorkerLost] = []
+        self.num_forgotten = 0
+        self.ledger = Recording(plan)
+        self.forget()
+        self._note(self.ledger.first_actions)
+        self.ledger.handle(events.MasterStarted(1), self.now)
+        for index in range(2):
+            self.ledger.handle(events.PartitionStarted(index, 1), self.now)
+
+    def forget(self) -> None:
+        self.tasks.clear()
+        self.tasks_done.clear()
+        self.rounds.clear()
+        self.told.clear()
+
+    def result(self, task: Task) -> str:
+        if task.kind is TaskKind.EVALUATION:
+            return json.dumps({"records": task.num_records})
+        return super().result(task)
+
+    def disturb(self) -> None:
+        if self.random.random() < 0.3:
+            self.kill_the_master()
+            return
+        workers = [(worker.index, worker.incarnation) for worker in self.workers]
+        super().disturb()
+        for (index, incarnation), worker in zip(workers, self.workers, strict=True):
+            if worker.incarnation != incarnation:
+                self.lost_workers.append(events.WorkerLost(index, incarnation, "preempted"))
+
+    def kill_the_master(self) -> None:
+        before = self.ledger
+        kept = self.random.randint(before.synced, len(before.written))
+        self.num_forgotten += len(before.written) - kept
+        entries = self.entries(before.written, kept)
+        after = Recording(plan_of(json.loads(json.dumps(plan_body(self.plan)))))
+        after.written = before.written[:kept]
+        after.synced = kept
+        after.handled = [one for one in before.handled if one[2] <= kept]
+        self.forget()
+        self._note(after.recorded.ledger.first_actions)
+        for entry in entries:
+            if entry.kind == EVENT:
+                self._note(after.recorded.replay(*event_of(entry.body)))
+        undisturbed = RecordedLedger(self.plan)
+        for event, now, _ in after.handled:
+            undisturbed.handle(event, now)
+        assert state_of(fold(self.plan, entries)) == state_of(undisturbed)
+        assert state_of(after.recorded) == state_of(undisturbed)
+        assert self.now >= after.recorded.clock
+        self.ledger = after
+        self.incarnation += 1
+        self.ledger.handle(events.MasterStarted(self.incarnation), self.now)
+        for lost in self.lost_workers:  # Who watches the processes tells of all ends again.
+            self._note(self.ledger.handle(lost, self.now))
+        for worker in self.workers:
+            grants = {work.grant for work in worker.held}
+            returned = events.GrantsReturned(tuple(self.ledger.grants_of(worker.index) - grants))
+            self._note(self.ledger.handle(returned, self.now))
+
+    def entries(self, written: list[list[Note]], kept: int) -> list[Entry]:
+        """The journal that is found again: its first `kept` transactions."""
+        notes = [note for transaction in written[:kept] for note in transaction]
+        if self.job_dir is None:
+            bodies = [json.loads(json.dumps(note.body)) for note in notes]
+            kinds = [note.kind for note in notes]
+            return [
+                Entry(number, 0.0, kind, body)
+                for number, (kind, body) in enumerate(zip(kinds, bodies, strict=True), 1)
+            ]
+        (self.job_dir / FILE_NAME).unlink(missing_ok=True)
+        journal = Journal(self.job_dir)
+        for transaction in written:
+            journal.write([(note.kind, note.body) for note in transaction])
+        journal.close()
+        with sqlite3.connect(self.job_dir / FILE_NAME) as db:
+            db.execute("DELETE FROM entries WHERE number > ?", (len(notes),))
+        return list(read_journal(self.job_dir))
+
+
+plans = st.builds(
+    make_plan,
+    shard_sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    num_epochs=st.integers(1, 3),
+    minibatch_size=st.integers(1, 9),
+    records_per_task=st.integers(4, 40),
+    max_steps=st.none() | st.integers(1, 40),
+    lanes=st.integers(0, 4),
+    validation=st.sampled_from([0, 0, 20]),
+    evaluation=st.builds(
+        EvaluationSchedule,
+        epochs=st.integers(0, 2),
+        steps=st.sampled_from([0, 0, 3, 10]),
+        secs=st.sampled_from([0.0, 0.0, 5.0]),
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    plan=plans,
+    num_workers=st.integers(1, 4),
+    seed=st.integers(0, 1 << 32),
+    disturbances=st.integers(1, 40),
+    stops=st.booleans(),
+    user_callbacks=st.booleans(),
+)
+def test_a_master_that_dies_at_any_moment_is_found_again_and_nothing_is_applied_twice(
+    plan, num_workers, seed, disturbances, stops, user_callbacks
+):
+    if plan.lanes and plan.max_steps is not None:  # Partitions count the steps there.
+        plan = make_plan(
+            [shard.num_records for shard in plan.shards],
+            plan.num_epochs,
+            plan.minibatch_size,
+            plan.records_per_task,
+            None,
+            plan.lanes,
+        )
+    cluster = DyingMaster(plan, num_workers, seed, None)
+    if stops or user_callbacks:
+        cluster.initialized = {
+            "callbacks": [STOPPING] if stops else [],
+            "user_callbacks": user_callbacks,
+        }
+    cluster.run(disturbances)
+    cluster.check()
+    num_ranges = sum(-(-one.num_records // plan.records_per_task) for one in plan.validation_shards)
+    for counted in cluster.rounds.values():
+        assert set(counted.values()) == {1}
+        assert len(counted) == num_ranges
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_journals_file_is_what_the_next_master_needs(tmp_path, seed):
+    chance = random.Random(seed)
+    plan = make_plan([40, 30], 2, 4, 8, None, lanes=seed % 2, validation=20)
+    cluster = DyingMaster(plan, 3, chance.randrange(1 << 32), tmp_path)
+    cluster.initialized = {"callbacks": [STOPPING], "user_callbacks": True}
+    cluster.run(40)
+    cluster.check()
+    assert cluster.incarnation > 3
+    assert cluster.num_forgotten > 0
+
+
+def test_a_plan_comes_back_from_the_journal_as_it_was():
+    plan = JobPlan(
+        phases=(TaskKind.INITIALIZE, TaskKind.TRAINING),
+        shards=(Shard("/data/a", 10), Shard("table", 5, start=7)),
+        validation_shards=(Shard("/data/b", 3),),
+        evaluation=EvaluationSchedule(1, 2, 3.5),
+        max_steps=9,
+        lease_s=math.inf,
+    )
+    assert plan_of(json.loads(json.dumps(plan_body(plan)))) == plan
