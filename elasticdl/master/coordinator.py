@@ -23,9 +23,11 @@ from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
 from elasticdl.master.journal import Journal
-from elasticdl.master.ledger import Ledger
+from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
+from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import RecordedLedger
+from elasticdl.master.recovery import MASTER, PLAN, RESUMED, Recovered
 from elasticdl.master.story import Note, Outcome, Story
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.ps.routing_table import RoutingTable
@@ -65,12 +67,24 @@ class Coordinator:
       plan: what it is to do.
       backend: runs the instances.
       journal: where its story goes.
+      incarnation: which master of the job this is.
+      session: the supervisor's; instances belong to the one that launched them.
+      recovered: what the masters before left; None for the first.
 
     Attributes:
       routing: which partition hosts each bucket group.
     """
 
-    def __init__(self, spec: JobSpec, plan: JobPlan, backend: Backend, journal: Journal) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        plan: JobPlan,
+        backend: Backend,
+        journal: Journal,
+        incarnation: int = 1,
+        session: str = "",
+        recovered: Recovered | None = None,
+    ) -> None:
         self.spec = spec
         self.plan = plan
         self.routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
@@ -82,10 +96,16 @@ class Coordinator:
         self._depth = 0
         self._notes: list[Note] = []
         self._asked_for: list[membership_module.Launch | membership_module.Stop] = []
+        self._incarnation = incarnation
+        self._session = session
+        self._recovered = recovered
+        self._recorded = recovered.recorded if recovered else RecordedLedger(plan)
+        self._told = recovered.told if recovered else set()
+        # Workers that are still to say which of the grants of before they hold.
+        self._to_confirm: set[InstanceSpec] = set()
         self._ticked = time.monotonic()
-        # What of this process's time does not count.
-        self._time_lost = self._ticked
-        self._recorded = RecordedLedger(plan)
+        # What of this process's time does not count: the clock goes on where it stood.
+        self._time_lost = self._ticked - self._recorded.clock
         self._membership = Membership(
             max(1, spec.num_workers),
             spec.num_ps,
@@ -98,7 +118,8 @@ class Coordinator:
             queue.SimpleQueue()
         )
         self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
-        self._num_messages = 0
+        # A terminal asks for what came after the last message it has, also if another master's.
+        self._num_messages = incarnation << 20
         self._losses: dict[int, float] = {}
 
     @property
@@ -113,14 +134,41 @@ class Coordinator:
     # ------------------------------------------------------------------ the run
 
     def start(self) -> None:
-        """Write the job down, launch everything and begin to watch."""
+        """Write the job down, launch everything that does not run, and begin to watch."""
         with self._together():
-            self._note("job", {"options": self.spec.to_options()}, durable=True)
-            self._notes += self._recorded.first_notes
-            self._carry_out_membership(self._membership.start(self._clock()))
+            if self._recovered is None:
+                self._begin()
+            else:
+                self._go_on(self._recovered)
         self._backend.watch(self._on_backend_event)
         threading.Thread(target=self._ask_backend, name="backend", daemon=True).start()
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
+
+    def _begin(self) -> None:
+        self._note("job", {"options": self.spec.to_options()}, durable=True)
+        self._note(PLAN, plan_body(self.plan), durable=True)
+        self._notes += self._recorded.first_notes
+        self._note_master(resumed=False)
+        self._carry_out_membership(self._membership.start(self._clock()))
+
+    def _go_on(self, recovered: Recovered) -> None:
+        """Take over from a master that was lost, or resume a job whose supervisor is gone."""
+        now = self._clock()
+        recovered.restore(self._membership, now)
+        resumed = recovered.session != self._session
+        if recovered.outcome is not None and not resumed:  # All that is left is to tell of it.
+            self._is_over(recovered.outcome)
+            return
+        self._note_master(resumed)
+        if resumed:
+            self._membership.all_were_lost(RESUMED)
+        self._to_confirm = {one.spec for one in self._membership.instances()}
+        self._carry_out_membership(self._membership.go_on(now))
+
+    def _note_master(self, resumed: bool) -> None:
+        body = {"incarnation": self._incarnation, "session": self._session, "resumed": resumed}
+        self._note(MASTER, body, durable=True, text="the job is resumed" if resumed else "")
+        self._handle(ledger_events.MasterStarted(self._incarnation, resumed))
 
     def _clock(self) -> float:
         """Seconds of the job's running time."""
@@ -226,12 +274,19 @@ class Coordinator:
         return actions
 
     def _on_backend_event(self, event: BackendEvent) -> None:
+        has_exited = isinstance(event, InstanceExited)
+        kind = "exited" if has_exited else "started"
         with self._together():
+            if (kind, event.spec) in self._told:
+                return
+            self._told.add((kind, event.spec))
             if not isinstance(event, InstanceExited):
-                self._note("started", {**_id(event.spec), "pid": event.pid})
+                self._note(kind, {**_id(event.spec), "pid": event.pid})
                 return
             reason = membership_module.describe_exit(event.exit_code)
-            self._note("exited", {**_id(event.spec), "reason": reason})
+            is_master = event.spec.role is Role.MASTER
+            text = f"the master was lost ({reason}); another one goes on" if is_master else ""
+            self._note(kind, {**_id(event.spec), "reason": reason}, text=text)
             exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
             self._carry_out_membership(self._membership.handle(exited, self._clock()))
 
@@ -276,10 +331,20 @@ class Coordinator:
                 return False
             self._membership.handle(membership_module.Heard(spec), self._clock())
             if spec.role is Role.WORKER:
+                self._confirm(spec, grants)
                 self._handle(ledger_events.LeasesHeld(spec.index, spec.incarnation, tuple(grants)))
                 if loss is not None:
                     self._losses[spec.index] = loss
             return True
+
+    def _confirm(self, spec: InstanceSpec, grants: Sequence[int]) -> None:
+        """Of what a worker was granted before this master came, free what it says nothing of."""
+        if spec in self._to_confirm:
+            self._to_confirm.discard(spec)
+            held = self._ledger.grants_of(spec.index)
+            old = {grant for grant in held if grant < self._incarnation * GRANTS_PER_MASTER}
+            if old - set(grants):
+                self._handle(ledger_events.GrantsReturned(tuple(sorted(old - set(grants)))))
 
     def lease(self, spec: InstanceSpec, request: int) -> ledger_events.Action | None:
         """Grant, Wait or NoMoreTasks; None if the worker is not a current incarnation."""

@@ -266,6 +266,41 @@ class Membership:
         actions = [self._launch(Role.PS, index, 1, now) for index in range(self.num_ps)]
         return actions + self._fill_workers(now)
 
+    # ------------------------------------------------- what another master has done
+
+    def was_launched(self, spec: InstanceSpec, now: float) -> None:
+        """A master before this one launched an instance, or was about to."""
+        self._launch(spec.role, spec.index, spec.incarnation, now)
+        self.relaunches += spec.incarnation > 1
+
+    def was_lost(self, spec: InstanceSpec, reason: str) -> None:
+        """A master before this one saw an instance end, or gave it up."""
+        if self.is_current(spec):
+            instance = self._present[spec.role, spec.index]
+            instance.state, instance.reason = State.GONE, reason
+
+    def all_were_lost(self, reason: str) -> None:
+        """Every instance of before is gone."""
+        self._were_complete = False
+        for instance in self._present.values():
+            if instance.state is not State.GONE:
+                instance.state, instance.reason = State.GONE, reason
+
+    def go_on(self, now: float) -> list[Action]:
+        """Take over from another master; what may not have been asked for, is asked for again."""
+        actions: list[Action] = []
+        for (role, index), instance in sorted(self._present.items()):
+            instance.heard = now
+            if role is Role.WORKER and index >= self.num_workers:
+                if instance.state is not State.GONE:
+                    instance.state = State.STOPPING
+                    actions.append(Stop(instance.spec, grace_s=15.0))
+            elif instance.state is State.GONE:
+                self._relaunch_at[role, index] = now
+            else:
+                actions.append(Launch(instance.spec))
+        return actions + self._fill_workers(now) + self._relaunch_due(now)
+
     def handle(self, event: Event, now: float) -> list[Action]:
         """Change the membership as `event` says and return what is to be done."""
         return self._handlers[type(event)](event, now)
