@@ -23,13 +23,14 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class InstanceArguments:
-    """How an instance is told who it is; `supervisor` only where there is one."""
+    """How an instance is told who it is; `supervisor`, and its session, only where there is one."""
 
     spec: JobSpec
     index: int
     incarnation: int
     master: str
     supervisor: str
+    session: str
     token: str
 
 
@@ -46,6 +47,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     parser.add_argument("--incarnation", type=int, default=1, help="which life of it")
     parser.add_argument("--master", default="", help="address of the master, host:port")
     parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
+    parser.add_argument("--session", default="", help="which life of the supervisor")
     given = parser.parse_args(arguments)
     return InstanceArguments(
         spec=JobSpec.load(given.job_dir),
@@ -53,6 +55,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         incarnation=given.incarnation,
         master=given.master,
         supervisor=given.supervisor,
+        session=given.session,
         token=read_token(given.job_dir),
     )
 

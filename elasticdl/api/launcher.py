@@ -188,7 +188,8 @@ class _Speed:
         while self._samples[0][0] < now - SPEED_WINDOW_S:
             self._samples.popleft()
         then, before = self._samples[0]
-        return (records - before) / (now - then) if now > then else 0.0
+        # A master that was relaunched may not know of the last ones.
+        return max(0, records - before) / (now - then) if now > then else 0.0
 
 
 def _to_status(reply: master_pb2.JobStatus, speed: _Speed) -> JobStatus:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -28,8 +29,10 @@ from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
+from elasticdl.master.journal import last_number
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.membership import InstanceSpec, Role, describe_exit
+from elasticdl.master.recovery import last_incarnation
 from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2
 from elasticdl.rpc import Server, Service
@@ -42,6 +45,8 @@ TEMPORARY = "tmp"
 PARTS = "parts"
 CANNOT_LAUNCH = 126
 MASTER_GRACE_S = 20.0
+MOST_MASTER_DEATHS = 5
+FIRST_PAUSE_S = 0.5
 GRACE_S = 3.0
 HOST = "127.0.0.1"
 
@@ -72,8 +77,14 @@ class Supervisor:
         self._events: list[supervisor_pb2.InstanceEvent] = []
         self._events_changed = threading.Condition()
         self._known: set[InstanceSpec] = set()
+        self._session = secrets.token_hex(8)
         self._stopping = False
+        self._master = InstanceSpec(Role.MASTER, 0, 1)
+        # Once the job is over: how its last master ended.
         self._master_code: int | None = None
+        self._deaths = 0
+        self._last_done = 0
+        self._relaunch_at: float | None = None
         self._master_socket = _reserve_port()
         self._master_address = f"{HOST}:{self._master_socket.getsockname()[1]}"
         service = Service(supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"], self)
@@ -113,6 +124,7 @@ class Supervisor:
             f"--incarnation={spec.incarnation}",
             f"--master={self._master_address}",
             f"--supervisor={self._server.address}",
+            f"--session={self._session}",
         ]
         try:
             with log_path.open("ab") as log:
@@ -129,7 +141,7 @@ class Supervisor:
             exited = supervisor_pb2.InstanceEvent.EXITED
             self._tell(spec, exited, 0, CANNOT_LAUNCH, log_path)
             if spec.role is Role.MASTER:
-                self._master_code = CANNOT_LAUNCH
+                self._master_ended(CANNOT_LAUNCH)
             return
         child = self._children[spec] = _Child(spec, process, log_path)
         self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
@@ -168,7 +180,29 @@ class Supervisor:
         )
         self._write_processes()
         if child.spec.role is Role.MASTER:
+            self._master_ended(code)
+
+    def _master_ended(self, code: int) -> None:
+        """Launch the next master, at once the first time, unless the job is over with this one."""
+        result = self._job_dir / RESULT_FILE
+        if result.exists():
+            self._master_code = 0 if _state_in(result) == "succeeded" else code or 1
+            return
+        last_done = last_number(self._job_dir, "done")
+        self._deaths = 1 if last_done > self._last_done else self._deaths + 1
+        self._last_done = last_done
+        if self._stopping or self._deaths >= MOST_MASTER_DEATHS:
             self._master_code = code
+            return
+        pause_s = 0.0 if self._deaths == 1 else FIRST_PAUSE_S * 2 ** (self._deaths - 2)
+        self._relaunch_at = time.monotonic() + pause_s
+
+    def _relaunch_master(self) -> None:
+        if self._relaunch_at is not None and time.monotonic() >= self._relaunch_at:
+            self._relaunch_at = None
+            incarnation = self._master.incarnation + 1
+            self._master = InstanceSpec(Role.MASTER, 0, incarnation)
+            self._launch(self._master)
 
     def _tell(
         self,
@@ -209,16 +243,19 @@ class Supervisor:
     # -------------------------------------------------------------------- life
 
     def run(self) -> int:
-        """Run the job to its end; return the master's exit code, 1 where it was killed."""
-        master = InstanceSpec(Role.MASTER, 0, 1)
+        """Run the job to its end; return 0 where it succeeded, else 1."""
+        before = last_incarnation(self._job_dir)
+        self._last_done = last_number(self._job_dir, "done")
+        self._master = InstanceSpec(Role.MASTER, 0, before + 1)
         (self._job_dir / LOGS).mkdir(exist_ok=True)
         (self._job_dir / TEMPORARY).mkdir(exist_ok=True)
-        self._launch(master)
-        threading.Thread(target=self._watch_launcher, args=(master,), daemon=True).start()
+        self._launch(self._master)
+        threading.Thread(target=self._watch_launcher, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher's to answer.
-        on_sigterm(lambda: self._commands.put(lambda: self._shut_down(master)))
+        on_sigterm(lambda: self._commands.put(self._shut_down))
         while self._master_code is None:
-            self._take_command(0.5)
+            self._take_command(0.5 if self._relaunch_at is None else 0.02)
+            self._relaunch_master()
         self._end_children()
         self._server.stop()
         self._master_socket.close()
@@ -226,16 +263,19 @@ class Supervisor:
         self._write_lost_master(self._master_code)
         return 0 if self._master_code == 0 else 1
 
-    def _watch_launcher(self, master: InstanceSpec) -> None:
+    def _watch_launcher(self) -> None:
         while os.read(0, 4096):
             pass
-        self._commands.put(lambda: self._shut_down(master))
+        self._commands.put(self._shut_down)
 
-    def _shut_down(self, master: InstanceSpec) -> None:
+    def _shut_down(self) -> None:
         """Let the master end the job; it tells the others."""
-        if not self._stopping:
-            self._stopping = True
-            self._stop(master, MASTER_GRACE_S)
+        if self._stopping:
+            return
+        self._stopping = True
+        self._stop(self._master, MASTER_GRACE_S)
+        if self._relaunch_at is not None:  # There is none right now.
+            self._relaunch_at, self._master_code = None, -signal.SIGTERM
 
     def _take_command(self, timeout_s: float) -> None:
         try:
@@ -272,6 +312,13 @@ def clean_up(spec: JobSpec) -> None:
         remove_partial(spec.output, spec.job_name)
     elif spec.output is not None:
         remove_temporary(spec.output)
+
+
+def _state_in(result: Path) -> str:
+    try:
+        return json.loads(result.read_text())["state"]
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _kill_group(pid: int) -> None:

@@ -21,12 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def run(arguments: InstanceArguments) -> int:
-    """Run the job to its end; 0 where it succeeded."""
+    """Run the job to its end, from where the master before this one was; 0 where it succeeded."""
     backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.token))
     master = Master(
         arguments.spec,
         backend,
         connect=lambda instance: GrpcTransport(instance.address, arguments.token),
+        incarnation=arguments.incarnation,
+        session=arguments.session,
     )
     server = Server([master.service], arguments.token, arguments.master, num_threads=32)
     on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))

@@ -98,7 +98,6 @@ class Coordinator:
         self._asked_for: list[membership_module.Launch | membership_module.Stop] = []
         self._incarnation = incarnation
         self._session = session
-        self._recovered = recovered
         self._recorded = recovered.recorded if recovered else RecordedLedger(plan)
         self._told = recovered.told if recovered else set()
         # Workers that are still to say which of the grants of before they hold.
@@ -121,6 +120,11 @@ class Coordinator:
         # A terminal asks for what came after the last message it has, also if another master's.
         self._num_messages = incarnation << 20
         self._losses: dict[int, float] = {}
+        with self._together():
+            if recovered is None:
+                self._begin()
+            else:
+                self._go_on(recovered)
 
     @property
     def _ledger(self) -> Ledger:
@@ -134,12 +138,7 @@ class Coordinator:
     # ------------------------------------------------------------------ the run
 
     def start(self) -> None:
-        """Write the job down, launch everything that does not run, and begin to watch."""
-        with self._together():
-            if self._recovered is None:
-                self._begin()
-            else:
-                self._go_on(self._recovered)
+        """Launch everything that does not run, and begin to watch."""
         self._backend.watch(self._on_backend_event)
         threading.Thread(target=self._ask_backend, name="backend", daemon=True).start()
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
@@ -397,9 +396,10 @@ class Coordinator:
         """Carry out what membership decided; the backend, which may be slow, is asked later."""
         for action in actions:
             if isinstance(action, membership_module.Launch):
-                again = action.spec.incarnation > 1
-                text = f"{action.spec} is relaunched" if again else ""
-                self._note("launch", _id(action.spec), durable=True, text=text)
+                if not action.repeated:
+                    again = action.spec.incarnation > 1
+                    text = f"{action.spec} is relaunched" if again else ""
+                    self._note("launch", _id(action.spec), durable=True, text=text)
                 self._asked_for.append(action)
             elif isinstance(action, membership_module.Stop):
                 self._asked_for.append(action)

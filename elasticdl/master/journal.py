@@ -146,6 +146,21 @@ class Journal:
             self._db.close()
 
 
+def last_number(job_dir: str | Path, kind: str) -> int:
+    """Number of a job's newest entry of a kind; 0 where there is none, or no journal."""
+    path = Path(job_dir) / FILE_NAME
+    if not path.exists():
+        return 0
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        query = "SELECT MAX(number) FROM entries WHERE kind = ?"
+        return db.execute(query, (kind,)).fetchone()[0] or 0
+    except sqlite3.Error:
+        return 0
+    finally:
+        db.close()
+
+
 def read_journal(job_dir: str | Path, kind: str | None = None) -> Iterator[Entry]:
     """Yield a job's entries in order, of one kind or all, also while it runs.
 

@@ -19,6 +19,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
+from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
@@ -39,10 +40,12 @@ class Master:
       spec: the job; its directory exists.
       backend: runs its instances.
       connect: makes a transport to a parameter server.
+      incarnation: which master of the job this is.
+      session: of the supervisor; one of another session has to launch everything anew.
 
     Raises:
       UsageError: the data cannot be read.
-      JobError: the journal cannot be written.
+      JobError: the journal cannot be read or written.
     """
 
     def __init__(
@@ -50,19 +53,24 @@ class Master:
         spec: JobSpec,
         backend: Backend,
         connect: Callable[[Instance], Transport],
+        incarnation: int = 1,
+        session: str = "",
     ) -> None:
         self._spec = spec
         self._backend = backend
         self._connect = connect
-        self._started = time.monotonic()
-        self._plan = make_plan(spec)
         self._journal = Journal(spec.job_dir)
-        self.coordinator = Coordinator(spec, self._plan, backend, self._journal)
+        recovered = recover(spec.job_dir)
+        self._began = recovered.began if recovered else time.time()
+        self._plan = recovered.plan if recovered else make_plan(spec)
+        self.coordinator = Coordinator(
+            spec, self._plan, backend, self._journal, incarnation, session, recovered
+        )
         servicer = MasterServicer(self.coordinator, self.audit)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
-        """Launch the job's instances; the service must be reachable already."""
+        """Launch the job's instances that do not run; the service must be reachable already."""
         self.coordinator.start()
 
     def _partition_audits(self) -> list[ps_pb2.PartitionAudit]:
@@ -172,7 +180,7 @@ class Master:
             "audit": audit,
             "history": history,
             "evaluations": [dataclasses.asdict(one) for one in self.coordinator.story.evaluations],
-            "seconds": time.monotonic() - self._started,
+            "seconds": time.time() - self._began,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,
         }

@@ -150,9 +150,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Launch(Action):
-    """Start this instance."""
+    """Start this instance; `repeated` where another master may have asked for that."""
 
     spec: InstanceSpec
+    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ class Membership:
             elif instance.state is State.GONE:
                 self._relaunch_at[role, index] = now
             else:
-                actions.append(Launch(instance.spec))
+                actions.append(Launch(instance.spec, repeated=True))
         return actions + self._fill_workers(now) + self._relaunch_due(now)
 
     def handle(self, event: Event, now: float) -> list[Action]:

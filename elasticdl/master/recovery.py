@@ -12,7 +12,7 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.master import membership as membership_module
-from elasticdl.master.journal import Entry, read_journal
+from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
 from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import RecordedLedger, fold
@@ -75,7 +75,13 @@ def spec_of(body: dict[str, Any]) -> InstanceSpec:
 
 
 def last_incarnation(job_dir: str | Path) -> int:
-    """Incarnation of the last master that wrote into a job's journal; 0 for none."""
+    """Incarnation of the last master that wrote into a job's journal; 0 for none.
+
+    Raises:
+      JobError: the journal cannot be read.
+    """
+    if not (Path(job_dir) / FILE_NAME).exists():
+        return 0
     return max((one.body["incarnation"] for one in read_journal(job_dir, MASTER)), default=0)
 
 

@@ -54,7 +54,9 @@ class Leases:
         self._on_pin_over = on_pin_over
         self._pin_over = 0
         self._changed = threading.Condition(threading.RLock())
-        self._held: set[int] = set()
+        # By the grant a task came with: the newest grant of it, which a master that was relaunched
+        # may have given anew, and its task.
+        self._held: dict[int, tuple[int, int]] = {}
         self._of_lanes: set[int] = set()
         self._lanes_apart = False
         self._stopped = threading.Event()
@@ -77,7 +79,7 @@ class Leases:
     def grants(self) -> list[int]:
         """The grants this worker works on."""
         with self._changed:
-            return sorted(self._held)
+            return sorted(newest for newest, _ in self._held.values())
 
     def next(self) -> HeldTask | None:
         """Wait for the next task; None once the job is over or `stop` was called.
@@ -126,7 +128,7 @@ class Leases:
         request = master_pb2.CompleteTaskRequest(
             instance=self._instance,
             task=held.task.id,
-            grant=held.grant,
+            grant=self._newest(held.grant),
             partition_incarnations=partition_incarnations,
             num_minibatches=num_minibatches,
             result=json.dumps(result) if result is not None else "",
@@ -140,7 +142,7 @@ class Leases:
         request = master_pb2.FailTaskRequest(
             instance=self._instance,
             task=held.task.id,
-            grant=held.grant,
+            grant=self._newest(held.grant),
             message=message,
             traceback=traceback,
             fatal=fatal,
@@ -158,18 +160,19 @@ class Leases:
         with self._changed:
             while self.next_if_ready() is not None:
                 pass
-            grants = sorted(self._held if lanes else self._held - self._of_lanes)
-            self._release(grants)
+            grants = sorted(self._held if lanes else self._held.keys() - self._of_lanes)
         self.give_back(grants, goodbye)
 
     def give_back(self, grants: Sequence[int], goodbye: bool = False) -> None:
         """Return these leases unharmed."""
-        self._release(grants)
+        with self._changed:
+            newest = [self._newest(grant) for grant in grants]
+            self._release(grants)
         if grants or goodbye:
             self._tell(
                 "ReturnTasks",
                 master_pb2.ReturnTasksRequest(
-                    instance=self._instance, grants=grants, goodbye=goodbye
+                    instance=self._instance, grants=newest, goodbye=goodbye
                 ),
             )
 
@@ -178,9 +181,22 @@ class Leases:
 
     def _release(self, grants: Sequence[int]) -> None:
         with self._changed:
-            self._held.difference_update(grants)
+            for grant in grants:
+                self._held.pop(grant, None)
             self._of_lanes.difference_update(grants)
             self._changed.notify_all()
+
+    def _newest(self, grant: int) -> int:
+        return self._held.get(grant, (grant, 0))[0]
+
+    def _is_held(self, reply: master_pb2.LeaseReply) -> bool:
+        """Whether this is the lease of a task that is worked on here; then it has a new grant."""
+        with self._changed:
+            for grant, (_, task) in self._held.items():
+                if task == reply.task.id:
+                    self._held[grant] = (reply.grant, task)
+                    return True
+        return False
 
     def _lease_all(self) -> None:
         number = 0
@@ -212,9 +228,11 @@ class Leases:
             return number
         if reply.outcome != master_pb2.LeaseReply.GRANTED:
             raise _End
+        if self._is_held(reply):
+            return number + 1
         is_of_lane = self._lanes_apart and reply.task.HasField("lane")
         with self._changed:
-            self._held.add(reply.grant)
+            self._held[reply.grant] = (reply.grant, reply.task.id)
             if is_of_lane:
                 self._of_lanes.add(reply.grant)
         try:

@@ -128,7 +128,7 @@ def test_the_journal_tells_the_story(running, tmp_path):
     coordinator.lease(WORKER, 1)
     coordinator.scale(3)
     kinds = [entry.kind for entry in read_journal(tmp_path)]
-    assert kinds[:2] == ["job", "tasks"]
+    assert kinds[:3] == ["job", "plan", "tasks"]
     assert kinds.index("tasks") < kinds.index("granted") < kinds.index("done")
     (scaled,) = read_journal(tmp_path, "scaled")
     assert scaled.body == {"num_workers": 3}

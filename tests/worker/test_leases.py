@@ -130,3 +130,24 @@ def test_a_pin_that_is_over_is_told_once():
     while (held := leases.next()) is not None:
         leases.complete(held)
     assert told == [3, 7]
+
+
+def test_a_task_that_is_granted_again_while_it_is_worked_on_only_gets_another_grant():
+    class Forgetful(Granting):
+        """Another master, which does not know what the one before it granted last."""
+
+        def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
+            reply = super().lease(request)
+            if self.granted == 2:
+                reply.task.id = 1
+            return reply
+
+    master = Forgetful(3)
+    leases = leases_of(master, lambda task: [])
+    leases.start()
+    first, second = leases.next(), leases.next()
+    assert (first.task.id, second.task.id) == (1, 3), "task 1 is not done twice"
+    assert leases.grants == [102, 103]
+    leases.give_back([first.grant])
+    assert master.returned == [102]
+    assert leases.next() is None
