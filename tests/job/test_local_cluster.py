@@ -82,7 +82,7 @@ def test_a_bad_record_fails_the_job_with_its_place_and_the_traceback(start):
     assert json.loads((job.directory / "result.json").read_text())["state"] == "failed"
 
 
-@pytest.mark.parametrize("victim", ["terminal", "supervisor", "master", "ps", "ctrl-c", "sigterm"])
+@pytest.mark.parametrize("victim", ["terminal", "supervisor", "ps", "ctrl-c", "sigterm"])
 def test_nothing_outlives_a_job_however_it_ended(start, victim):
     job = start("--num_epochs=1000")
     wait_until("the parameter servers", lambda: len(job.running("ps")) == 2)
@@ -99,7 +99,6 @@ def test_nothing_outlives_a_job_however_it_ended(start, victim):
     else:
         pids = {
             "supervisor": description["pid"],
-            "master": description["processes"]["master"],
             "ps": job.running("ps")[1].pid,
         }
         os.kill(pids[victim], signal.SIGKILL)
