@@ -445,6 +445,51 @@ class JobOptions(BaseModel):
         le=86_400,
     )
 
+    checkpoint_steps: int = option(
+        0,
+        "take a checkpoint after every N steps of training; 0: not by steps",
+        group="Reliability",
+        commands=("train",),
+        metavar="N",
+        example="1000",
+        also=("save_checkpoints_steps",),
+        ge=0,
+        le=1_000_000_000,
+    )
+    checkpoint_secs: float = option(
+        600.0,
+        "take a checkpoint every so many seconds; 0: not by time",
+        group="Reliability",
+        commands=("train",),
+        metavar="SECONDS",
+        example="600",
+        also=("save_checkpoints_secs", "checkpoint_interval"),
+        ge=0,
+        le=1e9,
+    )
+    checkpoint_dir: str | None = option(
+        None,
+        "new or empty directory for the checkpoints (default: checkpoints, in the job's directory)",
+        group="Reliability",
+        commands=("train",),
+        metavar="DIR",
+        example="checkpoints",
+        form="path",
+        also=("checkpoint_path", "checkpoint"),
+        min_length=1,
+    )
+    keep_checkpoints: int = option(
+        3,
+        "checkpoints to keep; older ones are removed when a newer one is committed",
+        group="Reliability",
+        commands=("train",),
+        metavar="N",
+        example="3",
+        also=("keep_checkpoint_max", "max_to_keep"),
+        ge=1,
+        le=1_000_000,
+    )
+
     output: str | None = option(
         None,
         "where the result goes: a directory for the trained model (train), "

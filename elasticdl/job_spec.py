@@ -88,6 +88,11 @@ class JobSpec(JobOptions):
         changes.setdefault("job_dir", str(jobs_home() / job_name))
         return self.model_copy(update=changes)
 
+    @property
+    def checkpoint_root(self) -> str:
+        """The directory below which the job's checkpoints are."""
+        return self.checkpoint_dir or os.path.join(self.job_dir, "checkpoints")
+
     def _new_name(self) -> str:
         if self.model_def is not None:
             subject = self.model_def.split(".")[0]

@@ -35,6 +35,7 @@ from elasticdl.master.membership import InstanceSpec, Role, describe_exit
 from elasticdl.master.recovery import last_incarnation
 from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2
+from elasticdl.ps.manifest import remove_partial as remove_partial_checkpoints
 from elasticdl.rpc import Server, Service
 
 logger = logging.getLogger(__name__)
@@ -308,6 +309,8 @@ def clean_up(spec: JobSpec) -> None:
     """Remove what an ended job's processes left half done; its logs, journal and result stay."""
     for name in (TEMPORARY, PARTS):
         shutil.rmtree(Path(spec.job_dir) / name, ignore_errors=True)
+    if spec.command == "train":
+        remove_partial_checkpoints(Path(spec.checkpoint_root))
     if spec.output is not None and spec.command == "train":
         remove_partial(spec.output, spec.job_name)
     elif spec.output is not None:

@@ -80,6 +80,8 @@ def _validate(job_spec: JobSpec) -> None:
         _check_job_dir(Path(_local("job_dir", job_spec.job_dir)))
         if job_spec.output is not None:
             _check_apart(job_spec.output, job_spec.job_dir)
+        if job_spec.checkpoint_dir is not None:
+            _check_checkpoint_dir(Path(_local("checkpoint_dir", job_spec.checkpoint_dir)))
 
 
 def check_trained_model(path: str) -> None:
@@ -186,6 +188,17 @@ def _check_job_dir(job_dir: Path) -> None:
                 "give a new or empty directory"
             )
     _check_writable("job_dir", job_dir, entry=job_dir / JOB_FILE)
+
+
+def _check_checkpoint_dir(root: Path) -> None:
+    if os.path.exists(root) and not root.is_dir():
+        raise UsageError(f"checkpoint_dir '{root}': is a file; give a new or empty directory")
+    if root.is_dir() and any(root.iterdir()):
+        # A job removes its old checkpoints, and must not take another's for its own.
+        raise UsageError(
+            f"checkpoint_dir '{root}': holds other files; give a new or empty directory"
+        )
+    _check_writable("checkpoint_dir", root, entry=root / JOB_FILE)
 
 
 def _check_apart(output: str, job_dir: str) -> None:

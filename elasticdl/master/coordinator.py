@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import queue
 import threading
@@ -22,13 +23,21 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
-from elasticdl.master.journal import Journal
+from elasticdl.master.cluster_state import (
+    BEGUN,
+    COMMITTED,
+    CheckpointMoment,
+    Cluster,
+    CommittedCheckpoint,
+    Restore,
+)
+from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
 from elasticdl.master.plan import plan_body
-from elasticdl.master.recorded_ledger import RecordedLedger
+from elasticdl.master.recorded_ledger import ROLLED_BACK, RecordedLedger, fold
 from elasticdl.master.recovery import MASTER, PLAN, RESUMED, Recovered
-from elasticdl.master.story import Note, Outcome, Story
+from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.ps.routing_table import RoutingTable
 
@@ -40,23 +49,7 @@ LONGEST_TICK_S = 3.0
 START_S = 180.0
 MESSAGES_KEPT = 200
 LOG_TAIL_BYTES = 2000
-
-
-@dataclass(frozen=True)
-class Restore:
-    """What a parameter server begins with: a checkpoint's directory, or none, and the routing."""
-
-    checkpoint: str
-    routing: RoutingTable
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """All parameter servers by index; `version` grows whenever one comes, goes or moves."""
-
-    partitions: tuple[membership_module.Instance, ...]
-    routing: RoutingTable
-    version: int
+MOST_FIRST_FAILURES = 3
 
 
 class Coordinator:
@@ -73,6 +66,8 @@ class Coordinator:
 
     Attributes:
       routing: which partition hosts each bucket group.
+      committed: the last checkpoint, None where there is none.
+      checkpoint_wanted: set where nothing goes on before a checkpoint is committed.
     """
 
     def __init__(
@@ -88,6 +83,9 @@ class Coordinator:
         self.spec = spec
         self.plan = plan
         self.routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
+        self.committed = recovered.committed if recovered else None
+        self.checkpoint_wanted = threading.Event()
+        self._failed_in_a_row = 0
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self._backend = backend
@@ -161,6 +159,8 @@ class Coordinator:
         self._note_master(resumed)
         if resumed:
             self._membership.all_were_lost(RESUMED)
+            if self.plan.lanes:
+                self._roll_back()
         self._to_confirm = {one.spec for one in self._membership.instances()}
         self._carry_out_membership(self._membership.go_on(now))
 
@@ -266,6 +266,8 @@ class Coordinator:
         for action in actions:
             if isinstance(action, ledger_events.TaskDone):
                 self._membership.handle(membership_module.Progressed(), self._clock())
+            elif isinstance(action, ledger_events.CheckpointWanted):
+                self.checkpoint_wanted.set()
             elif isinstance(action, ledger_events.JobDone):
                 self.end(self.story.succeeded())
             elif isinstance(action, ledger_events.JobFailed):
@@ -312,7 +314,8 @@ class Coordinator:
     def restore(self) -> Restore:
         """What a parameter server that is not ready is to begin with."""
         with self._lock:
-            return Restore("", self.routing)
+            checkpoint = "" if self.committed is None else self.committed.path
+            return Restore(checkpoint, self.routing)
 
     def cluster(self) -> Cluster | None:
         """The parameter servers, or None until all are up."""
@@ -390,6 +393,75 @@ class Coordinator:
             event = membership_module.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
 
+    # --------------------------------------------------------------- checkpoints
+
+    @property
+    def clock(self) -> float:
+        """Seconds of the job's running time."""
+        with self._lock:
+            return self._clock()
+
+    def checkpoint_state(self) -> tuple[str, int]:
+        """Why nothing goes on without a checkpoint, empty where all does; steps of training."""
+        with self._lock:
+            if self.outcome is not None or self._ledger.phase is not TaskKind.TRAINING:
+                return self._ledger.checkpoint_wanted, 0
+            return self._ledger.checkpoint_wanted, self._ledger.steps_done
+
+    def begin_checkpoint(self, number: int) -> CheckpointMoment | None:
+        """What a checkpoint is to be begun with; None where no partition can be asked now.
+
+        Its number is never used again, by any master.
+        """
+        with self._together():
+            cluster = self.cluster()
+            if cluster is None or self.outcome is not None:
+                return None
+            self._note(BEGUN, {"number": number}, durable=True)
+            tasks = [definition(task) for task in self._ledger.undone_definitions]
+            return CheckpointMoment(cluster, self._journal.last_number, tasks)
+
+    def commit_checkpoint(self, checkpoint: CommittedCheckpoint, cluster_version: int) -> bool:
+        """Write down that a checkpoint is there, durably; its files are.
+
+        Returns:
+          False where a partition was lost since the version of the cluster that it is of: what that
+          partition begins with is not this checkpoint, and nobody may rely on it.
+        """
+        with self._together():
+            if self.outcome is not None or self._membership.cluster_version != cluster_version:
+                return False
+            is_told = checkpoint.reason in ("steps", "secs")
+            self._note(
+                COMMITTED,
+                dataclasses.asdict(checkpoint),
+                durable=True,
+                text=str(checkpoint) if is_told else "",
+            )
+            self.committed, self._failed_in_a_row = checkpoint, 0
+            self._handle(ledger_events.CheckpointCommitted(checkpoint.number, checkpoint.closed))
+            return True
+
+    def checkpoint_failed(self, number: int, why: str, is_loud: bool = True) -> None:
+        """Write down that a checkpoint was given up; training goes on from the one before.
+
+        A job that cannot write its first one ends.
+        """
+        with self._together():
+            if self.outcome is not None:
+                return
+            self._failed_in_a_row += is_loud
+            if self.committed is None and self._failed_in_a_row >= MOST_FIRST_FAILURES:
+                root = self.spec.checkpoint_root
+                message = f"checkpoint_dir '{root}': the first checkpoint cannot be written: {why}"
+                self.end(Outcome("failed", message))
+            before = "" if self.committed is None else f"; checkpoint {self.committed.number} stays"
+            waits = self._ledger.checkpoint_wanted
+            goes_on = f"{waits}: nothing goes on before it" if waits else "training goes on"
+            text = f"checkpoint {number} failed: {why}{before}, {goes_on}; it is tried again"
+            body = {"number": number, "reason": why}
+            self._note("checkpoint_failed", body, durable=True, text=text if is_loud else "")
+
     # -------------------------------------------------------------- carrying out
 
     def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
@@ -407,13 +479,31 @@ class Coordinator:
                 self._worker_gone(action)
             elif isinstance(action, membership_module.PartitionUp):
                 spec = action.spec
-                self._handle(ledger_events.PartitionStarted(spec.index, spec.incarnation))
+                event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
+                self._handle(event)
             elif isinstance(action, membership_module.PartitionLost):
-                # Until its tasks are granted again, what it had learned is lost.
-                message = f"{action.spec} was lost ({action.reason})"
-                self.end(Outcome("failed", f"{message} and what it had learned with it"))
+                spec = action.spec
+                text = f"{spec} is gone: {action.reason}"
+                self._note("gone", {**_id(spec), "reason": action.reason}, text=text)
+                self._handle(ledger_events.PartitionLost(spec.index))
+            elif isinstance(action, membership_module.RollBack):
+                self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
+
+    def _roll_back(self) -> None:
+        """Sync mode: go back to the last checkpoint, from which all partitions begin again."""
+        checkpoint = self.committed
+        if checkpoint is None:  # Nothing was trained: initial values are set again.
+            return
+        ids = self._ledger.ids_used
+        text = f"training goes on from {checkpoint}"
+        body = {"entry": checkpoint.entry, "checkpoint": checkpoint.number}
+        self._note(ROLLED_BACK, body, durable=True, text=text)
+        entries = read_journal(self.spec.job_dir)
+        self._recorded = fold(self.plan, entries, checkpoint.entry)
+        self._handle(ledger_events.RolledBack(*ids))
+        self._handle(ledger_events.CheckpointCommitted(checkpoint.number, checkpoint.closed))
 
     def _worker_gone(self, action: membership_module.WorkerGone) -> None:
         spec, reason = action.spec, action.reason

@@ -14,6 +14,7 @@ from typing import Any
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.audit import audit_records, audit_training
+from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal
@@ -66,12 +67,17 @@ class Master:
         self.coordinator = Coordinator(
             spec, self._plan, backend, self._journal, incarnation, session, recovered
         )
+        self._checkpoints: Checkpoints | None = None
+        if self._plan.checkpoints:
+            self._checkpoints = Checkpoints(spec, self.coordinator, connect)
         servicer = MasterServicer(self.coordinator, self.audit)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
         """Launch the job's instances that do not run; the service must be reachable already."""
         self.coordinator.start()
+        if self._checkpoints is not None:
+            self._checkpoints.start()
 
     def _partition_audits(self) -> list[ps_pb2.PartitionAudit]:
         """Ask every partition what its groups counted.
@@ -202,5 +208,7 @@ class Master:
 
     def close(self) -> None:
         """Stop watching and close the journal."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self._backend.close()
         self._journal.close()

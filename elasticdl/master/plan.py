@@ -50,6 +50,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
         seed=spec.seed,
         max_task_failures=spec.max_task_failures,
         lease_s=spec.lease_s,
+        checkpoints=spec.command == "train",
     )
 
 

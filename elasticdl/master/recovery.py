@@ -12,6 +12,7 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.master import membership as membership_module
+from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
 from elasticdl.master.plan import plan_of
@@ -32,7 +33,7 @@ class Recovered:
     incarnation: of the master that wrote last. session: of the supervisor that it belonged to.
     began: when the job was launched, in seconds since the epoch. outcome: None while it runs.
     instances: entries that tell of instances, in order. told: starts and ends that are written
-    down, which the supervisor will tell of again.
+    down, which the supervisor will tell of again. committed: the last checkpoint.
     """
 
     plan: JobPlan
@@ -43,6 +44,7 @@ class Recovered:
     outcome: Outcome | None
     instances: list[Entry]
     told: set[tuple[str, InstanceSpec]]
+    committed: CommittedCheckpoint | None
 
     def restore(self, membership: Membership, now: float) -> None:
         """Have a membership know the instances of before."""
@@ -95,6 +97,7 @@ def recover(job_dir: str | Path) -> Recovered | None:
     plan = next((plan_of(entry.body) for entry in entries if entry.kind == PLAN), None)
     if plan is None:
         return None
+    checkpoints = [entry for entry in entries if entry.kind == COMMITTED]
     masters = [entry.body for entry in entries if entry.kind == MASTER]
     try:
         recorded = fold(plan, entries)
@@ -112,6 +115,7 @@ def recover(job_dir: str | Path) -> Recovered | None:
         _outcome(entries, recorded),
         [one for one in entries if one.kind in _OF_INSTANCES],
         {(one.kind, spec_of(one.body)) for one in entries if one.kind in ("started", "exited")},
+        CommittedCheckpoint.of_entry(checkpoints[-1].body) if checkpoints else None,
     )
 
 

@@ -112,11 +112,7 @@ class Story:
         for task in action.tasks:
             if task.kind in self.counted:
                 self.counted[task.kind].defined += task.num_records
-        tasks = [
-            [t.id, t.kind.name, t.epoch, t.shard, t.start, t.end, t.pin, t.payload, _lane(t)]
-            for t in action.tasks
-        ]
-        return Note("tasks", {"tasks": tasks}, durable=True)
+        return Note("tasks", {"tasks": [definition(one) for one in action.tasks]}, durable=True)
 
     def _granted(self, action: ledger_events.Grant, now: float) -> Note | None:
         if action.repeated:
@@ -184,6 +180,21 @@ class Story:
         stops = decision.kind == "stop"
         what = "training stops" if stops else f"learning rate {decision.value:g}"
         return Note("decided", body, durable=True, text=f"{what}: {decision.reason}")
+
+
+def definition(task: Task) -> list[Any]:
+    """Return a task's definition, as the journal and checkpoints have it."""
+    return [
+        task.id,
+        task.kind.name,
+        task.epoch,
+        task.shard,
+        task.start,
+        task.end,
+        task.pin,
+        task.payload,
+        _lane(task),
+    ]
 
 
 def _lane(task: Task) -> list[int] | None:

@@ -165,6 +165,11 @@ def committed(root: Path) -> list[Path]:
     return [path for _, path in _directories(root) if (path / MANIFEST).is_file()]
 
 
+def numbers_in(root: Path) -> list[int]:
+    """The numbers that were ever begun below a directory and are not removed, ascending."""
+    return [number for number, _ in _directories(root)]
+
+
 def latest(root: Path) -> Path | None:
     """The directory of the newest checkpoint."""
     found = committed(root)

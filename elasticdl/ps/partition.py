@@ -415,12 +415,15 @@ class Partition:
         with self._lock:
             try:
                 self._check(request.incarnation, self._routing_version)
-                return self._snapshots.snapshot(request, self._version())
+                reply = self._snapshots.snapshot(request, self._version())
             except Refused as refused:
-                reply = refused.reply
+                refusal = refused.reply
                 return ps_pb2.SnapshotReply(
-                    status=reply.status, message=reply.message, version=reply.version
+                    status=refusal.status, message=refusal.message, version=refusal.version
                 )
+            if reply.state == ps_pb2.SnapshotReply.WRITTEN:
+                reply.model.CopyFrom(self._contents.model)
+            return reply
 
     def _take_part(self, number: int, base: int, version: int) -> PartImage:
         lanes = None if self._steps is None else self._steps.lanes.state()

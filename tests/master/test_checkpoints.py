@@ -1,0 +1,268 @@
+"""Checkpoints of real partitions, coordinated by the real master in one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elasticdl.data.shards import Shard
+from elasticdl.job_spec import JobSpec
+from elasticdl.master import ledger_events
+from elasticdl.master.checkpoints import Checkpoints
+from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.journal import Journal, read_journal
+from elasticdl.master.membership import Instance, InstanceSpec, Registered, Role
+from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.proto import ps_pb2
+from elasticdl.ps.manifest import committed, numbers_in, read_manifest, verify
+from elasticdl.ps.partition import Partition
+from elasticdl.rpc import DirectTransport, Service
+from tests.master.test_coordinator import Recorder
+from tests.partitions import DENSE, DESCRIPTOR, IDS, Servers
+
+WORKER = InstanceSpec(Role.WORKER, 0, 1)
+DEADLINE_S = 60.0
+PHASES = (TaskKind.INITIALIZE, TaskKind.TRAINING, TaskKind.EXPORT)
+
+
+class Job:
+    """A job of one worker, the test, and of partitions in this process."""
+
+    def __init__(self, tmp_path: Path, **options) -> None:
+        self.directory = tmp_path / "job"
+        self.directory.mkdir()
+        options = {"checkpoint_steps": 0, "checkpoint_secs": 0.0, **options}
+        self.spec = JobSpec(
+            command="train", job_dir=str(self.directory), num_workers=1, num_ps=2, **options
+        )
+        plan = JobPlan(PHASES, (Shard("a", 1000),), records_per_task=10, checkpoints=True)
+        self.servers = Servers(2, initialize=False)
+        self.backend, self.journal = Recorder(), Journal(self.directory)
+        self.coordinator = Coordinator(self.spec, plan, self.backend, self.journal)
+        self.checkpoints = Checkpoints(self.spec, self.coordinator, self.connect)
+        self.request = 0
+        self.coordinator.start()
+        for index in range(2):
+            assert self.coordinator.register(Registered(self.ps(index)))
+        assert self.coordinator.register(Registered(WORKER))
+        self.checkpoints.start()
+
+    def ps(self, index: int) -> InstanceSpec:
+        return InstanceSpec(Role.PS, index, self.servers.partitions[index].incarnation)
+
+    def connect(self, instance: Instance) -> DirectTransport:
+        return DirectTransport(Service(DESCRIPTOR, self.servers.partitions[instance.spec.index]))
+
+    def lease(self) -> ledger_events.Action | None:
+        self.request += 1
+        return self.coordinator.lease(WORKER, self.request)
+
+    def initialize(self) -> None:
+        grant = self.lease()
+        assert grant.task.kind is TaskKind.INITIALIZE
+        self.servers.client.initialize(DENSE)
+        self.complete(grant.task)
+
+    def complete(self, task, num_minibatches: int = 0) -> None:
+        incarnations = self.servers.client.incarnations
+        event = ledger_events.TaskCompleted(task.id, incarnations, num_minibatches)
+        self.coordinator.complete(event)
+
+    def train(self, num_tasks: int = 1) -> None:
+        """Train tasks of one minibatch each."""
+        for _ in range(num_tasks):
+            task = self.wait_for("a task", lambda: granted(self.lease()))
+            assert task.kind is TaskKind.TRAINING
+            ids = IDS + task.id
+            self.servers.push(0, ids, 1.0, 1.0, task=task.id)
+            header = ps_pb2.PushHeader(task=task.id, k=1, close=True, task_records=10)
+            for index in range(2):
+                self.servers.client.push(index, header)
+            self.complete(task, 1)
+
+    def wait_for(self, what: str, condition):
+        ends = time.monotonic() + DEADLINE_S
+        while time.monotonic() < ends:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.005)
+        raise AssertionError(f"waited {DEADLINE_S:.0f} s for {what}")
+
+    def wait_for_number(self, number: int) -> Path:
+        def there() -> bool:
+            last = self.coordinator.committed
+            return last is not None and last.number >= number
+
+        self.wait_for(f"checkpoint {number}", there)
+        return Path(self.coordinator.committed.path)
+
+    def wait_for_failure(self) -> str:
+        found = self.wait_for(
+            "a failure",
+            lambda: [m for _, m in self.coordinator.messages(0) if " failed: " in m],
+        )
+        return found[-1]
+
+    @property
+    def root(self) -> Path:
+        return Path(self.spec.checkpoint_root)
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.coordinator.ended.set()
+        self.journal.close()
+
+
+def granted(action):
+    return action.task if isinstance(action, ledger_events.Grant) else None
+
+
+@pytest.fixture
+def start(tmp_path):
+    jobs = []
+
+    def start_one(**options) -> Job:
+        jobs.append(Job(tmp_path, **options))
+        return jobs[-1]
+
+    yield start_one
+    for job in jobs:
+        job.close()
+
+
+def test_nothing_is_trained_before_the_initial_values_are_committed(start):
+    job = start()
+    held = threading.Event()
+    job.checkpoints._connect = lambda one: (held.wait(DEADLINE_S), job.connect(one))[1]
+    job.initialize()
+    assert isinstance(job.lease(), ledger_events.Wait)
+    held.set()
+    path = job.wait_for_number(1)
+    job.train()
+    assert verify(path) == []
+    restored = Partition(0, 2)
+    restored.restore(path, job.servers.cluster.routing)
+    kinds = [entry.kind for entry in read_journal(job.directory)]
+
+    def training_granted() -> list[int]:
+        entries = read_journal(job.directory, "granted")
+        return [one.number for one in entries if one.body["kind"] == "TRAINING"]
+
+    trained = job.wait_for("the journal", training_granted)
+    (one,) = read_journal(job.directory, "checkpoint")
+    assert one.number < min(trained)
+    assert one.body["reason"] == "initial"
+    assert "checkpoint_failed" not in kinds
+
+
+def test_checkpoints_come_by_steps_and_old_ones_go_but_for_what_a_kept_one_builds_on(start):
+    job = start(checkpoint_steps=2, keep_checkpoints=2)
+    job.initialize()
+    for number in range(1, 8):
+        job.wait_for_number(number)
+        job.train(2)
+    last = read_manifest(job.wait_for_number(8))
+    assert last.steps == 14
+    assert last.chain[-1] == 8
+    assert len(last.chain) > 1, "only changes were written"
+    kept = {8, 7, *last.chain, *read_manifest(job.root / f"{7:010d}").chain}
+    job.wait_for("the removal", lambda: {int(one.name) for one in committed(job.root)} == kept)
+    for path in committed(job.root):
+        assert verify(path) == []
+    closed = ledger_ids(last.parts)
+    assert closed == [entry.body["task"] for entry in read_journal(job.directory, "done")][1:]
+
+
+def ledger_ids(parts) -> list[int]:
+    bounds = parts[0]["closed"]
+    assert all(part["closed"] == bounds for part in parts)
+    return sorted(
+        one
+        for start, end in zip(bounds[::2], bounds[1::2], strict=True)
+        for one in range(start, end)
+    )
+
+
+def test_one_that_cannot_be_written_is_said_and_training_goes_on_from_the_one_before(start):
+    job = start(checkpoint_steps=2)
+    job.initialize()
+    before = job.wait_for_number(1)
+    (job.root / f"{2:010d}").write_text("in the way, as a full disk is")
+    job.train(2)
+    failure = job.wait_for_failure()
+    assert "checkpoint 2 failed: File exists; checkpoint 1 stays, training goes on" in failure
+    assert committed(job.root) == [before]
+    job.train(2)
+    assert job.wait_for_number(3).name == f"{3:010d}"
+    assert verify(job.root / f"{3:010d}") == []
+
+
+def test_a_partition_that_is_lost_before_the_commit_ends_that_number(start, monkeypatch):
+    job = start(checkpoint_steps=2)
+    job.initialize()
+    path = job.wait_for_number(1)
+    commit = job.coordinator.commit_checkpoint
+
+    def lose_one_first(checkpoint, version):
+        monkeypatch.setattr(job.coordinator, "commit_checkpoint", commit)
+        job.backend.tell(InstanceExited(job.ps(1), -9, "log"))
+        return commit(checkpoint, version)
+
+    monkeypatch.setattr(job.coordinator, "commit_checkpoint", lose_one_first)
+    job.train(2)
+    job.wait_for("its end", lambda: list(read_journal(job.directory, "checkpoint_failed")))
+    assert job.coordinator.committed.number == 1
+    job.wait_for("its removal", lambda: numbers_in(job.root) == [1])
+    # The replacement is told to restore the one that was committed.
+    again = Partition(1, 2)
+    assert job.coordinator.register(Registered(InstanceSpec(Role.PS, 1, 2), ready=False))
+    restore = job.coordinator.restore()
+    assert restore.checkpoint == str(path)
+    again.restore(path, job.servers.cluster.routing)
+    job.servers.partitions[1] = again
+    job.servers.cluster.partitions[1].incarnation = 2
+    job.servers.client = job.servers.connect(job.servers.cluster)
+    closed = tuple(again.progress.closed.intervals)
+    assert job.coordinator.register(Registered(InstanceSpec(Role.PS, 1, 2), closed=closed))
+    # What it lacks is granted again, before anything new: partition 0 drops the repeats.
+    first_two = [entry.body["task"] for entry in read_journal(job.directory, "done")][1:]
+    replayed = [job.wait_for("a task", lambda: granted(job.lease())) for _ in range(2)]
+    assert sorted(task.id for task in replayed) == first_two
+    for task in replayed:
+        job.servers.push(0, IDS + task.id, 1.0, 1.0, task=task.id)
+        header = ps_pb2.PushHeader(task=task.id, k=1, close=True, task_records=10)
+        for index in range(2):
+            job.servers.client.push(index, header)
+        job.complete(task, 1)
+    audits = [
+        one.get_audit(ps_pb2.AuditRequest(incarnation=one.incarnation))
+        for one in job.servers.partitions
+    ]
+    assert [set(one.applied_records) for one in audits] == [{8}, {8}]
+    np.testing.assert_array_equal(audits[0].closed_records, 20)
+
+
+def test_a_job_that_cannot_write_its_first_one_fails_and_says_why(start):
+    job = start()
+    job.root.write_text("in the way")
+    job.initialize()
+    assert job.coordinator.ended.wait(DEADLINE_S)
+    assert job.coordinator.outcome.state == "failed"
+    error = job.coordinator.outcome.error
+    assert f"checkpoint_dir '{job.root}': the first checkpoint cannot be written: " in error
+
+
+def test_the_end_of_a_job_leaves_nothing_half_written(start):
+    job = start()
+    job.initialize()
+    path = job.wait_for_number(1)
+    (job.root / f"{2:010d}").mkdir()
+    (job.root / f"{2:010d}" / "p0-dense.arrow").write_bytes(b"half")
+    job.close()
+    assert [one.name for one in job.root.iterdir()] == [path.name]
