@@ -111,9 +111,10 @@ class Coordinator:
             restart_together=plan.lanes > 0,
         )
         # What the backend is asked for, in the order in which it was decided.
-        self._requests: queue.SimpleQueue[membership_module.Launch | membership_module.Stop] = (
-            queue.SimpleQueue()
-        )
+        # Each with the journal's entry that has to be on disk first.
+        self._requests: queue.SimpleQueue[
+            tuple[int, membership_module.Launch | membership_module.Stop]
+        ] = queue.SimpleQueue()
         self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
         # A terminal asks for what came after the last message it has, also if another master's.
         self._num_messages = incarnation << 20
@@ -142,8 +143,8 @@ class Coordinator:
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
 
     def _begin(self) -> None:
-        self._note("job", {"options": self.spec.to_options()}, durable=True)
-        self._note(PLAN, plan_body(self.plan), durable=True)
+        self._note("job", {"options": self.spec.to_options()})
+        self._note(PLAN, plan_body(self.plan))
         self._notes += self._recorded.first_notes
         self._note_master(resumed=False)
         self._carry_out_membership(self._membership.start(self._clock()))
@@ -166,7 +167,7 @@ class Coordinator:
 
     def _note_master(self, resumed: bool) -> None:
         body = {"incarnation": self._incarnation, "session": self._session, "resumed": resumed}
-        self._note(MASTER, body, durable=True, text="the job is resumed" if resumed else "")
+        self._note(MASTER, body, text="the job is resumed" if resumed else "")
         self._handle(ledger_events.MasterStarted(self._incarnation, resumed))
 
     def _clock(self) -> float:
@@ -176,10 +177,11 @@ class Coordinator:
     def _ask_backend(self) -> None:
         while not self.ended.is_set():
             try:
-                request = self._requests.get(timeout=TICK_S)
+                entry, request = self._requests.get(timeout=TICK_S)
             except queue.Empty:
                 continue
             try:
+                self._journal.wait_for(entry)
                 if isinstance(request, membership_module.Launch):
                     self._backend.launch(request.spec)
                 else:
@@ -212,7 +214,7 @@ class Coordinator:
                 if self.outcome is None:
                     self._is_over(outcome)
                     body = {"state": outcome.state, "error": outcome.error}
-                    self._note("ended", {**body, "traceback": outcome.traceback}, durable=True)
+                    self._note("ended", {**body, "traceback": outcome.traceback})
         except JobError as error:
             logger.error("the end of the job is not in the journal: %s", error)
 
@@ -226,38 +228,50 @@ class Coordinator:
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         """What is noted within is in the journal all or none, and before anything else sees it."""
-        with self._lock:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._write_down()
+        is_outermost = False
+        try:
+            with self._lock:
+                is_outermost = self._depth == 0
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                    if is_outermost:
+                        self._write_down()
+        finally:
+            # Others go on while this one waits: a commit is for all who wait for it.
+            if is_outermost:
+                self._wait_for_journal()
 
     def _write_down(self) -> None:
-        """Write the notes; a journal that cannot be written ends the job (R5)."""
         notes, self._notes = self._notes, []
-        asked_for, self._asked_for = self._asked_for, []
-        try:
-            if notes:
-                durable = any(note.durable for note in notes)
-                self._journal.write([(note.kind, note.body) for note in notes], durable)
-        except JobError as error:
-            if self.outcome is None or self.outcome.state == "succeeded":
-                self._is_over(Outcome("failed", str(error)))
-            self.ended.set()
-            raise
+        if notes:
+            self._journal.write([(note.kind, note.body) for note in notes])
         for note in notes:
             if note.text:
                 self._say(note.text)
+        asked_for, self._asked_for = self._asked_for, []
         for request in asked_for:
-            self._requests.put(request)
+            self._requests.put((self._journal.last_number, request))
+
+    def _wait_for_journal(self) -> None:
+        """Wait until all that is known is on disk; if it cannot be written, end the job (R5)."""
+        if self.ended.is_set():
+            return
+        try:
+            self._journal.wait_for(self._journal.last_number)
+        except JobError as error:
+            with self._lock:
+                if self.outcome is None or self.outcome.state == "succeeded":
+                    self._is_over(Outcome("failed", str(error)))
+                self.ended.set()
+            raise
         if self.outcome is not None:
             self.ended.set()
 
-    def _note(self, kind: str, body: dict[str, Any], durable: bool = False, text: str = "") -> None:
-        self._notes.append(Note(kind, body, durable, text))
+    def _note(self, kind: str, body: dict[str, Any], text: str = "") -> None:
+        self._notes.append(Note(kind, body, text))
 
     def _handle(self, event: ledger_events.Event) -> list[ledger_events.Action]:
         """Let the ledger handle an event, note what came of it, and end the job if that is it."""
@@ -301,7 +315,7 @@ class Coordinator:
             if self._membership.is_news(event):
                 body = {**_id(event.spec), "address": event.address, "pid": event.pid}
                 body |= {"ready": event.ready, "closed": event.closed}
-                self._note("registered", body, durable=True)
+                self._note("registered", body)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
             return True
 
@@ -313,7 +327,7 @@ class Coordinator:
 
     def restore(self) -> Restore:
         """What a parameter server that is not ready is to begin with."""
-        with self._lock:
+        with self._together():
             checkpoint = "" if self.committed is None else self.committed.path
             return Restore(checkpoint, self.routing)
 
@@ -389,7 +403,7 @@ class Coordinator:
         """Run another number of workers from now on."""
         with self._together():
             text = f"scaling to {num_workers} worker{'s' if num_workers > 1 else ''}"
-            self._note("scaled", {"num_workers": num_workers}, durable=True, text=text)
+            self._note("scaled", {"num_workers": num_workers}, text=text)
             event = membership_module.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
 
@@ -417,7 +431,7 @@ class Coordinator:
             cluster = self.cluster()
             if cluster is None or self.outcome is not None:
                 return None
-            self._note(BEGUN, {"number": number}, durable=True)
+            self._note(BEGUN, {"number": number})
             tasks = [definition(task) for task in self._ledger.undone_definitions]
             return CheckpointMoment(cluster, self._journal.last_number, tasks)
 
@@ -435,7 +449,6 @@ class Coordinator:
             self._note(
                 COMMITTED,
                 dataclasses.asdict(checkpoint),
-                durable=True,
                 text=str(checkpoint) if is_told else "",
             )
             self.committed, self._failed_in_a_row = checkpoint, 0
@@ -460,7 +473,7 @@ class Coordinator:
             goes_on = f"{waits}: nothing goes on before it" if waits else "training goes on"
             text = f"checkpoint {number} failed: {why}{before}, {goes_on}; it is tried again"
             body = {"number": number, "reason": why}
-            self._note("checkpoint_failed", body, durable=True, text=text if is_loud else "")
+            self._note("checkpoint_failed", body, text=text if is_loud else "")
 
     # -------------------------------------------------------------- carrying out
 
@@ -471,7 +484,7 @@ class Coordinator:
                 if not action.repeated:
                     again = action.spec.incarnation > 1
                     text = f"{action.spec} is relaunched" if again else ""
-                    self._note("launch", _id(action.spec), durable=True, text=text)
+                    self._note("launch", _id(action.spec), text=text)
                 self._asked_for.append(action)
             elif isinstance(action, membership_module.Stop):
                 self._asked_for.append(action)
@@ -499,7 +512,8 @@ class Coordinator:
         ids = self._ledger.ids_used
         text = f"training goes on from {checkpoint}"
         body = {"entry": checkpoint.entry, "checkpoint": checkpoint.number}
-        self._note(ROLLED_BACK, body, durable=True, text=text)
+        self._note(ROLLED_BACK, body, text=text)
+        self._journal.wait_for(checkpoint.entry)
         entries = read_journal(self.spec.job_dir)
         self._recorded = fold(self.plan, entries, checkpoint.entry)
         self._handle(ledger_events.RolledBack(*ids))

@@ -1,11 +1,12 @@
 """The journal: a job's story in one SQLite file, in the order it happened.
 
-What must not be forgotten is synced before anything depends on it (R5); the rest is committed in
-groups, a moment later.
+Entries are committed in groups, by a thread of the journal's own; who must not go on before his are
+on disk waits for them (R5).
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import sqlite3
@@ -14,14 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from elasticdl.errors import JobError
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "journal.sqlite"
-GROUP_COMMIT_S = 0.1
+LOCK_NAME = "journal.lock"
+LOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,23 @@ class Entry:
 
 
 class Journal:
-    """The journal being written. Thread-safe.
+    """The journal being written, by one process at a time. Thread-safe.
 
     Args:
       job_dir: the job's directory; the file is made if it is not there.
 
     Raises:
-      JobError: it cannot be opened or written.
+      JobError: it cannot be opened or written, or another process writes it.
     """
 
     def __init__(self, job_dir: str | Path) -> None:
         self.path = Path(job_dir) / FILE_NAME
-        self._lock = threading.Lock()
-        # Not committed so far, in order; the first `_inserted` are in the open transaction.
+        self._changed = threading.Condition()
+        # Entries that are not committed, in order, and the number of the newest that is.
         self._waiting: list[tuple[int, float, str, str]] = []
-        self._inserted = 0
-        self._closed = threading.Event()
+        self._error: sqlite3.Error | None = None
+        self._closed = False
+        self._owned = _lock(Path(job_dir) / LOCK_NAME)
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -60,90 +63,118 @@ class Journal:
                 "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
             )
             (last,) = self._db.execute("SELECT MAX(number) FROM entries").fetchone()
-            self._number: int = last or 0
         except sqlite3.Error as error:
+            self._owned.close()
             raise JobError(f"journal {self.path}: {error}") from None
+        self._number: int = last or 0
+        self._committed = self._number
         self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
         self._committer.start()
 
     @property
     def last_number(self) -> int:
-        """Number of the newest entry; 0 for none."""
-        with self._lock:
+        """Number of the newest entry, committed or not; 0 for none."""
+        with self._changed:
             return self._number
 
-    def append(self, kind: str, body: dict[str, Any], durable: bool = False) -> None:
-        """Add an entry; return once it is on disk if `durable`, else before.
+    def append(self, kind: str, body: dict[str, Any]) -> None:
+        """Add an entry and wait until it is on disk.
 
         Raises:
-          JobError: it cannot be written; nothing may be granted then.
+          JobError: it cannot be written.
         """
-        self.write([(kind, body)], durable)
+        self.wait_for(self.write([(kind, body)]))
 
-    def write(self, entries: Sequence[tuple[str, dict[str, Any]]], durable: bool = False) -> None:
-        """Add entries that are on disk all or none; return as `append` does.
-
-        Raises:
-          JobError: they cannot be written. They are tried again with what comes later, in order:
-            the journal never lacks anything but its end.
-        """
-        with self._lock:
-            at = time.time()
-            for kind, body in entries:
+    def write(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> int:
+        """Add entries, of which all or none will be on disk, soon; return the last one's number."""
+        texts = [(kind, json.dumps(body, separators=(",", ":"))) for kind, body in entries]
+        at = time.time()
+        with self._changed:
+            for kind, text in texts:
                 self._number += 1
-                text = json.dumps(body, separators=(",", ":"))
                 self._waiting.append((self._number, at, kind, text))
-            try:
-                self._insert()
-                if durable:
-                    self._commit()
-            except sqlite3.Error as error:
-                self._undo()
-                raise JobError(f"journal {self.path}: {error}") from None
+            self._error = None  # What could not be written is tried again with these.
+            self._changed.notify_all()
+            return self._number
 
-    def _insert(self) -> None:
-        if not self._db.in_transaction:
-            self._inserted = 0
-            self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT INTO entries (number, time, kind, body) VALUES (?, ?, ?, ?)",
-            self._waiting[self._inserted :],
-        )
-        self._inserted = len(self._waiting)
+    def wait_for(self, number: int) -> None:
+        """Return once this entry, and all before it, are on disk.
 
-    def _commit(self) -> None:
-        if self._waiting:
-            self._insert()
-            self._db.execute("COMMIT")
-            self._waiting.clear()
-            self._inserted = 0
-
-    def _undo(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        self._inserted = 0
+        Raises:
+          JobError: they cannot be written; nothing may be granted then. They are tried again with
+            what comes later, in order: the journal never lacks anything but its end.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._committed >= number or self._error or self._closed)
+            if self._committed < number:
+                raise JobError(f"journal {self.path}: {self._error or 'closed'}")
 
     def _commit_groups(self) -> None:
-        while not self._closed.wait(GROUP_COMMIT_S):
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: (self._waiting and self._error is None) or self._closed
+                )
+                group = list(self._waiting)
+                if self._closed and (not group or self._error is not None):
+                    return
             try:
-                with self._lock:
-                    self._commit()
+                self._commit(group)
             except sqlite3.Error as error:
-                # Tried again; the next durable entry fails loudly if it cannot be written either.
                 logger.error("journal %s: %s", self.path, error)
-                with self._lock:
-                    self._undo()
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                del self._waiting[: len(group)]
+                self._committed = group[-1][0]
+                self._changed.notify_all()
+
+    def _commit(self, group: Sequence[tuple[int, float, str, str]]) -> None:
+        try:
+            self._db.execute("BEGIN")
+            self._db.executemany(
+                "INSERT INTO entries (number, time, kind, body) VALUES (?, ?, ?, ?)", group
+            )
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         """Commit what is left, if that is possible, and close the file."""
-        self._closed.set()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._committer.join()
-        with self._lock:
-            try:
-                self._commit()
-            except sqlite3.Error as error:
-                logger.error("journal %s: %s", self.path, error)
-            self._db.close()
+        self._db.close()
+        self._owned.close()
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Own a file until it is closed or this process ends, however it ends.
+
+    Raises:
+      JobError: another process owns it, for longer than it takes to end.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise JobError(f"journal lock {path}: {error.strerror}") from None
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise JobError(
+                    f"journal lock {path}: another master of this job runs; a job has one"
+                ) from None
+        time.sleep(0.05)
 
 
 def last_number(job_dir: str | Path, kind: str) -> int:

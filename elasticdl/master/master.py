@@ -191,7 +191,7 @@ class Master:
             "records_per_s": trained / seconds if seconds else 0.0,
         }
         try:
-            self._journal.append("result", result, durable=True)
+            self._journal.append("result", result)
         except JobError as error:
             logger.error("the result is not in the journal: %s", error)
         path = Path(self._spec.job_dir) / RESULT_FILE

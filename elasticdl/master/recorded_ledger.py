@@ -10,12 +10,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from elasticdl.master import ledger_events
 from elasticdl.master.journal import Entry
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
 from elasticdl.master.story import Note, Story
-from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.tasks import JobPlan
 
 EVENT = "event"
 ROLLED_BACK = "rolled_back"
@@ -67,9 +66,8 @@ class RecordedLedger:
         if not self._has_changed(event, actions, before):
             return actions, []
         self.clock = now
-        durable = isinstance(event, _DURABLE) or any(self._binds(action) for action in actions)
         return actions, [
-            Note(EVENT, event_body(event, now), durable),
+            Note(EVENT, event_body(event, now)),
             *(_of_worker(note, event) for note in self._notes(actions, now)),
         ]
 
@@ -101,30 +99,6 @@ class RecordedLedger:
         if isinstance(event, Tick):
             return bool(actions) or before != self._marks(event)
         return True
-
-    def _binds(self, action: Action) -> bool:
-        """Whether forgetting this grant would change what its task is, or that it is one."""
-        if not isinstance(action, Grant) or not _is_new(action):
-            return False
-        task = action.task
-        if task.kind is TaskKind.CALLBACKS:  # Its worker is the callbacks' host from now on.
-            return True
-        if task.kind is not TaskKind.TRAINING:
-            return False
-        if task.max_minibatches is not None or task.learning_rate is not None:
-            return True
-        # Training that may end early drops the tasks that were never granted.
-        return self.ledger.rounds.decisions.any or self.ledger.plan.max_steps is not None
-
-
-# Other events are as durable as what follows from them.
-_DURABLE = (
-    ledger_events.PartitionStarted,
-    ledger_events.PartitionsPlaced,
-    ledger_events.CheckpointCommitted,
-    ledger_events.RolledBack,
-    ledger_events.MasterStarted,
-)
 
 
 def _is_new(answer: Action) -> bool:

@@ -47,14 +47,10 @@ class CountedRecords:
 
 @dataclass(frozen=True)
 class Note:
-    """An entry for the journal; `text` says it to people, where it is for them.
-
-    durable: it is to be on disk before anything follows from it.
-    """
+    """An entry for the journal; `text` says it to people, where it is for them."""
 
     kind: str
     body: dict[str, Any]
-    durable: bool = False
     text: str = ""
 
 
@@ -112,7 +108,7 @@ class Story:
         for task in action.tasks:
             if task.kind in self.counted:
                 self.counted[task.kind].defined += task.num_records
-        return Note("tasks", {"tasks": [definition(one) for one in action.tasks]}, durable=True)
+        return Note("tasks", {"tasks": [definition(one) for one in action.tasks]})
 
     def _granted(self, action: ledger_events.Grant, now: float) -> Note | None:
         if action.repeated:
@@ -139,7 +135,7 @@ class Story:
             counted = self.counted[kind]
             counted.expected += action.task.num_records
             counted.counted += json.loads(action.result)["records"]
-        return Note("done", body, durable=bool(action.result))
+        return Note("done", body)
 
     def _requeued(self, action: ledger_events.Requeued, now: float) -> Note:
         text = f"{action.task} will be leased again: {action.reason}"
@@ -147,28 +143,28 @@ class Story:
 
     def _epoch_ended(self, action: ledger_events.EpochEnded, now: float) -> Note:
         self.epoch_ended_at[action.epoch] = self._training_time(now)
-        return Note("epoch", {"epoch": action.epoch}, durable=True)
+        return Note("epoch", {"epoch": action.epoch})
 
     def _phase_ended(self, action: ledger_events.PhaseEnded, now: float) -> Note:
         if action.kind is TaskKind.TRAINING:
             self.training_seconds = self._training_time(now)
-        return Note("phase", {"kind": action.kind.name}, durable=True)
+        return Note("phase", {"kind": action.kind.name})
 
     def _round_began(self, action: ledger_events.RoundBegan, now: float) -> Note:
         began = action.round
         body = {"number": began.number, "reason": began.reason, "epoch": began.epoch}
-        return Note("round", {**body, "evaluates": began.evaluates}, durable=True)
+        return Note("round", {**body, "evaluates": began.evaluates})
 
     def _evaluated(self, action: ledger_events.Evaluated, now: float) -> Note:
         done = action.round
         body = {"number": done.number, "metrics": done.metrics, "logs": done.logs}
         if not done.evaluates:
-            return Note("evaluated", body, durable=True)
+            return Note("evaluated", body)
         evaluation = Evaluation(done.reason, done.epoch, done.steps, done.metrics, done.logs)
         self.evaluations.append(evaluation)
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in done.metrics.items())
         when = f"epoch {done.epoch + 1}" if done.reason == "epoch" else f"step {done.steps}"
-        return Note("evaluated", body, durable=True, text=f"evaluation after {when}: {numbers}")
+        return Note("evaluated", body, text=f"evaluation after {when}: {numbers}")
 
     def _decided(self, action: ledger_events.Decided, restores: str | None) -> Note:
         decision = action.decision
@@ -176,10 +172,10 @@ class Story:
         if decision.kind == "best":
             if decision.value == restores and self.evaluations:
                 self._restored = self.evaluations[-1]
-            return Note("decided", body, durable=True)
+            return Note("decided", body)
         stops = decision.kind == "stop"
         what = "training stops" if stops else f"learning rate {decision.value:g}"
-        return Note("decided", body, durable=True, text=f"{what}: {decision.reason}")
+        return Note("decided", body, text=f"{what}: {decision.reason}")
 
 
 def definition(task: Task) -> list[Any]:

@@ -16,7 +16,7 @@ from elasticdl.master.journal import Journal, read_journal
 def test_entries_come_back_in_order(tmp_path):
     journal = Journal(tmp_path)
     for number in range(50):
-        journal.append("done", {"task": number}, durable=number % 7 == 0)
+        journal.write([("done", {"task": number})])
     journal.append("ended", {"state": "succeeded"})
     journal.close()
     assert [entry.body["task"] for entry in read_journal(tmp_path, "done")] == list(range(50))
@@ -28,12 +28,12 @@ import sys
 from elasticdl.master.journal import Journal
 journal = Journal(sys.argv[1])
 for number in range(100_000):
-    journal.append("tasks", {"number": number}, durable=True)
+    journal.append("tasks", {"number": number})
     print(number, flush=True)
 """
 
 
-def test_what_was_durable_survives_sigkill(tmp_path):
+def test_what_was_waited_for_survives_sigkill(tmp_path):
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -48,7 +48,7 @@ def test_what_was_durable_survives_sigkill(tmp_path):
 
 def test_a_running_jobs_journal_can_be_read(tmp_path):
     journal = Journal(tmp_path)
-    journal.append("job", {"a": 1}, durable=True)
+    journal.append("job", {"a": 1})
     assert [entry.body for entry in read_journal(tmp_path)] == [{"a": 1}]
     journal.close()
 
@@ -61,3 +61,44 @@ def test_no_journal_and_a_damaged_one_are_errors(tmp_path):
         list(read_journal(tmp_path))
     with pytest.raises(JobError, match="journal"):
         Journal(tmp_path)
+
+
+def test_what_cannot_be_written_is_tried_again_in_order_with_what_comes_later(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("done", {"task": 1})
+    journal._db.execute("PRAGMA query_only = ON")
+    number = journal.write([("done", {"task": 2}), ("done", {"task": 3})])
+    with pytest.raises(JobError, match="readonly"):
+        journal.wait_for(number)
+    journal._db.execute("PRAGMA query_only = OFF")
+    journal.append("done", {"task": 4})
+    assert [entry.body["task"] for entry in read_journal(tmp_path)] == [1, 2, 3, 4]
+    assert [entry.number for entry in read_journal(tmp_path)] == [1, 2, 3, 4]
+    journal.close()
+
+
+def test_a_journal_has_one_writer_and_the_death_of_it_makes_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("elasticdl.master.journal.LOCK_S", 0.2)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    writer.stdout.readline()
+    with pytest.raises(JobError, match="another master of this job runs"):
+        Journal(tmp_path)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    journal = Journal(tmp_path)
+    assert journal.last_number > 0
+    journal.close()
+
+
+def test_entries_of_one_write_are_there_all_or_none(tmp_path):
+    journal = Journal(tmp_path)
+    journal._db.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON entries WHEN new.kind = 'b' "
+        "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(JobError, match="disk full"):
+        journal.wait_for(journal.write([("a", {}), ("b", {})]))
+    assert not list(read_journal(tmp_path))
+    journal.close()
