@@ -70,6 +70,18 @@ class JobOptions(BaseModel):
         also=("model", "model_dir", "saved_model"),
         min_length=1,
     )
+    warm_start: str | None = option(
+        None,
+        "checkpoint or trained model of the same model, to begin with its weights; the "
+        "optimizer's slots are not taken over",
+        group="Model",
+        commands=_TRAIN,
+        metavar="DIR",
+        example="output",
+        form="path",
+        also=("checkpoint", "init_checkpoint", "pretrained", "resume_from"),
+        min_length=1,
+    )
     input_fn: str | None = option(
         None,
         "input function to use instead of the model's own",

@@ -62,6 +62,10 @@ def _validate(job_spec: JobSpec) -> None:
         _check_directory("model_zoo", job_spec.model_zoo, "give the directory of the model's files")
     if job_spec.trained_model is not None:
         check_trained_model(job_spec.trained_model)
+    if job_spec.warm_start is not None:
+        from elasticdl.model.warm_start import check_warm_start
+
+        check_warm_start(_local("warm_start", job_spec.warm_start))
     parse_params(job_spec.params)
     inputs: list[str] = []
     if not has_custom_reader(job_spec):

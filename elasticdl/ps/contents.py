@@ -82,6 +82,19 @@ class Contents:
         )
 
 
+def optimizer_of(table: ps_pb2.TableDefinition, optimizer: OptimizerConfig) -> OptimizerConfig:
+    """Return what updates a table."""
+    if table.frozen:
+        return OptimizerConfig(name="sgd")  # needs no slots
+    return optimizer.without_weight_decay() if table.excluded_from_weight_decay else optimizer
+
+
+def rules_of(table: ps_pb2.TableDefinition) -> LifetimeRules:
+    """Return which rows of a table are made and kept."""
+    rules = table.rules
+    return LifetimeRules(rules.admission_count, rules.max_rows, rules.evict_after_steps)
+
+
 def _dense_slices(
     model: ps_pb2.ModelDefinition,
     optimizer: OptimizerConfig,
@@ -108,23 +121,17 @@ def _dense_slices(
 def _table(
     table: ps_pb2.TableDefinition, optimizer: OptimizerConfig, num_groups: int, total_groups: int
 ) -> EmbeddingTable:
-    if table.frozen:
-        optimizer = OptimizerConfig(name="sgd")  # needs no slots
-    elif table.excluded_from_weight_decay:
-        optimizer = optimizer.without_weight_decay()
     return EmbeddingTable(
         table.name,
         table.dim,
-        optimizer,
+        optimizer_of(table, optimizer),
         RowInitializer(
             kind=table.initializer.kind,
             seed=table.initializer.seed,
             a=table.initializer.a,
             b=table.initializer.b,
         ),
-        rules=LifetimeRules(
-            table.rules.admission_count, table.rules.max_rows, table.rules.evict_after_steps
-        ),
+        rules=rules_of(table),
         num_groups=num_groups,
         total_groups=total_groups,
     )

@@ -55,6 +55,7 @@ class Partition:
         self._steps: SynchronousSteps | None = None
         self._hold(Contents.nothing())
         self._model: ps_pb2.ModelDefinition | None = None
+        self._was_restored = False
         self._snapshots = Snapshots(self._lock, self._take_part)
         self._pins = Pins(self._take_image, self._drop_image)
         self._pinned_dense = np.zeros(0, np.float32)
@@ -103,6 +104,7 @@ class Partition:
         contents, lanes = Restoring(checkpoint, routing, self.index).read()
         with self._lock:
             self._hold(contents)
+            self._was_restored = True
             if self._steps is not None and lanes is not None:
                 self._steps.lanes.restore(lanes)
 
@@ -130,7 +132,7 @@ class Partition:
     def load_rows(self, data: bytes) -> bytes:
         """Set rows of a table before training: those of a trained model.
 
-        Once something was trained nothing is set: a repeat came late.
+        After the first push, snapshot or restore nothing is set: a repeat came late.
         """
         try:
             header, buffers = frames.unpack(data, ps_pb2.LoadRowsHeader)
@@ -144,7 +146,7 @@ class Partition:
                 if len(ids) != len(rows):
                     raise frames.FrameError(f"{len(ids)} ids, {len(rows)} rows")
                 positions = self._check_hosted(ids)
-                if not self._version():
+                if not (self._version() or self._was_restored or self._snapshots.has_begun):
                     table.load(ids, rows, groups=positions)
             return frames.pack(ps_pb2.PsReply())
         except Refused as refused:

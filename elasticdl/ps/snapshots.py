@@ -57,8 +57,14 @@ class Snapshots:
         self._lock = lock
         self._take = take
         self._number = 0
+        self._has_begun = False
         self._awaited: ps_pb2.SnapshotRequest | None = None
         self._writing: _Writing | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the moment of a snapshot has been."""
+        return self._has_begun
 
     def snapshot(self, request: ps_pb2.SnapshotRequest, version: int) -> ps_pb2.SnapshotReply:
         """Begin a snapshot now, or once a version is reached, or say how it stands.
@@ -106,6 +112,7 @@ class Snapshots:
 
     def _begin(self, request: ps_pb2.SnapshotRequest, version: int) -> None:
         writing = self._writing = _Writing(version)
+        self._has_begun = True
         try:
             image = writing.image = self._take(request.number, request.base, version)
             writer = PartWriter(

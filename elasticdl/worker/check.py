@@ -24,6 +24,7 @@ from elasticdl.model.records_input import array_specs, records_dataset
 from elasticdl.model.source import ModelSource
 from elasticdl.model.trained_model import check_output, load_parameters, try_export
 from elasticdl.model.user_code import ModelCodeError, before_launch
+from elasticdl.model.warm_start import check_same, open_warm_start
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.worker.check_report import (
     CheckReport,
@@ -100,6 +101,9 @@ class _Check:
         )
         optimizer = model.optimizer.config if mode is Mode.TRAINING else None
         self._check_rules(model)
+        if self._job_spec.warm_start is not None:
+            path = self._job_spec.warm_start
+            check_same(path, open_warm_start(path), model.table_definitions, model.variables)
         minibatch = self._first_minibatch(model, mode, self._shards)
         distinct = _distinct(minibatch)
         inverses = [inverse for _, inverse in distinct]

@@ -21,6 +21,7 @@ from elasticdl.model.metrics import Metrics
 from elasticdl.model.mode import Mode
 from elasticdl.model.source import ModelSource
 from elasticdl.model.trained_model import load_parameters
+from elasticdl.model.warm_start import check_same, flat, open_warm_start, rows_to_load
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import (
     GaveUp,
@@ -339,7 +340,15 @@ class Worker:
 
     def _initialize(self, held: HeldTask) -> None:
         client, model = self._parameters(), self.model
-        if self._spec.trained_model is None:
+        if self._spec.warm_start is not None:
+            path = self._spec.warm_start
+            warm = open_warm_start(path)
+            check_same(path, warm, model.table_definitions, model.variables)
+            client.initialize(flat(warm, model.variables))
+            for definition in model.table_definitions:
+                for ids, rows in rows_to_load(warm, definition):
+                    client.load_rows(definition.name, ids, rows)
+        elif self._spec.trained_model is None:
             client.initialize(model.initial_dense())
             for name, rows in model.given_rows().items():
                 client.load_rows(name, np.arange(len(rows), dtype=np.int64), rows)

@@ -229,6 +229,18 @@ def test_an_increment_of_an_incarnation_that_did_not_begin_its_base_is_whole(
     assert [part["base"] for part in manifest.parts] == [0, 0]
 
 
+def test_rows_that_come_after_a_snapshot_or_a_restore_are_dropped(tmp_path: Path) -> None:
+    servers = Servers(1)
+    servers.client.load_rows("rows", np.arange(3), np.full((3, 3), 7, np.float32))
+    expected = servers.pull(IDS)[1]
+    ask(servers.partitions[0], tmp_path, 1)
+    path = commit(servers.partitions, tmp_path, 1)
+    again = servers_of(restore(path, 1), servers.layout.model)
+    for late in (servers, again):
+        late.client.load_rows("rows", np.arange(6), np.full((6, 3), 8, np.float32))
+        np.testing.assert_array_equal(late.pull(IDS)[1], expected)
+
+
 def test_a_newer_snapshot_ends_the_one_before_and_removes_its_files(tmp_path: Path) -> None:
     servers = Servers(1)
     servers.push(0, np.arange(1000), 1.0, 1.0)
