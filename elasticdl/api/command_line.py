@@ -19,7 +19,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
     import difflib
     import traceback
 
-    from elasticdl.api.commands import Command, data, init, job, jobs
+    from elasticdl.api.commands import Command, checkpoints, data, init, job, jobs
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
 COMMANDS: list[Command] = [
@@ -27,6 +27,7 @@ COMMANDS: list[Command] = [
     *init.COMMANDS,
     *data.COMMANDS,
     *jobs.COMMANDS,
+    *checkpoints.COMMANDS,
 ]
 
 _NOBODY_READS = 141
