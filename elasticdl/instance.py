@@ -18,6 +18,8 @@ from elasticdl.job_spec import JobSpec
 
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
 TOKEN_FILE = "token"
+STUCK_EXIT_CODE = 75
+"""Of a worker whose model code hung; EX_TEMPFAIL of sysexits.h."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -445,6 +445,18 @@ class JobOptions(BaseModel):
         ge=1,
         le=1000,
     )
+    task_timeout: float = option(
+        600.0,
+        "seconds that model code may take for one minibatch, or to read one task, before its "
+        "worker is replaced; 0: any time",
+        group="Reliability",
+        commands=_JOB,
+        metavar="SECONDS",
+        example="600",
+        also=("stuck_timeout",),
+        ge=0,
+        le=86_400,
+    )
     lease_s: float = option(
         30.0,
         "seconds without a sign of life after which a worker's task is leased to another",

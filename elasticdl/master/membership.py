@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from elasticdl.instance import STUCK_EXIT_CODE
+
 HEARTBEAT_S = 1.0
 # Signals by which the instance's own code crashed; any other signal is somebody else's doing.
 CRASHES = frozenset(
@@ -208,6 +210,8 @@ _AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
 def describe_exit(exit_code: int) -> str:
     """Return how a process ended, in words."""
+    if exit_code == STUCK_EXIT_CODE:
+        return "its model code hung for longer than --task_timeout; its log says where"
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

@@ -48,6 +48,7 @@ def run(arguments: InstanceArguments) -> int:
         import tensorflow as tf
 
         from elasticdl.worker.devices import use_device
+        from elasticdl.worker.watchdog import WATCHDOG
         from elasticdl.worker.worker import Worker
 
         device = use_device(arguments.spec.worker_devices, arguments.index)
@@ -75,7 +76,10 @@ def run(arguments: InstanceArguments) -> int:
         on_sigterm(worker.leave)
         if leaving.is_set():
             worker.leave()
+        if arguments.spec.task_timeout:
+            WATCHDOG.start(arguments.spec.task_timeout)
         worker.run()
+        WATCHDOG.stop()
         heartbeat.stop()
     except NotAMember:
         logger.warning("this incarnation is not wanted any more")

@@ -14,6 +14,7 @@ from elasticdl.worker.pipeline import TaskEnd
 from elasticdl.worker.records import TaskRecords
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TwoPhaseModel
+from elasticdl.worker.watchdog import WATCHDOG
 
 
 class Evaluator:
@@ -69,14 +70,15 @@ class Evaluator:
         pulled = item.pull.result()
         assert pulled.dense is not None
         minibatch = item.minibatch
-        found = self._model.evaluation_step(
-            minibatch.features,
-            minibatch.labels,
-            pulled.dense,
-            pulled.rows,
-            item.lookup.inverses,
-            minibatch.sample_weights,
-        )
+        with WATCHDOG.watching(f"evaluating minibatch {minibatch.k} of task {minibatch.task_id}"):
+            found = self._model.evaluation_step(
+                minibatch.features,
+                minibatch.labels,
+                pulled.dense,
+                pulled.rows,
+                item.lookup.inverses,
+                minibatch.sample_weights,
+            )
         return self._metrics.measure(
             found.outputs,
             minibatch.labels,

@@ -19,6 +19,7 @@ from elasticdl.model.mode import Mode
 from elasticdl.model.records_input import array_specs, minibatches, records_dataset
 from elasticdl.model.user_code import without_library_frames
 from elasticdl.worker.records import TableRecords, TaskRecords
+from elasticdl.worker.watchdog import WATCHDOG
 
 _END_OF_TASK = -1
 _NO_LIMIT = -1
@@ -173,7 +174,8 @@ class TaskPipeline:
         """
         while True:
             try:
-                task_id, k, num_records, optional = next(self._elements)
+                with WATCHDOG.watching("the input function", lambda: bool(self._tasks)):
+                    task_id, k, num_records, optional = next(self._elements)
             except (tf.errors.OpError, UnicodeDecodeError) as error:
                 if not self._tasks:
                     raise

@@ -21,6 +21,7 @@ from elasticdl.worker.pipeline import TaskEnd
 from elasticdl.worker.records import TableRecords, TaskRecords
 from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.two_phase import TwoPhaseModel
+from elasticdl.worker.watchdog import WATCHDOG
 
 PARTS = "parts"
 PREDICTION = "prediction"
@@ -61,12 +62,13 @@ class Predictor:
         while not isinstance(item := self._stream.next(), TaskEnd):
             pulled = item.pull.result()
             assert pulled.dense is not None
-            outputs = self._model.forward(
-                item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
-            )
+            with WATCHDOG.watching(f"predicting minibatch {item.minibatch.k} of {held.task.id}"):
+                outputs = self._model.forward(
+                    item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
+                )
+                if self._process is not None:
+                    self._process(outputs)
             kept = _feature_columns(item.minibatch.features, self._spec.keep_columns)
-            if self._process is not None:
-                self._process(outputs)
             predicted = output_columns(outputs)
             _check_rows(predicted, item.minibatch.num_records)
             clash = sorted(set(kept) & set(predicted))

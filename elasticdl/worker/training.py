@@ -18,6 +18,7 @@ from elasticdl.worker.seeds import step_seed
 from elasticdl.worker.step_results import TrainResult
 from elasticdl.worker.stream import MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TwoPhaseModel
+from elasticdl.worker.watchdog import WATCHDOG
 
 logger = logging.getLogger(__name__)
 
@@ -200,15 +201,16 @@ def train_minibatch(
     """
     minibatch = item.minibatch
     assert pulled.dense is not None
-    result = model.train_step(
-        minibatch.features,
-        minibatch.labels,
-        pulled.dense,
-        pulled.rows,
-        item.lookup.inverses,
-        step_seed=step_seed(spec.seed, task, minibatch.k),
-        sample_weights=minibatch.sample_weights,
-    )
+    with WATCHDOG.watching(f"training minibatch {minibatch.k} of task {task.id}"):
+        result = model.train_step(
+            minibatch.features,
+            minibatch.labels,
+            pulled.dense,
+            pulled.rows,
+            item.lookup.inverses,
+            step_seed=step_seed(spec.seed, task, minibatch.k),
+            sample_weights=minibatch.sample_weights,
+        )
     if not result.finite and spec.on_nan == "stop":
         raise NotFiniteError(
             f"minibatch {minibatch.k}: the loss ({result.loss}) or a gradient is not finite; "

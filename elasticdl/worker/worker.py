@@ -47,6 +47,7 @@ from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.synchronous import SynchronousTrainer
 from elasticdl.worker.training import Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
+from elasticdl.worker.watchdog import WATCHDOG
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +294,8 @@ class Worker:
             return []
         shuffled = task.kind == master_pb2.TaskKind.TRAINING and self._spec.shuffle
         seed = order_seed(self._spec.seed, task) if shuffled else None
-        return self._read_range(task.shard, task.start, task.end, seed)
+        with WATCHDOG.watching(f"reading {task.shard}, records {task.start} to {task.end}"):
+            return self._read_range(task.shard, task.start, task.end, seed)
 
     def _read_range(
         self, shard: str, start: int, end: int, permutation_seed: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import elasticdl
@@ -48,6 +50,19 @@ def test_declared_records_are_counted_once_and_learned(tmp_path, num_workers):
         )
         assert evaluated.metrics["mse"] == pytest.approx(result.metrics["mse"])
         assert evaluated.audit["records_expected"] == 60
+
+
+def test_a_worker_whose_code_hangs_is_replaced_and_the_record_range_is_read_by_another(tmp_path):
+    result = train(
+        f"{tmp_path}/hanging-0_300+1000_125", tmp_path / "out", num_workers=2, task_timeout=5
+    )
+    assert result.audit["records_expected"] == 425
+    assert set(result.audit["applied_once"].values()) == {425}
+    assert result.audit["relaunches"] >= 1
+    logs = [log.read_text() for log in (Path(result.job_dir) / "logs").glob("worker-*.log")]
+    said = "".join(text for text in logs if "s so far: this worker is ended and replaced" in text)
+    assert "reading from" in said
+    assert "own_reader.py" in said  # The stack shows where it hung.
 
 
 def test_a_reader_that_yields_less_than_it_declares_is_named_before_the_launch(tmp_path):
