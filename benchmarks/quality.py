@@ -44,13 +44,25 @@ CONSISTENCIES = ("async", "sync")
 
 @dataclass(frozen=True)
 class Settings:
-    """What both are trained with."""
+    """What both are trained with.
+
+    Attributes:
+      size: of the data, among `SIZES`.
+      seeds: how many.
+      num_workers: of a job.
+      num_ps: of a job.
+      consistencies: of the jobs that are compared.
+      staleness: of async jobs.
+      late: how many other gradients ``model.fit`` is to apply before each; see `fit`.
+    """
 
     size: str
     seeds: int
     num_workers: int
     num_ps: int
     consistencies: tuple[str, ...] = CONSISTENCIES
+    staleness: int = 1
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,7 @@ def run_job(
             num_workers=settings.num_workers,
             num_ps=settings.num_ps,
             consistency=consistency,
+            staleness=settings.staleness if consistency == "async" else 1,
             quiet=True,
         )
     if set(result.audit["applied_once"].values()) != {result.audit["records_expected"]}:
@@ -129,12 +142,12 @@ def run_job(
     return result.metrics[workload.metric]
 
 
-def run_fit(workload: Workload, data: Path, seed: int) -> float:
-    """Train with ``model.fit`` and return the metric on the held-out records."""
+def run_fit(workload: Workload, data: Path, seed: int, late: int = 0) -> float:
+    """Train in this process and return the metric on the held-out records."""
     from benchmarks.fit import evaluate, fit
 
     pattern = str(data / "train" / "*.recordio")
-    fitted = fit(workload, pattern, workload.minibatch_size, workload.num_epochs, seed)
+    fitted = fit(workload, pattern, workload.minibatch_size, workload.num_epochs, seed, late)
     return evaluate(fitted, str(data / "test" / "*.recordio"))[workload.metric]
 
 
@@ -152,7 +165,7 @@ def compare(name: str, settings: Settings) -> dict[str, Comparison]:
     def reached(by: str, train: Callable[[int], float]) -> list[float]:
         return [_told(f"{name}, {by}, seed {seed}", partial(train, seed)) for seed in seeds]
 
-    fit = reached("model.fit", partial(run_fit, workload, data))
+    fit = reached("model.fit", partial(run_fit, workload, data, late=settings.late))
     jobs = {
         consistency: reached(
             consistency,
@@ -228,6 +241,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--num_ps", type=int, default=2)
     parser.add_argument("--consistency", choices=CONSISTENCIES, help="one of the two, not both")
+    parser.add_argument("--staleness", type=int, default=1, help="of async jobs")
+    parser.add_argument(
+        "--late", type=int, default=0, help="gradients that fit applies between a pull and its push"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args(words)
     names = given.only.split(",") if given.only else every
@@ -236,7 +253,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.seeds < 2:
         parser.error(f"--seeds {given.seeds}: noise needs 2 or more")
     consistencies = (given.consistency,) if given.consistency else CONSISTENCIES
-    settings = Settings(given.size, given.seeds, given.num_workers, given.num_ps, consistencies)
+    settings = Settings(
+        given.size,
+        given.seeds,
+        given.num_workers,
+        given.num_ps,
+        consistencies,
+        given.staleness,
+        given.late,
+    )
     comparisons = {name: compare(name, settings) for name in names}
     if given.json:
         models = {
