@@ -3,11 +3,16 @@
 Each model of the zoo is trained by a job of several workers and by ``model.fit``, on the same
 records, as many times, and measured on the same held-out records by the model's own metric. Which
 of them is a little better is chance, so both are trained with several seeds. They count as the same
-where the difference of the means is within what chance makes of two equals 99 times in 100, by
-Student's t test, or not above one held-out record.
+where the difference of the means is within three standard errors, or not above one held-out record.
+Beyond that, it is unclear, and more seeds tell, up to what chance makes of two equals 99 times in
+100 by Student's t test.
 
 In sync mode a step averages a minibatch of each worker. There, a worker's are so much smaller than
 those of ``fit`` that a step of both is of as many records.
+
+In async mode, gradients are of parameters that other workers have changed meanwhile. Whether that
+is what a model suffers from is told by ``--late``: then a job is compared with training in one
+process whose gradients are applied as late.
 
 The exit code is 1 where a job's model is worse.
 """
@@ -37,7 +42,8 @@ from benchmarks.zoo import SIZES, prepare, workloads
 
 # Two-sided 99 % quantiles of Student's t, by degrees of freedom; above, the next lower one holds.
 _STUDENT_T = {2: 9.925, 4: 4.604, 6: 3.707, 8: 3.355, 10: 3.169, 14: 2.977, 18: 2.878, 30: 2.750}
-
+# Differences of more standard errors are not called the same.
+_SUSPICIOUS = 3
 
 CONSISTENCIES = ("async", "sync")
 
@@ -63,6 +69,11 @@ class Settings:
     consistencies: tuple[str, ...] = CONSISTENCIES
     staleness: int = 1
     late: int = 0
+
+    @property
+    def fit_name(self) -> str:
+        """What the jobs are compared with."""
+        return f"{self.late} late" if self.late else "model.fit"
 
 
 @dataclass(frozen=True)
@@ -92,23 +103,31 @@ class Comparison:
         return math.sqrt((statistics.variance(self.job) + statistics.variance(self.fit)) / 2)
 
     @property
+    def standard_error(self) -> float:
+        """Of the difference."""
+        return self.noise * math.sqrt(2 / len(self.job))
+
+    @property
     def limit(self) -> float:
-        """Up to which difference the two are the same."""
+        """Up to which difference chance can be the reason."""
         freedom = 2 * len(self.job) - 2
         quantile = _STUDENT_T[max(each for each in _STUDENT_T if each <= freedom)]
-        return max(quantile * self.noise * math.sqrt(2 / len(self.job)), 1 / self.num_test_records)
+        return max(quantile * self.standard_error, 1 / self.num_test_records)
 
     @property
     def verdict(self) -> str:
-        """Whether the job's models are the same, better or worse."""
+        """Whether the job's models are the same, better, worse, or it is unclear."""
         # Means of the same values in another order differ in the last bit.
-        if abs(self.difference) <= self.limit * (1 + 1e-9):
-            return "same"
-        return "better" if self.difference > 0 else "worse"
+        difference = abs(self.difference) * (1 - 1e-9)
+        if difference > self.limit:
+            return "better" if self.difference > 0 else "worse"
+        if difference > max(_SUSPICIOUS * self.standard_error, 1 / self.num_test_records):
+            return "unclear"
+        return "same"
 
     def as_dict(self) -> dict[str, Any]:
         """The values and what follows from them."""
-        names = ("difference", "noise", "limit", "verdict")
+        names = ("difference", "noise", "standard_error", "limit", "verdict")
         return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
@@ -165,7 +184,7 @@ def compare(name: str, settings: Settings) -> dict[str, Comparison]:
     def reached(by: str, train: Callable[[int], float]) -> list[float]:
         return [_told(f"{name}, {by}, seed {seed}", partial(train, seed)) for seed in seeds]
 
-    fit = reached("model.fit", partial(run_fit, workload, data, late=settings.late))
+    fit = reached(settings.fit_name, partial(run_fit, workload, data, late=settings.late))
     jobs = {
         consistency: reached(
             consistency,
@@ -190,16 +209,16 @@ def _told(what: str, train: Callable[[], float]) -> float:
 
 def show(settings: Settings, comparisons: dict[str, dict[str, Comparison]]) -> None:
     """Print the comparisons as a table."""
-    machine = describe_machine()
     table = Table(
         title=f"held-out metric by jobs of {settings.num_workers} workers and {settings.num_ps} "
-        f"parameter servers, and by model.fit; mean of {settings.seeds} seeds: {machine['cpu']}",
+        f"parameter servers, and by {settings.fit_name}; mean of {settings.seeds} seeds: "
+        f"{describe_machine()['cpu']}",
         title_justify="left",
     )
     table.add_column("model")
     table.add_column("metric")
     table.add_column("consistency")
-    for column in ("job", "model.fit", "difference", "noise", "limit"):
+    for column in ("job", settings.fit_name, "difference", "noise", "limit"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
     rows = (
@@ -223,7 +242,7 @@ def show(settings: Settings, comparisons: dict[str, dict[str, Comparison]]) -> N
     console.print(table)
     console.print(
         "noise: standard deviation over seeds; limit: what chance makes of two equals, "
-        "99 times in 100"
+        "99 times in 100; unclear: within it, but beyond 3 standard errors"
     )
 
 
