@@ -96,7 +96,7 @@ def inspect_checkpoint(place: str) -> dict[str, Any]:
         "bytes_in_all": sum(_num_bytes(read_manifest(one)) for one in chain),
         "partitions": len(manifest.parts),
         "bucket_groups": len(manifest.routing),
-        "unfinished_tasks": len(manifest.tasks),
+        "tasks_defined": len(manifest.tasks),
         "rows": tables,
         "files": [
             {"partition": part["partition"], **one}

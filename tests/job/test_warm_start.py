@@ -55,6 +55,16 @@ def test_a_job_begins_with_the_weights_of_a_trained_model(data: str, tmp_path: P
         np.testing.assert_array_equal(again[name], values, err_msg=name)
 
 
+def test_a_job_begins_with_the_weights_of_a_checkpoint(data: str, tmp_path: Path) -> None:
+    first = train(data, tmp_path / "first", job_dir=str(tmp_path / "job"), num_ps=2)
+    last = sorted((tmp_path / "job" / "checkpoints").iterdir())[-1]
+    again = train(data, tmp_path / "again", warm_start=str(last), params="learning_rate=0.0")
+    # The rows of ids that the training saw, and no others.
+    assert again.keys() == first.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
+
+
 def test_another_model_is_refused_before_anything_is_launched(data: str, tmp_path: Path) -> None:
     train(data, tmp_path / "first")
     with pytest.raises(UsageError, match=r"warm_start '.*': .* is of .* in the model, but of"):
