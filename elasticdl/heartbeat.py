@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 START_DEADLINE_S = 120.0
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.25
 
 
 class NotAMember(Exception):
@@ -106,7 +108,7 @@ def wait_for_cluster(
     """
     stop = give_up or threading.Event()
     request = master_pb2.RegisterRequest(instance=instance, pid=pid)
-    waited_s = 0.0
+    waited_s, pause_s = 0.0, FIRST_PAUSE_S
     while waited_s < deadline_s:
         try:
             reply = master.call_until("Register", request, deadline_s, give_up=stop.is_set)
@@ -118,7 +120,8 @@ def wait_for_cluster(
             raise NotAMember
         if reply.HasField("cluster"):
             return reply.cluster
-        if stop.wait(0.05):
+        if stop.wait(pause_s):
             raise NotAMember
-        waited_s += 0.05
+        waited_s += pause_s
+        pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
     raise DeadlinePassed(f"not all parameter servers were up after {deadline_s:.0f} s")

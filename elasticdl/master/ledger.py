@@ -233,6 +233,8 @@ class Ledger:
         return self._initialize is not None and self._initialize.id in self._open
 
     def _wait_for_checkpoint(self, reason: str) -> list[Action]:
+        if self._awaited_checkpoint == reason:  # It was said.
+            return []
         self._awaited_checkpoint = reason
         return [CheckpointWanted(reason)]
 

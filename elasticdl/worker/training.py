@@ -36,7 +36,7 @@ class Trainer:
       spec: the job.
       model: the model, split in two phases.
       client: the parameter servers.
-      make_pipeline: makes a training pipeline, anew after an error.
+      pipeline: reads the tasks; owned by the trainer from now on.
       leases: where tasks come from and completions go.
       leaving: set when the worker is to leave after the minibatch under way.
     """
@@ -46,7 +46,7 @@ class Trainer:
         spec: JobSpec,
         model: TwoPhaseModel,
         client: ParameterClient,
-        make_pipeline: Callable[[], TaskPipeline],
+        pipeline: TaskPipeline,
         leases: Leases,
         leaving: threading.Event,
     ) -> None:
@@ -63,7 +63,7 @@ class Trainer:
         staleness = spec.staleness
         pushes = self._pushes
         self._stream = MinibatchStream(
-            make_pipeline(),
+            pipeline,
             client,
             before_pull=lambda position: pushes.wait(position - staleness),
             most_ahead=staleness + 1,

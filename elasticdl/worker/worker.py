@@ -381,11 +381,13 @@ class Worker:
     def _train(self, held: HeldTask) -> None:
         trainer = self._doers.get(Mode.TRAINING)
         if not isinstance(trainer, Trainer):
+            # Traced while a parameter server that was lost is restored.
+            pipeline = self._pipeline(Mode.TRAINING)
             trainer = self._doers[Mode.TRAINING] = Trainer(
                 self._spec,
                 self.model,
                 self._parameters(),
-                lambda: self._pipeline(Mode.TRAINING),
+                pipeline,
                 self._leases,
                 self._leaving,
             )

@@ -16,6 +16,7 @@ from elasticdl.api import jobs
 from elasticdl.data.recordio import Scanner
 from elasticdl.data.shards import find_shards
 from elasticdl.errors import JobError, UserCodeError
+from elasticdl.master.journal import read_journal
 from elasticdl.master.lanes import carve_lanes
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.job.clicks_data import ZOO, write_clicks
@@ -198,14 +199,22 @@ def test_evaluations_at_steps_see_one_version_and_change_nothing(train, tmp_path
     assert result.metrics["auc"] > 0
 
 
+def both(servers: list) -> list | None:
+    return servers if len(servers) == 2 else None
+
+
+def rolled_back(job: Job) -> bool:
+    return bool(list(read_journal(job.directory, "rolled_back")))
+
+
 @pytest.mark.timeout(600)
-def test_killed_and_scaled_workers_leave_the_same_weights(start):
+def test_killed_workers_and_a_killed_parameter_server_leave_the_same_weights(start):
     chance = random.Random(int(os.environ.get("CHAOS_SEED", "1")))
     # More lanes than workers, then more workers than lanes.
     options = ("--consistency=sync", "--grads_to_wait=4", "--num_epochs=6", "--worker_threads=1")
     undisturbed: Job = start(*options, "--num_workers=2")
     assert undisturbed.wait() == 0, undisturbed.terminal()
-    job: Job = start(*options, "--num_workers=3")
+    job: Job = start(*options, "--num_workers=3", "--checkpoint_steps=50")
     wait_until("training", lambda: job.records_done() > 0)
     for workers in (5, 2):
         victims = wait_until("a running worker", lambda: job.running("worker"))
@@ -213,11 +222,14 @@ def test_killed_and_scaled_workers_leave_the_same_weights(start):
         os.kill(chance.choice(victims).pid, signal.SIGKILL)
         jobs.scale(str(job.directory), workers)
         wait_until("progress after the kill", lambda done=done: job.records_done() > done)
+    servers = wait_until("both parameter servers", lambda: both(job.running("ps")))
+    os.kill(chance.choice(servers).pid, signal.SIGKILL)
+    wait_until("all of them to begin again", lambda: rolled_back(job))
     assert job.wait() == 0, job.terminal()
     job.assert_nothing_is_left()
     audit = jobs.audit(str(job.directory))
     assert audit["records_expected"] == 6 * job.records
     assert audit["applied_once"] == {"0": 6 * job.records, "1": 6 * job.records}
     assert audit["lost"] == 0
-    assert audit["relaunches"] >= 1
+    assert audit["relaunches"] >= 3
     assert_same(undisturbed.output, job.output)
