@@ -34,16 +34,15 @@ def audit(job: str) -> dict[str, Any]:
         return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
 
 
-def scale(job: str, num_workers: int) -> None:
-    """Run another number of workers from now on.
+def scale(job: str, num_workers: int = 0, num_ps: int = 0) -> None:
+    """Run another number of workers, or of parameter servers, from now on; 0: as many as now.
 
     Raises:
       JobError: the job does not run, or refuses.
     """
     with _Master(resolve_job_dir(job), job) as master:
-        ack = master.call_until(
-            "Scale", master_pb2.ScaleRequest(num_workers=num_workers), DEADLINE_S
-        )
+        request = master_pb2.ScaleRequest(num_workers=num_workers, num_ps=num_ps)
+        ack = master.call_until("Scale", request, DEADLINE_S)
     if not ack.accepted:
         raise JobError(f"job '{job}': {ack.message}")
 

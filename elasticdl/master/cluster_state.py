@@ -10,7 +10,8 @@ from elasticdl.ps.routing_table import RoutingTable
 
 BEGUN = "checkpoint_begun"
 COMMITTED = "checkpoint"
-"""Kinds of entries of the journal: a checkpoint's number, before it is used; and a commit."""
+FAILED = "checkpoint_failed"
+"""Kinds of entries of the journal: a checkpoint's number, before it is used; what became of it."""
 
 
 @dataclass(frozen=True)

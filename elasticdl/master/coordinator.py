@@ -12,10 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from elasticdl.errors import JobError
@@ -26,20 +23,22 @@ from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExit
 from elasticdl.master.cluster_state import (
     BEGUN,
     COMMITTED,
+    FAILED,
     CheckpointMoment,
     Cluster,
     CommittedCheckpoint,
     Restore,
 )
+from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
+from elasticdl.master.placement import ASKED, PLACED, RESCALED, Placement
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import ROLLED_BACK, RecordedLedger, fold
 from elasticdl.master.recovery import MASTER, PLAN, RESUMED, Recovered
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
-from elasticdl.ps.routing_table import RoutingTable
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +46,7 @@ TICK_S = 0.2
 # A longer pause between two ticks means that this process was stopped: time stood still then.
 LONGEST_TICK_S = 3.0
 START_S = 180.0
-MESSAGES_KEPT = 200
-LOG_TAIL_BYTES = 2000
-MOST_FIRST_FAILURES = 3
+_RESCALED_IN = (TaskKind.INITIALIZE, TaskKind.TRAINING)
 
 
 class Coordinator:
@@ -65,8 +62,6 @@ class Coordinator:
       recovered: what the masters before left; None for the first.
 
     Attributes:
-      routing: which partition hosts each bucket group.
-      committed: the last checkpoint, None where there is none.
       checkpoint_wanted: set where nothing goes on before a checkpoint is committed.
     """
 
@@ -82,10 +77,9 @@ class Coordinator:
     ) -> None:
         self.spec = spec
         self.plan = plan
-        self.routing = RoutingTable.initial(spec.num_bucket_groups, spec.num_ps)
-        self.committed = recovered.committed if recovered else None
+        self._placement = Placement(spec.num_bucket_groups, spec.num_ps)
+        self._placement.recover(recovered.placement if recovered else [])
         self.checkpoint_wanted = threading.Event()
-        self._failed_in_a_row = 0
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self._backend = backend
@@ -115,9 +109,8 @@ class Coordinator:
         self._requests: queue.SimpleQueue[
             tuple[int, membership_module.Launch | membership_module.Stop]
         ] = queue.SimpleQueue()
-        self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
         # A terminal asks for what came after the last message it has, also if another master's.
-        self._num_messages = incarnation << 20
+        self._messages = Messages(first_number=incarnation << 20)
         self._losses: dict[int, float] = {}
         with self._together():
             if recovered is None:
@@ -250,7 +243,8 @@ class Coordinator:
             self._journal.write([(note.kind, note.body) for note in notes])
         for note in notes:
             if note.text:
-                self._say(note.text)
+                logger.info(note.text)
+                self._messages.add(note.text)
         asked_for, self._asked_for = self._asked_for, []
         for request in asked_for:
             self._requests.put((self._journal.last_number, request))
@@ -328,8 +322,7 @@ class Coordinator:
     def restore(self) -> Restore:
         """What a parameter server that is not ready is to begin with."""
         with self._together():
-            checkpoint = "" if self.committed is None else self.committed.path
-            return Restore(checkpoint, self.routing)
+            return self._placement.restore()
 
     def cluster(self) -> Cluster | None:
         """The parameter servers, or None until all are up."""
@@ -338,7 +331,8 @@ class Coordinator:
             if partitions is None:
                 return None
             version = self._membership.cluster_version
-            return Cluster(tuple(copy.copy(one) for one in partitions), self.routing, version)
+            servers = tuple(copy.copy(one) for one in partitions)
+            return Cluster(servers, self._placement.routing, version)
 
     def heartbeat(self, spec: InstanceSpec, grants: Sequence[int], loss: float | None) -> bool:
         """A sign of life, and the leases that are still worked on."""
@@ -407,6 +401,19 @@ class Coordinator:
             event = membership_module.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
 
+    def rescale(self, num_ps: int) -> str:
+        """Run another number of parameter servers after the next checkpoint; or say why not."""
+        with self._together():
+            refused = self._placement.refuse(num_ps)
+            if not self.plan.checkpoints or self._ledger.phase not in _RESCALED_IN:
+                refused = "only a job that trains can have another number of parameter servers"
+            if not refused:
+                text = f"rescaling to {num_ps} parameter server{'s' if num_ps > 1 else ''}"
+                self._note(ASKED, {"num_ps": num_ps}, text=text)
+                self._placement.wanted = num_ps
+                self.checkpoint_wanted.set()
+            return refused
+
     # --------------------------------------------------------------- checkpoints
 
     @property
@@ -420,7 +427,8 @@ class Coordinator:
         with self._lock:
             if self.outcome is not None or self._ledger.phase is not TaskKind.TRAINING:
                 return self._ledger.checkpoint_wanted, 0
-            return self._ledger.checkpoint_wanted, self._ledger.steps_done
+            rescales = "rescale" if self._placement.wanted is not None else ""
+            return self._ledger.checkpoint_wanted or rescales, self._ledger.steps_done
 
     def begin_checkpoint(self, number: int) -> CheckpointMoment | None:
         """What a checkpoint is to be begun with; None where no partition can be asked now.
@@ -451,9 +459,29 @@ class Coordinator:
                 dataclasses.asdict(checkpoint),
                 text=str(checkpoint) if is_told else "",
             )
-            self.committed, self._failed_in_a_row = checkpoint, 0
+            self._placement.commit(checkpoint)
             self._handle(ledger_events.CheckpointCommitted(checkpoint.number, checkpoint.closed))
+            if self._placement.wanted is not None and self._ledger.phase is TaskKind.TRAINING:
+                self._place(self._placement.wanted)
             return True
+
+    @property
+    def committed(self) -> CommittedCheckpoint | None:
+        """The last checkpoint, None where there is none."""
+        return self._placement.committed
+
+    def _place(self, num_ps: int) -> None:
+        """Stop all partitions, and launch so many from the last checkpoint."""
+        assert self.committed is not None
+        self._placement.place(num_ps, self._clock())
+        version = self._placement.routing.version
+        body = {"num_ps": num_ps, "routing_version": version, "checkpoint": self.committed.number}
+        self._note(PLACED, body)
+        if self.plan.lanes:
+            self._roll_back()
+        self._handle(ledger_events.PartitionsPlaced(num_ps))
+        placed = membership_module.Placed(num_ps)
+        self._carry_out_membership(self._membership.handle(placed, self._clock()))
 
     def checkpoint_failed(self, number: int, why: str, is_loud: bool = True) -> None:
         """Write down that a checkpoint was given up; training goes on from the one before.
@@ -463,17 +491,11 @@ class Coordinator:
         with self._together():
             if self.outcome is not None:
                 return
-            self._failed_in_a_row += is_loud
-            if self.committed is None and self._failed_in_a_row >= MOST_FIRST_FAILURES:
-                root = self.spec.checkpoint_root
-                message = f"checkpoint_dir '{root}': the first checkpoint cannot be written: {why}"
-                self.end(Outcome("failed", message))
-            before = "" if self.committed is None else f"; checkpoint {self.committed.number} stays"
             waits = self._ledger.checkpoint_wanted
-            goes_on = f"{waits}: nothing goes on before it" if waits else "training goes on"
-            text = f"checkpoint {number} failed: {why}{before}, {goes_on}; it is tried again"
-            body = {"number": number, "reason": why}
-            self._note("checkpoint_failed", body, text=text if is_loud else "")
+            text, is_final = self._placement.failed(number, why, waits, is_loud)
+            self._note(FAILED, {"number": number, "reason": why}, text=text if is_loud else "")
+            if is_final:
+                self.end(Outcome("failed", f"checkpoint_dir '{self.spec.checkpoint_root}': {text}"))
 
     # -------------------------------------------------------------- carrying out
 
@@ -494,6 +516,7 @@ class Coordinator:
                 spec = action.spec
                 event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
                 self._handle(event)
+                self._note_rescaled()
             elif isinstance(action, membership_module.PartitionLost):
                 spec = action.spec
                 text = f"{spec} is gone: {action.reason}"
@@ -502,7 +525,15 @@ class Coordinator:
             elif isinstance(action, membership_module.RollBack):
                 self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
-                self.end(Outcome("failed", action.message + _log_tail(action.log_path)))
+                self.end(Outcome("failed", action.message + log_tail(action.log_path)))
+
+    def _note_rescaled(self) -> None:
+        """Say how long the partitions were away for another number of them, once all are up."""
+        servers = self._membership.partitions()
+        paused_s = None if servers is None else self._placement.all_are_up(self._clock())
+        if servers is not None and paused_s is not None:
+            text = f"{len(servers)} parameter servers are up: training paused for {paused_s:.1f} s"
+            self._note(RESCALED, {"num_ps": len(servers), "pause_s": paused_s}, text=text)
 
     def _roll_back(self) -> None:
         """Sync mode: go back to the last checkpoint, from which all partitions begin again."""
@@ -526,46 +557,19 @@ class Coordinator:
         self._note("gone", {**_id(spec), "reason": reason}, text=text)
         self._handle(ledger_events.WorkerLost(spec.index, spec.incarnation, reason))
 
-    def _say(self, text: str) -> None:
-        logger.info(text)
-        self._num_messages += 1
-        self._messages.append((self._num_messages, text))
-
     # ------------------------------------------------------------------ answers
 
     def messages(self, after: int) -> list[tuple[int, str]]:
         """What happened after message `after`, oldest first, as (number, text)."""
         with self._lock:
-            return [message for message in self._messages if message[0] > after]
+            return self._messages.after(after)
 
     def snapshot(self) -> Snapshot:
         """What the job looks like now."""
         with self._lock:
-            ledger, phase = self._ledger, self._ledger.phase
-            expected = sum(shard.num_records for shard in self.plan.shards) * self.plan.num_epochs
-            if self.plan.max_steps is not None:
-                step = self.plan.minibatch_size * max(1, self.plan.lanes)
-                expected = min(expected, self.plan.max_steps * step)
+            state = self.outcome.state if self.outcome else "running"
             losses = list(self._losses.values())
-            return Snapshot(
-                state=self.outcome.state if self.outcome else "running",
-                phase=self._doing(phase),
-                epoch=ledger.epoch,
-                records_done=ledger.records_done(self.plan.main_kind),
-                records_expected=expected,
-                loss=sum(losses) / len(losses) if losses else None,
-                target_workers=self._membership.num_workers,
-                tasks_todo=ledger.num_todo,
-                tasks_leased=ledger.num_leased,
-                tasks_done=ledger.num_done,
-                instances=self._membership.instances(),
-            )
-
-    def _doing(self, phase: TaskKind | None) -> str:
-        """The phase in a word; an epoch's end may have it evaluate instead of train."""
-        if phase is TaskKind.TRAINING and self._ledger.is_between_epochs:
-            return TaskKind.EVALUATION.name.lower()
-        return phase.name.lower() if phase is not None else "done"
+            return Snapshot.of(state, self._ledger, self._membership, losses)
 
     def training_granted(self) -> tuple[int, int]:
         """Records and tasks of training that were granted, all epochs: what the audit expects."""
@@ -587,31 +591,5 @@ class Coordinator:
             ]
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A job at one moment, for people to look at."""
-
-    state: str
-    phase: str
-    epoch: int
-    records_done: int
-    records_expected: int
-    loss: float | None
-    target_workers: int
-    tasks_todo: int
-    tasks_leased: int
-    tasks_done: int
-    instances: list[membership_module.Instance]
-
-
 def _id(spec: InstanceSpec) -> dict[str, Any]:
     return {"role": spec.role.value, "index": spec.index, "incarnation": spec.incarnation}
-
-
-def _log_tail(path: str) -> str:
-    """The end of an instance's log, for an error; empty where there is none."""
-    try:
-        data = Path(path).read_bytes()[-LOG_TAIL_BYTES:] if path else b""
-    except OSError:
-        return ""
-    return f"; the end of {path}:\n{data.decode(errors='replace')}" if data else ""

@@ -128,6 +128,13 @@ class Scaled(Event):
 
 
 @dataclass(frozen=True)
+class Placed(Event):
+    """All partitions are to begin anew, as so many as this, from one checkpoint."""
+
+    num_ps: int
+
+
+@dataclass(frozen=True)
 class Progressed(Event):
     """A task was done: whatever crashed before is not a crash loop."""
 
@@ -204,6 +211,7 @@ class GiveUp(Action):
     log_path: str = ""
 
 
+_MOST_AGES = 1 << 40
 # How far an incarnation of a partition has come.
 _AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
@@ -225,7 +233,7 @@ class Membership:
 
     Args:
       num_workers: workers wanted.
-      num_ps: partitions, fixed for the job's life.
+      num_ps: partitions.
       silence_s: an instance not heard from for so long is killed and replaced.
       start_s: how long an instance may take to register.
       most_crashes: crashes of a role in a row, with no task done between, that fail the job.
@@ -248,6 +256,7 @@ class Membership:
         self._start_s = start_s
         self._most_crashes = most_crashes
         self._restart_together = restart_together
+        self._num_placements = 0
         # Whether all partitions have been up since they were launched together.
         self._were_complete = False
         self._crashes: Counter[Role] = Counter()
@@ -261,6 +270,7 @@ class Membership:
             Exited: self._exited,
             Leaving: self._leaving,
             Scaled: self._scaled,
+            Placed: self._placed,
             Progressed: self._progressed,
             JobOver: self._job_over,
             Tick: self._tick,
@@ -284,6 +294,18 @@ class Membership:
             instance = self._present[spec.role, spec.index]
             instance.state, instance.reason = State.GONE, reason
 
+    def were_placed(self, num_ps: int) -> list[InstanceSpec]:
+        """The partitions are so many from now on, and none of them is up; return who was."""
+        running = [one for one in self._servers() if one.state is not State.GONE]
+        for instance in running:
+            instance.state, instance.reason = State.GONE, f"there are {num_ps} partitions now"
+        for key in [key for key in self._relaunch_at if key[0] is Role.PS]:
+            del self._relaunch_at[key]
+        self.num_ps = num_ps
+        self._num_placements += 1
+        self._were_complete = False
+        return [one.spec for one in running]
+
     def all_were_lost(self, reason: str) -> None:
         """Every instance of before is gone."""
         self._were_complete = False
@@ -300,10 +322,15 @@ class Membership:
                 if instance.state is not State.GONE:
                     instance.state = State.STOPPING
                     actions.append(Stop(instance.spec, grace_s=15.0))
+            elif role is Role.PS and index >= self.num_ps:
+                continue
             elif instance.state is State.GONE:
                 self._relaunch_at[role, index] = now
             else:
                 actions.append(Launch(instance.spec, repeated=True))
+        for index in range(self.num_ps):
+            if (Role.PS, index) not in self._present:
+                actions.append(self._launch_next(index, now))
         return actions + self._fill_workers(now) + self._relaunch_due(now)
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -349,8 +376,9 @@ class Membership:
 
     @property
     def cluster_version(self) -> int:
-        """Grows whenever a partition comes or goes, and is the same for the same partitions."""
-        return sum(3 * one.spec.incarnation + _AGES[one.state] for one in self._servers())
+        """Grows whenever a partition comes, goes or moves; the same for the same partitions."""
+        ages = sum(3 * one.spec.incarnation + _AGES[one.state] for one in self._servers())
+        return self._num_placements * _MOST_AGES + ages
 
     # ------------------------------------------------------------------ events
 
@@ -474,6 +502,18 @@ class Membership:
                 instance.state = State.STOPPING
                 actions.append(Stop(spec, grace_s=15.0))
         return actions
+
+    def _placed(self, event: Placed, now: float) -> list[Action]:
+        if self._over:
+            return []
+        stops = [Stop(spec, grace_s=0) for spec in self.were_placed(event.num_ps)]
+        return [*stops, *(self._launch_next(index, now) for index in range(event.num_ps))]
+
+    def _launch_next(self, index: int, now: float) -> Action:
+        """Launch a partition under an incarnation that its index never had."""
+        before = self._present.get((Role.PS, index))
+        incarnation = 1 if before is None else before.spec.incarnation + 1
+        return self._launch(Role.PS, index, incarnation, now)
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:
         self._crashes.clear()

@@ -12,9 +12,10 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.master import membership as membership_module
-from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint
+from elasticdl.master.cluster_state import COMMITTED
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
+from elasticdl.master.placement import ASKED, PLACED
 from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import RecordedLedger, fold
 from elasticdl.master.story import Outcome
@@ -33,7 +34,8 @@ class Recovered:
     incarnation: of the master that wrote last. session: of the supervisor that it belonged to.
     began: when the job was launched, in seconds since the epoch. outcome: None while it runs.
     instances: entries that tell of instances, in order. told: starts and ends that are written
-    down, which the supervisor will tell of again. committed: the last checkpoint.
+    down, which the supervisor will tell of again. placement: entries that tell of checkpoints and
+    of where the groups live, in order.
     """
 
     plan: JobPlan
@@ -44,7 +46,7 @@ class Recovered:
     outcome: Outcome | None
     instances: list[Entry]
     told: set[tuple[str, InstanceSpec]]
-    committed: CommittedCheckpoint | None
+    placement: list[Entry]
 
     def restore(self, membership: Membership, now: float) -> None:
         """Have a membership know the instances of before."""
@@ -64,6 +66,8 @@ class Recovered:
                     None if closed is None else tuple((start, end) for start, end in closed),
                 )
                 membership.handle(event, now)
+            elif entry.kind == PLACED:
+                membership.were_placed(body["num_ps"])
             elif entry.kind == MASTER:
                 if body["resumed"]:
                     membership.all_were_lost(RESUMED)
@@ -97,7 +101,6 @@ def recover(job_dir: str | Path) -> Recovered | None:
     plan = next((plan_of(entry.body) for entry in entries if entry.kind == PLAN), None)
     if plan is None:
         return None
-    checkpoints = [entry for entry in entries if entry.kind == COMMITTED]
     masters = [entry.body for entry in entries if entry.kind == MASTER]
     try:
         recorded = fold(plan, entries)
@@ -115,11 +118,11 @@ def recover(job_dir: str | Path) -> Recovered | None:
         _outcome(entries, recorded),
         [one for one in entries if one.kind in _OF_INSTANCES],
         {(one.kind, spec_of(one.body)) for one in entries if one.kind in ("started", "exited")},
-        CommittedCheckpoint.of_entry(checkpoints[-1].body) if checkpoints else None,
+        [one for one in entries if one.kind in (COMMITTED, ASKED, PLACED)],
     )
 
 
-_OF_INSTANCES = (MASTER, "launch", "registered", "exited", "gone", "scaled")
+_OF_INSTANCES = (MASTER, "launch", "registered", "exited", "gone", "scaled", PLACED)
 
 
 def _outcome(entries: Iterable[Entry], recorded: RecordedLedger) -> Outcome | None:

@@ -136,10 +136,15 @@ class MasterServicer:
         return master_pb2.Ack(accepted=True)
 
     def scale(self, request: master_pb2.ScaleRequest) -> master_pb2.Ack:
-        """Change the number of workers."""
-        if request.num_workers < 1:
+        """Change the number of workers, or of parameter servers; 0 leaves it as it is."""
+        if request.num_workers < 0:
             return master_pb2.Ack(accepted=False, message="at least 1 worker is needed")
-        self._coordinator.scale(request.num_workers)
+        if request.num_ps:
+            refused = self._coordinator.rescale(request.num_ps)
+            if refused:
+                return master_pb2.Ack(accepted=False, message=refused)
+        if request.num_workers:
+            self._coordinator.scale(request.num_workers)
         return master_pb2.Ack(accepted=True)
 
     def stop(self, request: master_pb2.StopRequest) -> master_pb2.Ack:

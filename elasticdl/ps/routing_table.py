@@ -38,6 +38,11 @@ class RoutingTable:
             raise ValueError(f"{num_partitions} partitions for {num_groups} groups; 1 to as many")
         return cls(0, (np.arange(num_groups) % num_partitions).astype(np.int32))
 
+    def dealt_to(self, num_partitions: int) -> RoutingTable:
+        """Deal the same groups out to so many partitions in turn, as the next version."""
+        dealt = RoutingTable.initial(self.num_groups, num_partitions)
+        return RoutingTable(self.version + 1, dealt.partition_of_group)
+
     @property
     def num_groups(self) -> int:
         """How many bucket groups there are; fixed for the life of a job."""

@@ -150,7 +150,8 @@ class SynchronousTrainer:
         with self._lock:
             for key in [key for key, one in self._lanes.items() if one is lane]:
                 del self._lanes[key]
-            keeps = is_clean and not self._closed.is_set()
+            is_current = lane.connection is self._connection
+            keeps = is_clean and is_current and not self._closed.is_set()
             if keeps:
                 self._free.append(lane.stream)
         if not keeps:
@@ -162,3 +163,8 @@ class SynchronousTrainer:
             if connection is not None and connection is self._connection:
                 self._stale.append(connection)
                 self._connection = None
+                streams, self._free = self._free, []
+            else:
+                streams = []
+        for stream in streams:  # They prepare what they read for the partitions of before.
+            stream.close()

@@ -33,11 +33,16 @@ def test_audit_prints_a_line_or_json(
 
 def test_scale_and_stop_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(jobs, "scale", lambda job, num_workers: asked.append((job, num_workers)))
+    monkeypatch.setattr(jobs, "scale", lambda job, **numbers: asked.append((job, numbers)))
     monkeypatch.setattr(jobs, "stop", asked.append)
     assert main(["jobs", "scale", "mnist-1", "--num_workers=4"]) == 0
     assert main(["jobs", "stop", "mnist-1"]) == 0
-    assert asked == [("mnist-1", 4), "mnist-1"]
+    assert main(["jobs", "scale", "mnist-1", "--num_workers=1", "--num_ps=3"]) == 0
+    assert asked == [
+        ("mnist-1", {"num_workers": 4}),
+        "mnist-1",
+        ("mnist-1", {"num_workers": 1, "num_ps": 3}),
+    ]
 
 
 def test_list_is_a_table_or_json(

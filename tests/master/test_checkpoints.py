@@ -18,7 +18,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership import Instance, InstanceSpec, Registered, Role
 from elasticdl.master.tasks import JobPlan, TaskKind
-from elasticdl.proto import ps_pb2
+from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.manifest import committed, numbers_in, read_manifest, verify
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import DirectTransport, Service
@@ -27,6 +27,7 @@ from tests.partitions import DENSE, DESCRIPTOR, IDS, Servers
 
 WORKER = InstanceSpec(Role.WORKER, 0, 1)
 DEADLINE_S = 60.0
+STOPPED = ["parameter server 0", "parameter server 1"]
 PHASES = (TaskKind.INITIALIZE, TaskKind.TRAINING, TaskKind.EXPORT)
 
 
@@ -73,17 +74,52 @@ class Job:
         event = ledger_events.TaskCompleted(task.id, incarnations, num_minibatches)
         self.coordinator.complete(event)
 
-    def train(self, num_tasks: int = 1) -> None:
-        """Train tasks of one minibatch each."""
+    def train(self, num_tasks: int = 1) -> list[int]:
+        """Train tasks of one minibatch each; return which."""
+        trained = []
         for _ in range(num_tasks):
             task = self.wait_for("a task", lambda: granted(self.lease()))
             assert task.kind is TaskKind.TRAINING
             ids = IDS + task.id
             self.servers.push(0, ids, 1.0, 1.0, task=task.id)
             header = ps_pb2.PushHeader(task=task.id, k=1, close=True, task_records=10)
-            for index in range(2):
+            for index in range(len(self.servers.partitions)):
                 self.servers.client.push(index, header)
             self.complete(task, 1)
+            trained.append(task.id)
+        return trained
+
+    def restore(self, launched: list[tuple[int, int]], of: Path) -> None:
+        """Have these partitions, (index, incarnation) each, do as they are told at their start."""
+        for index, incarnation in launched:
+            spec = InstanceSpec(Role.PS, index, incarnation)
+            assert self.coordinator.register(Registered(spec, ready=False))
+            told = self.coordinator.restore()
+            assert told.checkpoint == str(of)
+            routing = ps_pb2.Routing(
+                version=told.routing.version, partition_of_group=told.routing.partition_of_group
+            )
+            partition = Partition(index, incarnation)
+            partition.restore(of, routing)
+            self.servers.partitions[index : index + 1] = [partition]
+            closed = tuple(partition.progress.closed.intervals)
+            assert self.coordinator.register(Registered(spec, closed=closed))
+        cluster = master_pb2.Cluster(
+            routing=routing,
+            partitions=[
+                master_pb2.Partition(index=one.index, incarnation=one.incarnation)
+                for one in self.servers.partitions
+            ],
+        )
+        self.servers.client = self.servers.connect(cluster)
+
+    def applied(self) -> list[set[int]]:
+        """Records that the groups of each partition have applied."""
+        audits = [
+            one.get_audit(ps_pb2.AuditRequest(incarnation=one.incarnation))
+            for one in self.servers.partitions
+        ]
+        return [set(one.applied_records) for one in audits]
 
     def wait_for(self, what: str, condition):
         ends = time.monotonic() + DEADLINE_S
@@ -219,33 +255,45 @@ def test_a_partition_that_is_lost_before_the_commit_ends_that_number(start, monk
     job.wait_for("its end", lambda: list(read_journal(job.directory, "checkpoint_failed")))
     assert job.coordinator.committed.number == 1
     job.wait_for("its removal", lambda: numbers_in(job.root) == [1])
-    # The replacement is told to restore the one that was committed.
-    again = Partition(1, 2)
-    assert job.coordinator.register(Registered(InstanceSpec(Role.PS, 1, 2), ready=False))
-    restore = job.coordinator.restore()
-    assert restore.checkpoint == str(path)
-    again.restore(path, job.servers.cluster.routing)
-    job.servers.partitions[1] = again
-    job.servers.cluster.partitions[1].incarnation = 2
-    job.servers.client = job.servers.connect(job.servers.cluster)
-    closed = tuple(again.progress.closed.intervals)
-    assert job.coordinator.register(Registered(InstanceSpec(Role.PS, 1, 2), closed=closed))
+    job.restore([(1, 2)], of=path)
     # What it lacks is granted again, before anything new: partition 0 drops the repeats.
     first_two = [entry.body["task"] for entry in read_journal(job.directory, "done")][1:]
-    replayed = [job.wait_for("a task", lambda: granted(job.lease())) for _ in range(2)]
-    assert sorted(task.id for task in replayed) == first_two
-    for task in replayed:
-        job.servers.push(0, IDS + task.id, 1.0, 1.0, task=task.id)
-        header = ps_pb2.PushHeader(task=task.id, k=1, close=True, task_records=10)
-        for index in range(2):
-            job.servers.client.push(index, header)
-        job.complete(task, 1)
-    audits = [
-        one.get_audit(ps_pb2.AuditRequest(incarnation=one.incarnation))
-        for one in job.servers.partitions
-    ]
-    assert [set(one.applied_records) for one in audits] == [{8}, {8}]
-    np.testing.assert_array_equal(audits[0].closed_records, 20)
+    assert sorted(job.train(2)) == first_two
+    assert job.applied() == [{8}, {8}]
+
+
+def test_groups_move_to_another_number_of_partitions_and_what_was_not_in_the_checkpoint_is_replayed(
+    start, monkeypatch
+):
+    job = start()
+    job.initialize()
+    job.wait_for_number(1)
+    job.train(2)
+    assert job.coordinator.rescale(0).startswith("num_ps=0: there are 64 bucket groups")
+    commit = job.coordinator.commit_checkpoint
+
+    def train_first(checkpoint, version):
+        monkeypatch.setattr(job.coordinator, "commit_checkpoint", commit)
+        late.extend(job.train(1))
+        return commit(checkpoint, version)
+
+    late: list[int] = []
+    monkeypatch.setattr(job.coordinator, "commit_checkpoint", train_first)
+    assert job.coordinator.rescale(3) == ""
+    path = job.wait_for_number(2)
+    job.wait_for("the old ones' end", lambda: sorted(map(str, job.backend.stopped)) == STOPPED)
+    job.restore([(0, 2), (1, 2), (2, 1)], of=path)
+    assert job.coordinator.cluster().routing.version == 1
+    assert job.train(1) == late
+    assert job.train(1) != late
+    assert job.applied() == [{16}, {16}, {16}]
+    dense, _ = job.servers.pull(IDS)
+    np.testing.assert_array_equal(dense[:280], DENSE[:280] - 0.5 * 4)
+    (entry,) = read_journal(job.directory, "placed")
+    assert entry.body == {"num_ps": 3, "routing_version": 1, "checkpoint": 2}
+    (entry,) = job.wait_for("it", lambda: list(read_journal(job.directory, "rescaled")))
+    assert entry.body["pause_s"] > 0
+    assert any("3 parameter servers are up" in text for _, text in job.coordinator.messages(0))
 
 
 def test_a_job_that_cannot_write_its_first_one_fails_and_says_why(start):

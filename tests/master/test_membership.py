@@ -15,6 +15,7 @@ from elasticdl.master.membership import (
     Membership,
     PartitionLost,
     PartitionUp,
+    Placed,
     Progressed,
     Registered,
     Role,
@@ -192,6 +193,31 @@ def test_the_clusters_version_grows_with_whatever_happens_to_a_partition():
             assert (membership.cluster_version > versions[-1]) == bool(moved), f"seed {seed}"
             assert membership.cluster_version >= versions[-1], f"seed {seed}"
             versions.append(membership.cluster_version)
+
+
+def test_partitions_that_are_placed_anew_have_incarnations_that_were_never_there():
+    membership = started(num_ps=2)
+    membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    membership.handle(Registered(ps(1, 2)), 2.0)
+    version = membership.cluster_version
+    actions = membership.handle(Placed(3), 3.0)
+    assert actions == [
+        *(Stop(ps(0, 1), 0), Stop(ps(1, 2), 0)),
+        *(Launch(ps(0, 2)), Launch(ps(1, 3)), Launch(ps(2, 1))),
+    ]
+    assert membership.cluster_version > version
+    assert membership.handle(Exited(ps(0, 1), -signal.SIGKILL), 3.0) == [], "that was asked for"
+    for spec in (ps(0, 2), ps(1, 3), ps(2, 1)):
+        assert membership.partitions() is None
+        membership.handle(Registered(spec), 4.0)
+    assert len(membership.partitions()) == 3
+    version = membership.cluster_version
+    actions = membership.handle(Placed(1), 5.0)
+    assert actions[3:] == [Launch(ps(0, 3))]
+    assert membership.cluster_version > version
+    membership.handle(Registered(ps(0, 3)), 6.0)
+    assert [one.spec for one in membership.partitions()] == [ps(0, 3)]
+    assert membership.handle(Placed(2), 7.0)[1:] == [Launch(ps(0, 4)), Launch(ps(1, 4))]
 
 
 def gives_up(actions) -> bool:

@@ -10,10 +10,11 @@ from elasticdl.api.commands import Command
 from elasticdl.api.parser import Parser, add_switch
 from elasticdl.api.result import audit_line
 from elasticdl.api.table import table_lines
+from elasticdl.errors import UsageError
 from elasticdl.job_spec import option_value
 
 _AUDIT = "say what became of every record of a job"
-_SCALE = "change how many workers a running job has"
+_SCALE = "change how many workers, or parameter servers, a running job has"
 _LIST = "list the jobs of this machine"
 _STOP = "stop a running job"
 
@@ -39,22 +40,29 @@ def _audit(words: Sequence[str]) -> None:
 
 
 def _scale(words: Sequence[str]) -> None:
-    usage = "JOB --num_workers=N"
+    usage = "JOB [--num_workers=N] [--num_ps=N]"
     parser = _parser("scale", _SCALE, usage, ["elasticdl jobs scale mnist-1 --num_workers=4"])
-    parser.add_argument(
-        "--num_workers",
-        metavar="N",
-        required=True,
-        default=argparse.SUPPRESS,
-        help="how many it should have",
-    )
-    parsed = parser.parse(words)
-    num_workers = option_value("num_workers", parsed.num_workers, "--")
+    for name in ("num_workers", "num_ps"):
+        parser.add_argument(
+            f"--{name}", metavar="N", default=argparse.SUPPRESS, help="how many it should have"
+        )
+    parsed = vars(parser.parse(words))
+    numbers = {
+        name: option_value(name, parsed[name], "--")
+        for name in ("num_workers", "num_ps")
+        if name in parsed
+    }
+    if not numbers:
+        raise UsageError(
+            "`jobs scale` needs --num_workers or --num_ps; see elasticdl jobs scale --help"
+        )
 
     from elasticdl.api import jobs
 
-    jobs.scale(parsed.job, num_workers)
-    print(f"{parsed.job}: {num_workers} worker{'' if num_workers == 1 else 's'} wanted")
+    jobs.scale(parsed["job"], **numbers)
+    words_of = {"num_workers": "worker", "num_ps": "parameter server"}
+    wanted = [f"{n} {words_of[name]}{'' if n == 1 else 's'}" for name, n in numbers.items()]
+    print(f"{parsed['job']}: {' and '.join(wanted)} wanted")
 
 
 def _list(words: Sequence[str]) -> None:

@@ -1,0 +1,94 @@
+"""What people are shown of a job."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elasticdl.master.ledger import Ledger
+from elasticdl.master.membership import Instance, Membership
+from elasticdl.master.tasks import TaskKind
+
+LOG_TAIL_BYTES = 2000
+MESSAGES_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job at one moment, for people to look at."""
+
+    state: str
+    phase: str
+    epoch: int
+    records_done: int
+    records_expected: int
+    loss: float | None
+    target_workers: int
+    tasks_todo: int
+    tasks_leased: int
+    tasks_done: int
+    instances: list[Instance]
+
+    @classmethod
+    def of(
+        cls, state: str, ledger: Ledger, membership: Membership, losses: Sequence[float]
+    ) -> Snapshot:
+        """Describe a job in this state; `losses` are the recent ones of its workers."""
+        plan = ledger.plan
+        expected = sum(shard.num_records for shard in plan.shards) * plan.num_epochs
+        if plan.max_steps is not None:
+            step = plan.minibatch_size * max(1, plan.lanes)
+            expected = min(expected, plan.max_steps * step)
+        return cls(
+            state=state,
+            phase=_doing(ledger),
+            epoch=ledger.epoch,
+            records_done=ledger.records_done(plan.main_kind),
+            records_expected=expected,
+            loss=sum(losses) / len(losses) if losses else None,
+            target_workers=membership.num_workers,
+            tasks_todo=ledger.num_todo,
+            tasks_leased=ledger.num_leased,
+            tasks_done=ledger.num_done,
+            instances=membership.instances(),
+        )
+
+
+def _doing(ledger: Ledger) -> str:
+    """The phase in a word; an epoch's end may have it evaluate instead of train."""
+    phase = ledger.phase
+    if phase is TaskKind.TRAINING and ledger.is_between_epochs:
+        phase = TaskKind.EVALUATION
+    return phase.name.lower() if phase is not None else "done"
+
+
+class Messages:
+    """The last messages of a job, numbered. Not thread-safe.
+
+    Args:
+      first_number: they are numbered above this.
+    """
+
+    def __init__(self, first_number: int) -> None:
+        self._number = first_number
+        self._kept: deque[tuple[int, str]] = deque(maxlen=MESSAGES_KEPT)
+
+    def add(self, text: str) -> None:
+        """Add one."""
+        self._number += 1
+        self._kept.append((self._number, text))
+
+    def after(self, number: int) -> list[tuple[int, str]]:
+        """Return those after a number, oldest first."""
+        return [one for one in self._kept if one[0] > number]
+
+
+def log_tail(path: str) -> str:
+    """The end of an instance's log, for an error; empty where there is none."""
+    try:
+        data = Path(path).read_bytes()[-LOG_TAIL_BYTES:] if path else b""
+    except OSError:
+        return ""
+    return f"; the end of {path}:\n{data.decode(errors='replace')}" if data else ""

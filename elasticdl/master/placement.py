@@ -1,0 +1,91 @@
+"""Where the bucket groups live, what partitions begin with, and when they are placed anew.
+
+Pure: the coordinator writes down what is decided here, and carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint, Restore
+from elasticdl.master.journal import Entry
+from elasticdl.ps.routing_table import RoutingTable
+
+MOST_FIRST_FAILURES = 3
+ASKED = "rescale"
+PLACED = "placed"
+RESCALED = "rescaled"
+"""Kinds of entries: another number of partitions is wanted; it is; and all of them are up."""
+
+
+class Placement:
+    """The routing table of one job, and the checkpoint that its partitions begin with.
+
+    Args:
+      num_groups: bucket groups.
+      num_ps: partitions at the start.
+
+    Attributes:
+      routing: which partition hosts each bucket group.
+      committed: the last checkpoint; None where there is none.
+      wanted: so many partitions are to be there after the next checkpoint; None for as many as now.
+    """
+
+    def __init__(self, num_groups: int, num_ps: int) -> None:
+        self.routing = RoutingTable.initial(num_groups, num_ps)
+        self.committed: CommittedCheckpoint | None = None
+        self.wanted: int | None = None
+        self._since: float | None = None
+        self._failed_in_a_row = 0
+
+    def recover(self, entries: Iterable[Entry]) -> None:
+        """Take what the journal tells of it into account."""
+        for entry in entries:
+            if entry.kind == COMMITTED:
+                self.committed = CommittedCheckpoint.of_entry(entry.body)
+            elif entry.kind == ASKED:
+                self.wanted = entry.body["num_ps"]
+            elif entry.kind == PLACED:
+                self.place(entry.body["num_ps"], None)
+
+    def commit(self, checkpoint: CommittedCheckpoint) -> None:
+        """Partitions begin with this one from now on."""
+        self.committed, self._failed_in_a_row = checkpoint, 0
+
+    def failed(self, number: int, why: str, waits: str, is_loud: bool) -> tuple[str, bool]:
+        """Say that a checkpoint was given up, and whether the job is, that cannot write its first.
+
+        Args:
+          waits: why nothing goes on before one is committed; empty where all does.
+          is_loud: it is worth a message, and counts.
+        """
+        self._failed_in_a_row += is_loud
+        if self.committed is None and self._failed_in_a_row >= MOST_FIRST_FAILURES:
+            return f"the first checkpoint cannot be written: {why}", True
+        stays = "" if self.committed is None else f"; checkpoint {self.committed.number} stays"
+        goes_on = f"nothing goes on before the {waits} one" if waits else "training goes on"
+        return f"checkpoint {number} failed: {why}{stays}, {goes_on}; it is tried again", False
+
+    def restore(self) -> Restore:
+        """What a parameter server that is not ready is to begin with."""
+        checkpoint = "" if self.committed is None else self.committed.path
+        return Restore(checkpoint, self.routing)
+
+    def refuse(self, num_ps: int) -> str:
+        """Why there cannot be so many partitions; empty where there can."""
+        if not 1 <= num_ps <= self.routing.num_groups:
+            return (
+                f"num_ps={num_ps}: there are {self.routing.num_groups} bucket groups; "
+                f"give 1 to {self.routing.num_groups}"
+            )
+        return ""
+
+    def place(self, num_ps: int, now: float | None) -> None:
+        """Deal the groups out to so many partitions, which begin with the last checkpoint."""
+        self.routing = self.routing.dealt_to(num_ps)
+        self.wanted, self._since = None, now
+
+    def all_are_up(self, now: float) -> float | None:
+        """Return for how many seconds nothing moved since `place`; None where that was said."""
+        since, self._since = self._since, None
+        return None if since is None else now - since
