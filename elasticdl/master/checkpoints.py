@@ -30,6 +30,7 @@ from elasticdl.master.cluster_state import BEGUN, CheckpointMoment, CommittedChe
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import read_journal
 from elasticdl.master.membership import Instance
+from elasticdl.master.story import Outcome
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import (
     Manifest,
@@ -101,12 +102,13 @@ class Checkpoints:
 
     def _run(self) -> None:
         wanted = self._coordinator.checkpoint_wanted
-        begun = False
-        while not self._stopped.is_set():
+        try:
+            self._begin()
+        except (JobError, OSError) as error:
+            message = f"checkpoint_dir '{self._root}': cannot be used: {error}"
+            self._coordinator.end(Outcome("failed", message))
+        while not self._stopped.is_set() and self._coordinator.outcome is None:
             try:
-                if not begun:
-                    self._begin()
-                    begun = True
                 self._take_if_due()
             except Exception as error:
                 logger.exception("a checkpoint could not be taken")

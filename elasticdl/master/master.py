@@ -25,6 +25,7 @@ from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.checkpoint_audit import audits_of
 from elasticdl.rpc import Client, Service, Transport
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,12 @@ class Master:
             client = Client(service, self._connect(instance), str(instance.spec))
             try:
                 request = ps_pb2.AuditRequest(incarnation=instance.spec.incarnation)
-                audit = client.call_until("GetAudit", request, AUDIT_S)
+                audit = client.call_until(
+                    "GetAudit",
+                    request,
+                    AUDIT_S,
+                    give_up=lambda: self.coordinator.cluster_version != cluster.version,
+                )
             finally:
                 client.close()
             if audit.status != ps_pb2.PS_OK:
@@ -102,6 +108,21 @@ class Master:
                 raise JobError(f"no audit: {instance.spec} answers {status}")
             audits.append(audit)
         return audits
+
+    def _counted(self) -> list[ps_pb2.PartitionAudit]:
+        """What the partitions counted; as the last checkpoint has it, if one died at the end.
+
+        Raises:
+          JobError: the job has not succeeded, and one of them cannot be asked.
+        """
+        try:
+            return self._partition_audits()
+        except JobError:
+            outcome, last = self.coordinator.outcome, self.coordinator.committed
+            if outcome is None or outcome.state != "succeeded" or last is None:
+                raise
+            logger.info("the audit is that of checkpoint %d", last.number)
+            return audits_of(Path(last.path))
 
     def audit(self) -> dict[str, Any]:
         """The audit as it stands: final only once the job has succeeded.
@@ -116,7 +137,7 @@ class Master:
             kind = TaskKind.PREDICTION if predicts else TaskKind.EVALUATION
             return self._audit_counted(kind, done)
         records, tasks = self.coordinator.training_granted()
-        partitions = self._partition_audits() if tasks else []
+        partitions = self._counted() if tasks else []
         audit = audit_training(records, tasks, partitions, relaunches, done)
         if self._plan.validation_shards:
             audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, done)
@@ -166,7 +187,7 @@ class Master:
         try:
             audit = self.audit()
             if TaskKind.TRAINING in self._plan.phases:
-                history = self._history(self._partition_audits())
+                history = self._history(self._counted())
         except Exception as error:  # A job that failed may have no partition left to ask.
             logger.warning("no audit: %s", error)
             if outcome.state == "succeeded":

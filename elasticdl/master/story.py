@@ -5,6 +5,7 @@ Pure: it is fed by actions alone, so a master that folds the journal's events kn
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Story:
         self.evaluations: list[Evaluation] = []
         self.epoch_ended_at: dict[int, float] = {}
         self.training_seconds = 0.0
+        # The records counted before the round under way; None where its own are known to count.
+        self._before_round: CountedRecords | None = None
         self._training_started: float | None = None
         self._results: dict[TaskKind, str] = {}
         # The evaluation of the model that the job's end restores.
@@ -151,12 +154,15 @@ class Story:
         return Note("phase", {"kind": action.kind.name})
 
     def _round_began(self, action: ledger_events.RoundBegan, now: float) -> Note:
-        began = action.round
+        began, counted = action.round, self.counted[TaskKind.EVALUATION]
+        if self._before_round is not None:  # The last one's pin was lost: it begins again.
+            counted = self.counted[TaskKind.EVALUATION] = self._before_round
+        self._before_round = dataclasses.replace(counted)
         body = {"number": began.number, "reason": began.reason, "epoch": began.epoch}
         return Note("round", {**body, "evaluates": began.evaluates})
 
     def _evaluated(self, action: ledger_events.Evaluated, now: float) -> Note:
-        done = action.round
+        done, self._before_round = action.round, None
         body = {"number": done.number, "metrics": done.metrics, "logs": done.logs}
         if not done.evaluates:
             return Note("evaluated", body)

@@ -19,6 +19,7 @@ from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership import Instance, InstanceSpec, Registered, Role
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.checkpoint_audit import audits_of
 from elasticdl.ps.manifest import committed, numbers_in, read_manifest, verify
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import DirectTransport, Service
@@ -260,6 +261,23 @@ def test_a_partition_that_is_lost_before_the_commit_ends_that_number(start, monk
     first_two = [entry.body["task"] for entry in read_journal(job.directory, "done")][1:]
     assert sorted(job.train(2)) == first_two
     assert job.applied() == [{8}, {8}]
+
+
+def test_a_checkpoint_tells_what_its_partitions_had_counted(start):
+    job = start(checkpoint_steps=3)
+    job.initialize()
+    job.wait_for_number(1)
+    job.train(3)
+    found = audits_of(job.wait_for_number(2))
+    asked = [
+        one.get_audit(ps_pb2.AuditRequest(incarnation=one.incarnation))
+        for one in job.servers.partitions
+    ]
+    for one in asked:
+        del one.tables[:]
+        one.dense_bytes = 0
+    assert found == asked
+    assert found[0].epochs[0].records == 12
 
 
 def test_groups_move_to_another_number_of_partitions_and_what_was_not_in_the_checkpoint_is_replayed(
