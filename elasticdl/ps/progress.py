@@ -120,7 +120,7 @@ class Progress:
     def group(self, position: int) -> GroupProgress:
         """Say where one group stands, by its local position."""
         wanted = {task: int(one.next[position]) for task, one in self._open.items()}
-        closed = copy.deepcopy(self.closed)
+        closed = IntervalSet.of(self.closed.bounds)
         for task in (task for task, next_wanted in wanted.items() if next_wanted == CLOSED):
             closed.add(task)
         return GroupProgress(

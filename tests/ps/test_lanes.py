@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place
+from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place, Verdict, lowest
 from elasticdl.ps.progress import CLOSED
 from tests.ps.lanes_model import Cluster, Schedule
 
@@ -161,3 +161,48 @@ def test_another_number_of_lanes_in_one_epoch_is_refused():
     lanes.pull(place(0), 0)
     with pytest.raises(LaneError, match="has 2 lanes, not 3"):
         lanes.pull(Place(0, 0, 0, 3, False), 0)
+
+
+def test_lanes_begin_again_at_the_lower_of_two_states_and_want_what_waited() -> None:
+    first, second = Place(0, 0, 0, 1, False), Place(0, 0, 1, 1, True)
+    closing = Closing(2, 8, False)
+    ahead, behind = Lanes(), Lanes()
+    for lanes in (ahead, behind):
+        for k in (0, 1):
+            assert lanes.pull(first, k).answer is Answer.GO
+            assert lanes.decide_push(first, k).answer is Answer.GO
+            lanes.take(first)
+            lanes.pull(first, k + 1)
+            lanes.close_step()
+    assert ahead.close(first, closing).answer is Answer.GO
+    ahead.take(second)  # waits for its step
+    again = Lanes()
+    again.restore(ahead.state())
+    assert again.step == 2
+    assert again.progress(first) == Verdict(Answer.PAST, CLOSED, closing)
+    assert again.decide_push(second, 0).answer is Answer.GO
+    for states in ([ahead.state(), behind.state()], [behind.state(), ahead.state()]):
+        both = Lanes()
+        both.restore(lowest(states))
+        assert both.progress(first) == Verdict(Answer.GO, 2)
+        assert both.close(first, closing).answer is Answer.GO
+        assert both.decide_push(second, 0).answer is Answer.GO
+
+
+def test_an_epoch_that_only_some_have_begun_is_begun_again() -> None:
+    only, following = Place(0, 0, 0, 1, True), Place(1, 0, 0, 2, True)
+    ended, begun = Lanes(), Lanes()
+    for lanes in (ended, begun):
+        assert lanes.close(only, Closing(0, 0, False)).answer is Answer.GO
+    assert begun.pull(following, 0).answer is Answer.GO
+    both = Lanes()
+    both.restore(lowest([begun.state(), ended.state()]))
+    assert both.epoch == 0
+    assert both.decide_push(following, 0).answer is Answer.GO
+
+
+def test_parts_of_different_steps_make_no_lanes() -> None:
+    ahead = Lanes()
+    ahead.step = 1
+    with pytest.raises(ValueError, match="different steps"):
+        lowest([ahead.state(), Lanes().state()])
