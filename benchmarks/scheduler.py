@@ -58,6 +58,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         "records_granted": cluster.granted_records,
         "records_granted_per_core_s": cluster.granted_records / cluster.core_s,
         "most_waits_per_s": cluster.most_waits_per_s,
+        "most_polls_per_s": cluster.most_polls_per_s,
+        "checkpoints": cluster.num_checkpoints,
         "peak_memory_mib": _peak_memory_mib() - memory_mib,
         "costs": {
             name: {
@@ -98,10 +100,11 @@ def show(result: dict[str, Any]) -> None:
         f"{100 * result['core_share']:.1f} % of one core over {result['simulated_s']:,.0f} "
         f"simulated seconds ({result['undisturbed_s']:,.0f} if nobody died)\n"
         f"{result['records_granted_per_core_s']:,.0f} records leased per second of the core; "
-        f"most requests in a second that had to wait: {result['most_waits_per_s']:,}\n"
+        f"most requests in a second that had to wait: {result['most_waits_per_s']:,} for a task, "
+        f"{result['most_polls_per_s']:,} for a partition\n"
         f"peak memory {result['peak_memory_mib']:,.0f} MiB, the simulated workers included\n"
-        f"deaths: {deaths}; {result['relaunches']:,} workers replaced; "
-        "0 records lost, 0 counted twice",
+        f"deaths: {deaths}; {result['relaunches']:,} instances replaced; "
+        f"{result['checkpoints']} checkpoints; 0 records lost, 0 counted twice",
         highlight=False,
     )
 

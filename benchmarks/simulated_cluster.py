@@ -1,7 +1,8 @@
 """A cluster in simulated time around a real ledger and a real membership; nothing else is real.
 
 Workers start, lease, beat, train, are preempted (one by one and in storms), fall silent and are
-replaced. What the groups of the parameter servers know is kept per task: the minibatches applied.
+replaced; parameter servers die, and are restored from the last checkpoint. What groups know is kept
+per task: the minibatches applied, and by which partitions it is not closed.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elasticdl.data.shards import Shard
+from elasticdl.heartbeat import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import HEARTBEAT_S, InstanceSpec, Membership, Role
 from elasticdl.master.tasks import JobPlan, Task, TaskKind
+from elasticdl.ps.interval_set import IntervalSet
 
 TICK_S = 0.2
-POLL_S = 0.05
 RECORDS_PER_SHARD = 10_000_000
 
 
@@ -33,6 +35,8 @@ class Settings:
       minibatch_s: what a worker takes for one, give or take a fifth.
       start_s: what an instance takes to start, give or take a half.
       deaths_per_hour: of each worker, at random times.
+      ps_deaths_per_hour: of each parameter server, likewise.
+      checkpoint_s: seconds between checkpoints; one takes as long as an instance to start.
       storms: times at which `storm_share` of the workers are preempted at once.
       away_s: how long a storm's places stay empty.
       cut_share: of the deaths, those that nobody sees: the worker is cut off from the master.
@@ -48,6 +52,8 @@ class Settings:
     minibatch_s: float = 0.25
     start_s: float = 10.0
     deaths_per_hour: float = 2.0
+    ps_deaths_per_hour: float = 1.0
+    checkpoint_s: float = 60.0
     storms: int = 3
     storm_share: float = 0.3
     away_s: float = 60.0
@@ -75,6 +81,7 @@ class Settings:
             records_per_task=self.records_per_task,
             seed=self.seed,
             lease_s=self.lease_s,
+            checkpoints=True,
         )
 
 
@@ -113,6 +120,7 @@ class Worker:
     asking: bool = False
     alive: bool = True
     cut: bool = False
+    cluster_version: int = -1
 
 
 class SimulatedCluster:
@@ -133,6 +141,7 @@ class SimulatedCluster:
         self.applied_minibatches = 0
         self.most_waiting = 0
         self._waits_in_second: Counter[int] = Counter()
+        self._polls_in_second: Counter[int] = Counter()
         self._random = random.Random(settings.seed)
         plan = settings.plan()
         self.plan = plan
@@ -147,6 +156,15 @@ class SimulatedCluster:
         self._incarnations: dict[int, int] = {}
         # Of the groups, which are alike here: the minibatches applied of each task under way.
         self._next: dict[int, int] = {}
+        # The most that any group ever had of each, and the tasks that every group has closed, or
+        # had: in those restored from a checkpoint before that they are missing.
+        self._reached: dict[int, int] = {}
+        self._closed = IntervalSet()
+        self._missing: dict[int, set[int]] = {}
+        self._next_at_commit: dict[int, int] = {}
+        self._committed: tuple[tuple[int, int], ...] | None = None
+        self._num_checkpoints = 0
+        self._is_writing = False
         self._tasks: dict[int, Task] = {}
         self._done: set[int] = set()
         self._ended: ledger_events.Action | None = None
@@ -164,6 +182,9 @@ class SimulatedCluster:
         self._after(TICK_S, self._tick)
         if settings.deaths_per_hour:
             self._after(self._until_death(), self._die_by_chance)
+        if settings.ps_deaths_per_hour:
+            self._after(self._until_ps_death(), self._lose_partition)
+        self._after(settings.checkpoint_s, self._checkpoint_by_time)
         begin = 2 * settings.start_s
         for storm in range(settings.storms):
             at = begin + settings.calm_s * (storm + 0.5) / settings.storms
@@ -219,6 +240,8 @@ class SimulatedCluster:
                 assert action.task.id not in self._done, f"{action.task} was done twice"
                 self._done.add(action.task.id)
                 self._tell_membership(membership.Progressed())
+            elif isinstance(action, ledger_events.CheckpointWanted):
+                self._checkpoint_if_wanted()
             elif isinstance(action, ledger_events.JobDone | ledger_events.JobFailed):
                 self._ended = action
 
@@ -233,8 +256,14 @@ class SimulatedCluster:
                 self._carry_out(self._tell_ledger(lost))
             elif isinstance(action, membership.PartitionUp):
                 self._incarnations[action.spec.index] = action.spec.incarnation
-                up = ledger_events.PartitionStarted(action.spec.index, action.spec.incarnation)
+                self._restore(action.spec.index)
+                up = ledger_events.PartitionStarted(
+                    action.spec.index, action.spec.incarnation, action.closed
+                )
                 self._carry_out(self._tell_ledger(up))
+            elif isinstance(action, membership.PartitionLost):
+                lost_ps = ledger_events.PartitionLost(action.spec.index)
+                self._carry_out(self._tell_ledger(lost_ps))
             elif isinstance(action, membership.GiveUp):
                 raise AssertionError(f"the job was given up: {action.message}")
 
@@ -256,14 +285,17 @@ class SimulatedCluster:
             self._after(start_s / 5, self._serve, spec)
 
     def _serve(self, spec: InstanceSpec) -> None:
-        """A parameter server is up, and beats."""
-        registered = membership.Registered(spec, f"host-{spec.index}:1")
+        """A parameter server is up with what the last checkpoint has, and beats."""
+        if not self.membership.is_current(spec):
+            return
+        address = f"host-{spec.index}:{spec.incarnation}"
+        registered = membership.Registered(spec, address, closed=self._committed)
         if self.membership.is_news(registered):
             self._tell_membership(registered)
         self._tell_membership(membership.Heard(spec))
         self._after(HEARTBEAT_S, self._serve, spec)
 
-    def _join(self, spec: InstanceSpec) -> None:
+    def _join(self, spec: InstanceSpec, pause_s: float = FIRST_PAUSE_S) -> None:
         """A worker is up: it asks until all partitions are, then works."""
         worker = self._workers.get(spec)
         if worker is None or not self.membership.is_current(spec):
@@ -273,10 +305,14 @@ class SimulatedCluster:
         partitions = self.membership.partitions()
         self.costs.setdefault("membership partitions", Cost()).add(time.thread_time() - began)
         if partitions is None:
-            self._after(POLL_S, self._join, spec)
+            self._polls_in_second[int(self.now)] += 1
+            self._after(pause_s, self._join, spec, min(1.5 * pause_s, LONGEST_PAUSE_S))
             return
-        self._after(self._random.random() * HEARTBEAT_S, self._beat, worker)
-        self._ask(worker)
+        if worker.cluster_version < 0:
+            self._after(self._random.random() * HEARTBEAT_S, self._beat, worker)
+        worker.cluster_version = self.membership.cluster_version
+        if not worker.asking:
+            self._ask(worker)
 
     def _beat(self, worker: Worker) -> None:
         if not worker.alive or worker.cut:
@@ -285,7 +321,91 @@ class SimulatedCluster:
         grants = tuple(work.grant for work in worker.held)
         held = ledger_events.LeasesHeld(worker.spec.index, worker.spec.incarnation, grants)
         self._carry_out(self._tell_ledger(held))
+        began = time.thread_time()
+        version = self.membership.cluster_version
+        self.costs.setdefault("membership version", Cost()).add(time.thread_time() - began)
+        if version != worker.cluster_version:
+            self._go_stale(worker)
         self._after(HEARTBEAT_S, self._beat, worker)
+
+    def _go_stale(self, worker: Worker) -> None:
+        """A partition came or went: the worker gives back what it has, and joins again."""
+        if worker.held:
+            self._stand(worker)
+            grants = tuple(work.grant for work in worker.held)
+            worker.held.clear()
+            returned = self._tell_ledger(ledger_events.GrantsReturned(grants))
+            self._carry_out(returned)
+        self._join(worker.spec)
+
+    # ---------------------------------------------------------------- partitions
+
+    def _until_ps_death(self) -> float:
+        return self._random.expovariate(
+            self.settings.partitions * self.settings.ps_deaths_per_hour / 3600
+        )
+
+    def _lose_partition(self) -> None:
+        index = self._random.randrange(self.settings.partitions)
+        spec = InstanceSpec(Role.PS, index, self._incarnations.get(index, 0))
+        if self.membership.is_current(spec):
+            self.deaths["parameter servers"] += 1
+            self._tell_membership(membership.Exited(spec, exit_code=-9))
+        self._after(self._until_ps_death(), self._lose_partition)
+
+    def _restore(self, index: int) -> None:
+        """The partition is where the last checkpoint was begun."""
+        if self._committed is None:
+            return
+        covered = IntervalSet.of([bound for pair in self._committed for bound in pair])
+        self._missing[index] = {
+            task for task in self._tasks if task in self._closed and task not in covered
+        }
+        for task, reached in self._next.items():
+            self._next[task] = min(reached, self._next_at_commit.get(task, 0))
+
+    def _checkpoint_by_time(self) -> None:
+        if self.ledger.phase is TaskKind.TRAINING and not self._is_writing:
+            self._begin_checkpoint()
+        self._after(self.settings.checkpoint_s, self._checkpoint_by_time)
+
+    def _checkpoint_if_wanted(self) -> None:
+        if not self.ledger.checkpoint_wanted or self._ended is not None:
+            return
+        if not self._is_writing:
+            self._begin_checkpoint()
+        self._after(1.0, self._checkpoint_if_wanted)
+
+    def _begin_checkpoint(self) -> None:
+        self._is_writing = True
+        missing = set().union(*self._missing.values())
+        closed = IntervalSet()
+        for start, end in self._closed.intervals:
+            for task in range(start, end):
+                if task not in missing:
+                    closed.add(task)
+        incarnations = dict(self._incarnations)
+        self._after(
+            self._about(self.settings.start_s, 0.5),
+            self._commit,
+            tuple(closed.intervals),
+            dict(self._next),
+            incarnations,
+        )
+
+    def _commit(
+        self,
+        closed: tuple[tuple[int, int], ...],
+        reached: dict[int, int],
+        incarnations: dict[int, int],
+    ) -> None:
+        self._is_writing = False
+        if self.membership.partitions() is None or incarnations != self._incarnations:
+            return  # A partition was lost on the way, and its part with it.
+        self._num_checkpoints += 1
+        self._committed, self._next_at_commit = closed, reached
+        event = ledger_events.CheckpointCommitted(self._num_checkpoints, closed)
+        self._carry_out(self._tell_ledger(event))
 
     # ----------------------------------------------------------------------- work
 
@@ -334,16 +454,24 @@ class SimulatedCluster:
 
     def _apply(self, work: Work, upto: int) -> None:
         """The groups have the task's minibatches below `upto`; what they had is dropped."""
-        had = self._next.get(work.task.id, 0)
+        task = work.task.id
+        self._next[task] = max(upto, self._next.get(task, 0))
+        had = self._reached.get(task, 0)
         if upto > had:
-            self._next[work.task.id] = upto
+            self._reached[task] = upto
             if work.task.kind is TaskKind.TRAINING:
                 self.applied_minibatches += upto - had
 
     def _finish(self, worker: Worker, work: Work) -> None:
         if not worker.alive or not worker.held or worker.held[0] is not work:
             return
+        if worker.cluster_version != self.membership.cluster_version:
+            return  # Some partition does not answer; the next sign of life tells why.
         self._apply(work, self._num_minibatches(work.task))
+        if work.task.kind is TaskKind.TRAINING:
+            self._closed.add(work.task.id)
+            for missing in self._missing.values():
+                missing.discard(work.task.id)
         worker.held.pop(0)
         if worker.cut:  # It cannot say so; whoever has the task next finds it closed.
             if worker.held:
@@ -401,10 +529,16 @@ class SimulatedCluster:
         if worker is None:
             return
         worker.alive = False
+        self._stand(worker)
+
+    def _stand(self, worker: Worker) -> None:
+        """What the worker has pushed so far of the task it works on is applied."""
         if worker.held and worker.held[0].began >= 0:
             work = worker.held[0]
+            if work.task.kind is not TaskKind.TRAINING or work.task.id in self._closed:
+                return
             upto = work.first + int((self.now - work.began) / work.minibatch_s)
-            self._apply(work, min(upto, self._num_minibatches(work.task)))
+            self._apply(work, min(upto, self._num_minibatches(work.task) - 1))
 
     # ---------------------------------------------------------------------- proof
 
@@ -424,10 +558,22 @@ class SimulatedCluster:
         minibatches = sum(self._num_minibatches(task) for task in tasks)
         assert self.applied_minibatches == minibatches, "a minibatch was lost or applied twice"
         assert self.ledger.steps_done == minibatches
+        assert all(task.id in self._closed for task in tasks)
+        assert not any(self._missing.values()), "a restored partition never saw some task again"
         records = self.settings.records * self.settings.num_epochs
         assert self.ledger.training_granted() == (records, len(tasks))
         assert self.ledger.records_done(TaskKind.TRAINING) == records
         assert (self.ledger.num_todo, self.ledger.num_leased) == (0, 0)
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Those that were committed."""
+        return self._num_checkpoints
+
+    @property
+    def most_polls_per_s(self) -> int:
+        """Registrations of workers in the worst second that had to wait for a partition."""
+        return max(self._polls_in_second.values(), default=0)
 
     @property
     def most_waits_per_s(self) -> int:

@@ -7,11 +7,13 @@ from benchmarks import scheduler
 from benchmarks.simulated_cluster import Settings, SimulatedCluster
 
 SMALL = Settings(
-    workers=60,
+    workers=30,
     partitions=4,
-    records=1_500_000,
-    records_per_task=4096,
+    records=400_000,
+    records_per_task=1024,
     deaths_per_hour=40.0,
+    ps_deaths_per_hour=30.0,
+    checkpoint_s=5.0,
     storms=2,
     repeated_share=0.05,
 )
@@ -20,7 +22,8 @@ SMALL = Settings(
 def test_a_job_under_storms_of_preemption_ends_with_every_record_counted_once():
     cluster = SimulatedCluster(SMALL)
     cluster.run()
-    assert {"cut off", "one by one", "in storms"} <= set(cluster.deaths)
+    assert {"cut off", "one by one", "in storms", "parameter servers"} <= set(cluster.deaths)
+    assert cluster.num_checkpoints > 2
     assert cluster.membership.relaunches >= sum(cluster.deaths.values()) / 2
     assert cluster.granted_records > SMALL.records  # Tasks changed hands.
 
@@ -35,7 +38,7 @@ def test_the_same_seed_is_the_same_story():
 def test_a_minibatch_that_is_applied_twice_is_found():
     class Forgetful(SimulatedCluster):
         def _apply(self, work, upto):
-            self._next.pop(work.task.id, None)  # The groups forget what they have.
+            self._reached.pop(work.task.id, None)  # The groups forget what they have.
             super()._apply(work, upto)
 
     with pytest.raises(AssertionError, match="lost or applied twice"):
