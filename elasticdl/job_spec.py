@@ -128,6 +128,12 @@ class JobSpec(JobOptions):
         os.replace(temporary, path)
         return path
 
+    @property
+    def known_as(self) -> str:
+        """What `elasticdl jobs` finds the job by: its name, or a directory that is elsewhere."""
+        is_home = Path(self.job_dir) == jobs_home() / self.job_name
+        return self.job_name if is_home else self.job_dir
+
     @classmethod
     def load(cls, job_dir: str | Path) -> JobSpec:
         """Read the spec saved in a job's directory (or a job file); its directory is the job's."""

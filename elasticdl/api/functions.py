@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from elasticdl.api.launcher import launch
+from elasticdl.api.launcher import launch, resume
 from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
-from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
+from elasticdl.job_spec import JOB_FILE, JobSpec, options_of, resolve_job_dir
 from elasticdl.model.keras_choice import with_keras
 
 
@@ -56,9 +56,30 @@ def run_job(job_spec: JobSpec) -> JobResult:
             return launch(limited, show, report["declared_shards"])
     except (KeyboardInterrupt, SystemExit) as stop:
         launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
-        there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
-        stop.add_note(there if launched else "nothing was launched")
+        stop.add_note(_what_is_there(job_spec) if launched else "nothing was launched")
         raise
+
+
+def resume_job(job: str) -> tuple[JobSpec, JobResult]:
+    """Go on with a job that was stopped, failed or lost, from its journal and last checkpoint.
+
+    Raises:
+      UsageError: there is no such job, it still runs, or it has succeeded; nothing was launched.
+      UserCodeError, JobError, KeyboardInterrupt: as `run_job`.
+    """
+    job_spec = JobSpec.load(resolve_job_dir(job))
+    try:
+        with open_progress(job_spec) as show:
+            show(JobStatus(state="resuming", message=f"job {job_spec.job_name} goes on"))
+            return job_spec, resume(job_spec, show)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note(_what_is_there(job_spec))
+        raise
+
+
+def _what_is_there(job_spec: JobSpec) -> str:
+    there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
+    return f"{there}; elasticdl jobs resume {job_spec.known_as} goes on with it"
 
 
 def _limited(job_spec: JobSpec, max_steps: int | None) -> JobSpec:

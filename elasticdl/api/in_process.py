@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
 
 from elasticdl.job_spec import JobSpec
@@ -10,6 +11,7 @@ from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
 from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
+from elasticdl.master.recovery import last_incarnation
 from elasticdl.master.story import Outcome
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.joining import join
@@ -54,7 +56,13 @@ def run_in_process(spec: JobSpec) -> None:
         return DirectTransport(here.partitions[instance.spec.index])
 
     # Nothing is lost while a debugger holds this process.
-    master = Master(spec.model_copy(update={"lease_s": math.inf}), here, connect)
+    master = Master(
+        spec.model_copy(update={"lease_s": math.inf}),
+        here,
+        connect,
+        incarnation=last_incarnation(spec.job_dir) + 1,
+        session=secrets.token_hex(8),
+    )
     client = Client(
         master_pb2.DESCRIPTOR.services_by_name["Master"],
         DirectTransport(master.service),
@@ -63,7 +71,7 @@ def run_in_process(spec: JobSpec) -> None:
     try:
         here.master = client
         master.start()
-        instance = master_pb2.InstanceId(role="worker", index=0, incarnation=1)
+        (instance,) = map(to_message, master.coordinator.workers_left())
         worker = Worker(
             spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
         )

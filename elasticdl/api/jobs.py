@@ -26,10 +26,12 @@ def audit(job: str) -> dict[str, Any]:
       JobError: it neither runs nor has ended with an audit.
     """
     directory = resolve_job_dir(job)
-    for entry in read_journal(directory, "result"):
-        if entry.body.get("audit"):
-            return entry.body["audit"]
-        raise JobError(f"job '{job}': it {entry.body['state']} before there was anything to audit")
+    if (directory / RESULT_FILE).exists():
+        results = [entry.body for entry in read_journal(directory, "result")]
+        if results and results[-1].get("audit"):
+            return results[-1]["audit"]
+        state = results[-1]["state"] if results else "failed"
+        raise JobError(f"job '{job}': it {state} before there was anything to audit")
     with _Master(directory, job) as master:
         return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.master.file_lock import own_file
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.membership import describe_exit
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, RpcError
 
+LAUNCHER_LOCK = "launcher.lock"
 POLL_S = 0.25
 STOP_S = 40.0
 SPEED_WINDOW_S = 10.0
@@ -62,6 +65,29 @@ def launch(
     create_job_dir(spec)
     if declared_shards:
         save_shards(spec.job_dir, declared_shards)
+    with _only_launcher(spec):
+        return _run(spec, on_status)
+
+
+def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
+    """Go on with a job that was stopped, failed, or lost all its processes, to its end.
+
+    Args:
+      spec: the job, as its directory has it.
+      on_status: called several times a second with where the job stands.
+
+    Raises:
+      UsageError: it still runs, or it has succeeded: nothing was launched.
+      UserCodeError, JobError, KeyboardInterrupt: as `launch`.
+    """
+    with _only_launcher(spec):
+        _set_result_aside(spec)
+        (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
+        supervisor.clean_up(spec)
+        return _run(spec, on_status)
+
+
+def _run(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
     if spec.num_workers == 0:
         from elasticdl.api.in_process import run_in_process
 
@@ -72,6 +98,46 @@ def launch(
     else:
         _run_supervised(spec, on_status)
     return read_result(spec)
+
+
+@contextlib.contextmanager
+def _only_launcher(spec: JobSpec) -> Iterator[None]:
+    """Be the only one that runs a job.
+
+    Raises:
+      UsageError: another process does.
+    """
+    launcher = own_file(Path(spec.job_dir) / LAUNCHER_LOCK)
+    # Of a job whose launcher was killed, the rest is about to end, too.
+    before = launcher and own_file(Path(spec.job_dir) / supervisor.LOCK_FILE, STOP_S)
+    try:
+        if launcher is None or before is None:
+            raise UsageError(
+                f"job '{spec.job_name}': it still runs; elasticdl jobs stop {spec.known_as} ends it"
+            )
+        before.close()
+        yield
+    finally:
+        for lock in (launcher, before):
+            if lock is not None:
+                lock.close()
+
+
+def _set_result_aside(spec: JobSpec) -> None:
+    """Make room for the result of a job that goes on.
+
+    Raises:
+      UsageError: it has succeeded.
+    """
+    path = Path(spec.job_dir) / RESULT_FILE
+    if not path.exists():
+        return
+    if supervisor.state_in(path) == "succeeded":
+        raise UsageError(f"job '{spec.job_name}': it has succeeded; there is nothing to resume")
+    number = 1
+    while (aside := path.with_name(f"result-{number}.json")).exists():
+        number += 1
+    path.rename(aside)
 
 
 def create_job_dir(spec: JobSpec) -> None:

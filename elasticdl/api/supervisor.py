@@ -29,9 +29,10 @@ from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
+from elasticdl.master.file_lock import own_file
 from elasticdl.master.journal import last_number
 from elasticdl.master.master import RESULT_FILE
-from elasticdl.master.membership import InstanceSpec, Role, describe_exit
+from elasticdl.master.membership import InstanceSpec, Role, describe_exit, is_crash
 from elasticdl.master.recovery import last_incarnation
 from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2
@@ -41,13 +42,18 @@ from elasticdl.rpc import Server, Service
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "supervisor.json"
+LOCK_FILE = "supervisor.lock"
 LOGS = "logs"
 TEMPORARY = "tmp"
 PARTS = "parts"
 CANNOT_LAUNCH = 126
+LOCK_S = 10.0
 MASTER_GRACE_S = 20.0
-MOST_MASTER_DEATHS = 5
+# Of masters in a row, with no task done between, that fail the job.
+MOST_CRASHES = 5
+MOST_DEATHS = 25
 FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 4.0
 GRACE_S = 3.0
 HOST = "127.0.0.1"
 
@@ -83,7 +89,7 @@ class Supervisor:
         self._master = InstanceSpec(Role.MASTER, 0, 1)
         # Once the job is over: how its last master ended.
         self._master_code: int | None = None
-        self._deaths = 0
+        self._deaths = self._crashes = 0
         self._last_done = 0
         self._relaunch_at: float | None = None
         self._master_socket = _reserve_port()
@@ -187,16 +193,19 @@ class Supervisor:
         """Launch the next master, at once the first time, unless the job is over with this one."""
         result = self._job_dir / RESULT_FILE
         if result.exists():
-            self._master_code = 0 if _state_in(result) == "succeeded" else code or 1
+            self._master_code = 0 if state_in(result) == "succeeded" else code or 1
             return
         last_done = last_number(self._job_dir, "done")
-        self._deaths = 1 if last_done > self._last_done else self._deaths + 1
+        if last_done > self._last_done:
+            self._deaths = self._crashes = 0
         self._last_done = last_done
-        if self._stopping or self._deaths >= MOST_MASTER_DEATHS:
+        self._deaths += 1
+        self._crashes += is_crash(code)
+        if self._stopping or self._crashes >= MOST_CRASHES or self._deaths >= MOST_DEATHS:
             self._master_code = code
             return
-        pause_s = 0.0 if self._deaths == 1 else FIRST_PAUSE_S * 2 ** (self._deaths - 2)
-        self._relaunch_at = time.monotonic() + pause_s
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self._deaths - 2))
+        self._relaunch_at = time.monotonic() + (pause_s if self._deaths > 1 else 0.0)
 
     def _relaunch_master(self) -> None:
         if self._relaunch_at is not None and time.monotonic() >= self._relaunch_at:
@@ -245,6 +254,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the job to its end; return 0 where it succeeded, else 1."""
+        with own_file(self._job_dir / LOCK_FILE, LOCK_S) or contextlib.nullcontext() as owned:
+            if owned is None:
+                logger.error("another supervisor runs this job")
+                return 1
+            return self._run()
+
+    def _run(self) -> int:
         before = last_incarnation(self._job_dir)
         self._last_done = last_number(self._job_dir, "done")
         self._master = InstanceSpec(Role.MASTER, 0, before + 1)
@@ -317,7 +333,8 @@ def clean_up(spec: JobSpec) -> None:
         remove_temporary(spec.output)
 
 
-def _state_in(result: Path) -> str:
+def state_in(result: Path) -> str:
+    """How a job ended by its result's file; empty where that cannot be read."""
     try:
         return json.loads(result.read_text())["state"]
     except (OSError, ValueError, KeyError):

@@ -35,8 +35,14 @@ from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
 from elasticdl.master.placement import ASKED, PLACED, RESCALED, Placement
 from elasticdl.master.plan import plan_body
-from elasticdl.master.recorded_ledger import ROLLED_BACK, RecordedLedger, fold
-from elasticdl.master.recovery import MASTER, PLAN, RESUMED, Recovered
+from elasticdl.master.recorded_ledger import (
+    MASTER,
+    ROLLED_BACK,
+    RecordedLedger,
+    fold,
+    starts_anew,
+)
+from elasticdl.master.recovery import PLAN, RESUMED, Recovered
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
 
@@ -150,17 +156,24 @@ class Coordinator:
         if recovered.outcome is not None and not resumed:  # All that is left is to tell of it.
             self._is_over(recovered.outcome)
             return
+        if resumed and starts_anew(self.plan):
+            self._recorded = RecordedLedger(self.plan)
+            self._recorded.clock = now
         self._note_master(resumed)
         if resumed:
             self._membership.all_were_lost(RESUMED)
             if self.plan.lanes:
                 self._roll_back()
+        else:
+            self._asked_for += [membership_module.Stop(one, 0) for one in recovered.given_up]
         self._to_confirm = {one.spec for one in self._membership.instances()}
         self._carry_out_membership(self._membership.go_on(now))
 
     def _note_master(self, resumed: bool) -> None:
         body = {"incarnation": self._incarnation, "session": self._session, "resumed": resumed}
-        self._note(MASTER, body, text="the job is resumed" if resumed else "")
+        self._note(MASTER, body, text=RESUMED if resumed else "")
+        if resumed and starts_anew(self.plan):
+            self._notes += self._recorded.first_notes
         self._handle(ledger_events.MasterStarted(self._incarnation, resumed))
 
     def _clock(self) -> float:

@@ -6,7 +6,6 @@ on disk waits for them (R5).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import sqlite3
@@ -15,9 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from elasticdl.errors import JobError
+from elasticdl.master.file_lock import own_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ class Journal:
         self._waiting: list[tuple[int, float, str, str]] = []
         self._error: sqlite3.Error | None = None
         self._closed = False
-        self._owned = _lock(Path(job_dir) / LOCK_NAME)
+        owned = own_file(Path(job_dir) / LOCK_NAME, LOCK_S)
+        if owned is None:
+            raise JobError(f"journal {self.path}: another master of this job runs; a job has one")
+        self._owned = owned
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -151,30 +154,6 @@ class Journal:
         self._committer.join()
         self._db.close()
         self._owned.close()
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """Own a file until it is closed or this process ends, however it ends.
-
-    Raises:
-      JobError: another process owns it, for longer than it takes to end.
-    """
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise JobError(f"journal lock {path}: {error.strerror}") from None
-    deadline = time.monotonic() + LOCK_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() >= deadline:
-                file.close()
-                raise JobError(
-                    f"journal lock {path}: another master of this job runs; a job has one"
-                ) from None
-        time.sleep(0.05)
 
 
 def last_number(job_dir: str | Path, kind: str) -> int:

@@ -578,6 +578,8 @@ class Ledger:
         self._next_id = max(self._next_id, event.next_id)
         self._next_grant = max(self._next_grant, event.next_grant)
         self.partition_incarnations = dict.fromkeys(self.partition_incarnations, LOST)
+        # Who worked then may be gone, which is not known any more: who works now asks for leases.
+        self._workers.clear()
         actions = self._begin_round_again()
         return actions + self._requeue(list(self._leases), "training goes on from a checkpoint")
 

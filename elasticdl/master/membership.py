@@ -216,6 +216,11 @@ _MOST_AGES = 1 << 40
 _AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
 
+def is_crash(exit_code: int) -> bool:
+    """Whether a process ended by its own doing."""
+    return exit_code >= 0 or -exit_code in CRASHES
+
+
 def describe_exit(exit_code: int) -> str:
     """Return how a process ended, in words."""
     if exit_code == STUCK_EXIT_CODE:
@@ -432,13 +437,13 @@ class Membership:
         instance.log_path = event.log_path
         if self._over:
             return []
-        is_crash = not was_stopping and (event.exit_code >= 0 or -event.exit_code in CRASHES)
+        crashed = not was_stopping and is_crash(event.exit_code)
         if event.spec.role is Role.PS:
-            return self._partition_gone(event.spec, is_crash, now)
+            return self._partition_gone(event.spec, crashed, now)
         actions: list[Action] = [WorkerGone(event.spec, instance.reason)]
         if event.spec.index >= self.num_workers:
             return actions
-        return actions + self._replace(instance, is_crash, now)
+        return actions + self._replace(instance, crashed, now)
 
     def _replace(self, instance: Instance, is_crash: bool, now: float) -> list[Action]:
         """Replace whoever was lost at once; who crashed, ever more slowly, and not for ever."""

@@ -14,11 +14,13 @@ from elasticdl.master.journal import Entry
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
 from elasticdl.master.story import Note, Story
-from elasticdl.master.tasks import JobPlan
+from elasticdl.master.tasks import JobPlan, TaskKind
 
 EVENT = "event"
 ROLLED_BACK = "rolled_back"
-"""Kinds of entries: an event; `entry` is the last one that counts, of those before this."""
+MASTER = "master"
+"""Kinds of entries: an event; `entry` is the last one that counts, of those before this; another
+master, of which supervisor, goes on."""
 
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
 
@@ -113,6 +115,14 @@ def _of_worker(note: Note, event: Event) -> Note:
     return dataclasses.replace(note, body={**note.body, **who})
 
 
+def starts_anew(plan: JobPlan) -> bool:
+    """Whether a job of this plan that is resumed has nothing to go on from.
+
+    Of a prediction, what its tasks wrote is removed when the job ends.
+    """
+    return TaskKind.PREDICTION in plan.phases
+
+
 def fold(plan: JobPlan, entries: Iterable[Entry], last: int | None = None) -> RecordedLedger:
     """Return the ledger of a job as its journal's events left it.
 
@@ -127,6 +137,8 @@ def fold(plan: JobPlan, entries: Iterable[Entry], last: int | None = None) -> Re
             break
         if entry.kind == EVENT:
             events.append(entry)
+        elif entry.kind == MASTER and entry.body["resumed"] and starts_anew(plan):
+            events.clear()
         elif entry.kind == ROLLED_BACK:
             events = [one for one in events if one.number <= entry.body["entry"]]
     folded = RecordedLedger(plan)

@@ -17,13 +17,12 @@ from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
 from elasticdl.master.placement import ASKED, PLACED
 from elasticdl.master.plan import plan_of
-from elasticdl.master.recorded_ledger import RecordedLedger, fold
+from elasticdl.master.recorded_ledger import MASTER, RecordedLedger, fold
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import JobPlan
 
 PLAN = "plan"
-MASTER = "master"
-"""Kinds of entries: what the job is to do; another master, of which supervisor, goes on."""
+"""Kind of the entry that says what the job is to do."""
 RESUMED = "the job was resumed"
 
 
@@ -73,6 +72,12 @@ class Recovered:
                     membership.all_were_lost(RESUMED)
             else:
                 membership.was_lost(spec_of(body), body["reason"])
+
+    @property
+    def given_up(self) -> list[InstanceSpec]:
+        """Instances that a master before gave up, and may not have had time to stop."""
+        gone = [spec_of(one.body) for one in self.instances if one.kind == "gone"]
+        return [spec for spec in gone if ("exited", spec) not in self.told]
 
 
 def spec_of(body: dict[str, Any]) -> InstanceSpec:

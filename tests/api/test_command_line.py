@@ -183,7 +183,8 @@ def test_a_stopped_job_says_where_it_is(
     monkeypatch.setattr(functions, "validate", interrupted)
     words = ["--trained_model=a", "--data=a", "--job_name=mine", f"--job_dir={tmp_path}/job"]
     assert main(["evaluate", *words]) == 130
-    what = f"job mine is in {tmp_path}/job" if launched else "nothing was launched"
+    there = f"job mine is in {tmp_path}/job; elasticdl jobs resume {tmp_path}/job goes on with it"
+    what = there if launched else "nothing was launched"
     assert capsys.readouterr().err == f"elasticdl evaluate: stopped; {what}\n"
 
 

@@ -20,7 +20,7 @@ from elasticdl.data.shards import Shard
 from elasticdl.master import ledger_events as events
 from elasticdl.master.journal import FILE_NAME, Entry, Journal, read_journal
 from elasticdl.master.plan import plan_body, plan_of
-from elasticdl.master.recorded_ledger import EVENT, RecordedLedger, event_of, fold
+from elasticdl.master.recorded_ledger import EVENT, ROLLED_BACK, RecordedLedger, event_of, fold
 from elasticdl.master.story import Note
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
 from tests.master.cluster_model import ClusterModel, make_plan
@@ -252,3 +252,38 @@ def test_a_plan_comes_back_from_the_journal_as_it_was():
         lease_s=math.inf,
     )
     assert plan_of(json.loads(json.dumps(plan_body(plan)))) == plan
+
+
+def test_events_after_a_checkpoint_that_training_went_back_to_do_not_count():
+    plan = make_plan([40], 1, 4, 8, None, lanes=2)
+    entries: list[Entry] = []
+
+    def tell(recorded: RecordedLedger, *told: events.Event) -> list[events.Action]:
+        actions: list[events.Action] = []
+        for event in told:
+            handled, notes = recorded.handle(event, float(len(entries)))
+            actions += handled
+            for note in notes:
+                entries.append(Entry(len(entries) + 1, 0.0, note.kind, note.body))
+        return actions
+
+    recorded = RecordedLedger(plan)
+    tell(recorded, events.MasterStarted(1), events.PartitionStarted(0, 1))
+    tell(recorded, events.LeaseRequested(0, 1, 0), events.TaskCompleted(0, (1,), 0, "{}"))
+    tell(recorded, events.LeaseRequested(1, 1, 0))
+    last = len(entries)
+    for number in range(3):
+        tell(recorded, events.LeaseRequested(0, 1, 1 + number))
+        tell(recorded, events.WorkerLost(1, 1))
+        ids = recorded.ledger.ids_used
+        entries.append(Entry(len(entries) + 1, 0.0, ROLLED_BACK, {"entry": last}))
+        recorded = fold(plan, entries, last)
+        tell(recorded, events.PartitionLost(0), events.RolledBack(*ids))
+        tell(recorded, events.PartitionStarted(0, 2 + number, ()))
+        assert state_of(fold(plan, entries)) == state_of(recorded)
+        granted = tell(recorded, events.LeaseRequested(0, 1, 9 + number))
+        (grant,) = [one for one in granted if isinstance(one, events.Grant)]
+        assert grant.grant >= ids[1], "no number is given twice"
+        # All lanes may be had by the only worker there is.
+        more = tell(recorded, events.LeaseRequested(0, 1, 10 + number))
+        assert isinstance(more[-1], events.Grant)

@@ -10,7 +10,7 @@ import pytest
 from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger_events
+from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import FILE_NAME, Journal, read_journal
@@ -98,6 +98,15 @@ def test_ends_that_nobody_saw_are_told_by_the_supervisor_and_old_ones_change_not
     exits = [entry.body["incarnation"] for entry in read_journal(masters.spec.job_dir, "exited")]
     assert exits == [1, 1, 2]
     assert second.relaunches == 2
+
+
+def test_who_was_given_up_and_may_still_live_is_ended(masters):
+    silent = membership.WorkerGone(WORKER, "not heard from for 30 s")
+    with masters.coordinator._together():
+        masters.coordinator._carry_out_membership([silent])
+    masters.next()
+    masters.backend.wait_for([PS, InstanceSpec(Role.WORKER, 0, 2)])
+    assert masters.backend.stopped == [WORKER]
 
 
 def test_a_terminal_misses_no_message_of_the_next_master(masters):
@@ -188,6 +197,24 @@ def test_a_job_that_failed_and_is_resumed_goes_on(masters):
     third = masters.next(session="second")
     assert third.outcome is None
     assert not third.ended.is_set()
+
+
+def test_of_a_prediction_that_is_resumed_every_task_is_done_anew(tmp_path):
+    plan = JobPlan(phases=(TaskKind.PREDICTION,), shards=(Shard("a", 20),), records_per_task=10)
+    masters = Masters(tmp_path, plan)
+    first = masters.next()
+    first.register(Registered(PS, "here:1", 1))
+    task = first.lease(WORKER, 0).task
+    first.complete(ledger_events.TaskCompleted(task.id, (1,), result='{"records": 10}'))
+    second = masters.next(session="second")
+    assert second.snapshot().records_done == 0
+    again = InstanceSpec(Role.WORKER, 0, 2)
+    assert second.lease(again, 0).task.start == task.start
+    third = masters.next(session="second")
+    assert third.snapshot().records_done == 0
+    assert third.story.counted[TaskKind.PREDICTION].defined == 20
+    assert third.lease(again, 0).repeated
+    masters.kill()
 
 
 def test_a_first_master_that_wrote_nothing_is_as_if_it_had_not_been(tmp_path):

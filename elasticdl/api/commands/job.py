@@ -57,7 +57,11 @@ def _run_job(command: str, words: Sequence[str]) -> None:
     with stopping_at_once(f"elasticdl {command}"):
         from elasticdl.api.functions import run_job
 
-    result = run_job(job_spec)
+    show_result(job_spec, run_job(job_spec))
+
+
+def show_result(job_spec: JobSpec, result: JobResult) -> None:
+    """Print how a job ended, as the job's options want it."""
     if job_spec.print_json:
         print(json.dumps(result.to_json()))
     else:

@@ -7,8 +7,10 @@ import json
 from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
+from elasticdl.api.commands.job import show_result
 from elasticdl.api.parser import Parser, add_switch
-from elasticdl.api.result import audit_line
+from elasticdl.api.result import audit_line, finite
+from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.table import table_lines
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import option_value
@@ -17,6 +19,8 @@ _AUDIT = "say what became of every record of a job"
 _SCALE = "change how many workers, or parameter servers, a running job has"
 _LIST = "list the jobs of this machine"
 _STOP = "stop a running job"
+_RESUME = "go on with a job that was stopped, failed or lost"
+_EVENTS = "tell what happened to a job: deaths, leases, checkpoints, decisions"
 
 
 def _parser(name: str, summary: str, usage: str, examples: Sequence[str]) -> Parser:
@@ -89,6 +93,27 @@ def _stop(words: Sequence[str]) -> None:
     print(f"{parsed.job}: stopped")
 
 
+def _resume(words: Sequence[str]) -> None:
+    parsed = _parser("resume", _RESUME, "JOB", ["elasticdl jobs resume mnist-1"]).parse(words)
+
+    with stopping_at_once("elasticdl jobs resume"):
+        from elasticdl.api.functions import resume_job
+
+    show_result(*resume_job(parsed.job))
+
+
+def _events(words: Sequence[str]) -> None:
+    examples = ["elasticdl jobs events mnist-1", "elasticdl jobs events mnist-1 --json"]
+    parser = _parser("events", _EVENTS, "JOB [--json]", examples)
+    add_switch(parser, "json", "print each as one JSON object on a line")
+    parsed = parser.parse(words)
+
+    from elasticdl.api.events import events
+
+    for event in events(parsed.job):
+        print(json.dumps(finite(event.to_json())) if _wants_json(parsed) else event)
+
+
 def _wants_json(parsed: argparse.Namespace) -> bool:
     return getattr(parsed, "json", False)
 
@@ -98,4 +123,6 @@ COMMANDS = [
     Command(("jobs", "audit"), _AUDIT, _audit),
     Command(("jobs", "scale"), _SCALE, _scale),
     Command(("jobs", "stop"), _STOP, _stop),
+    Command(("jobs", "resume"), _RESUME, _resume),
+    Command(("jobs", "events"), _EVENTS, _events),
 ]

@@ -1,0 +1,93 @@
+"""``elasticdl jobs events`` and ``resume``: what is told of a job, and when it may go on."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from elasticdl.api.command_line import main
+from elasticdl.api.launcher import LAUNCHER_LOCK
+from elasticdl.job_spec import JobSpec
+from elasticdl.master import ledger_events
+from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.file_lock import own_file
+from elasticdl.master.membership import InstanceSpec, Registered, Role
+from tests.master.test_coordinator import PS, WORKER
+from tests.master.test_recovery import Masters
+
+
+@pytest.fixture
+def job_dir(tmp_path: Path) -> Path:
+    spec = JobSpec(
+        command="train",
+        job_name="mine",
+        job_dir=str(tmp_path),
+        model_zoo="zoo",
+        model_def="a.B",
+        data="data",
+        output="output",
+    )
+    spec.save(tmp_path)
+    return tmp_path
+
+
+def test_every_event_has_its_time_and_reason(job_dir, capsys):
+    masters = Masters(job_dir)
+    first = masters.next()
+    first.register(Registered(PS, "here:1", 1))
+    first.register(Registered(WORKER, "", 2))
+    grant = first.lease(WORKER, 0).grant
+    first.fail(ledger_events.TaskFailed(grant, "ValueError: bad\nrecord"))
+    first.lease(WORKER, 1)
+    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    second = masters.next()
+    second.scale(2)
+    again = InstanceSpec(Role.WORKER, 0, 2)
+    task = second.lease(again, 0).task
+    second.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
+    masters.kill()
+
+    assert main(["jobs", "events", str(job_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(datetime.fromisoformat(line.split("  ")[0]).tzinfo for line in lines)
+    told = [line.split("  ", 1)[1] for line in lines]
+    for expected in (
+        "master             master, incarnation 1 begins",
+        "launch             worker 0, incarnation 1",
+        "registered         parameter server 0, incarnation 1 at here:1: is up",
+        "granted            task 0 (training) is leased to worker 0",
+        "raised             the model's code raised: ValueError: bad …",
+        "exited             worker 0, incarnation 1: killed by SIGKILL",
+        "master             master, incarnation 2 goes on from the journal",
+        "scaled             2 workers are wanted",
+        "done               task 0 (training)",
+    ):
+        assert expected in told
+    assert any("will be leased again: worker 0 was lost (killed by SIGKILL)" in one for one in told)
+
+    assert main(["jobs", "events", str(job_dir), "--json"]) == 0
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["number"] for one in objects] == sorted({one["number"] for one in objects})
+    (exited,) = [one for one in objects if one["kind"] == "exited"]
+    assert (exited["role"], exited["index"], exited["reason"]) == ("worker", 0, "killed by SIGKILL")
+    assert exited["time"] > 0
+
+
+def test_a_job_that_runs_or_has_succeeded_is_not_resumed(job_dir, capsys):
+    running = own_file(job_dir / LAUNCHER_LOCK)
+    assert running is not None
+    assert main(["jobs", "resume", str(job_dir)]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "elasticdl jobs resume: error: job 'mine': it still runs; "
+        f"elasticdl jobs stop {job_dir} ends it\n"
+    )
+    running.close()
+    (job_dir / "result.json").write_text('{"state": "succeeded"}')
+    assert main(["jobs", "resume", str(job_dir)]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("job 'mine': it has succeeded; there is nothing to resume\n")
+    assert len(error.splitlines()) == 1
