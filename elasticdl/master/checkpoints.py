@@ -145,6 +145,8 @@ class Checkpoints:
 
     def _take(self, reason: str, moment: CheckpointMoment) -> Verdict:
         """Take a checkpoint, if all goes well."""
+        if reason in ("initial", "final"):  # Nothing is trained meanwhile.
+            self._appointment.now_or_never()
         began, number = time.monotonic(), self._number
         directory = directory_of(self._root, number)
         clients = [

@@ -16,7 +16,7 @@ from tests.job.keras_evaluate import keras_evaluate
 from tests.job.real_jobs import RECORDS, Job, wait_until
 
 NOBODY = master_pb2.JobStatus()
-EPOCHS = 3
+EPOCHS = 6
 
 
 def entries(job: Job, kind: str) -> list[Entry]:
@@ -41,14 +41,16 @@ def kill_a_parameter_server(job: Job, index: int) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_parameter_servers_are_killed_in_every_phase_and_nothing_is_lost(start, tmp_path):
+def test_parameter_servers_are_killed_in_every_phase_and_scaled_and_nothing_is_lost(
+    start, tmp_path
+):
     job = start(
         "--model_def=regularized.Regularized",
         f"--validation_data={tmp_path}/data/*.recordio",
         f"--num_epochs={EPOCHS}",
         f"--evaluation_epochs={EPOCHS}",
         "--records_per_task=80",
-        "--checkpoint_steps=60",
+        "--checkpoint_steps=20",
         records=RECORDS // 2,
     )
     wait_until("training", lambda: job.records_done() > 0)
@@ -63,7 +65,9 @@ def test_parameter_servers_are_killed_in_every_phase_and_nothing_is_lost(start, 
 
     wait_until("a checkpoint that is being written", is_writing)
     kill_a_parameter_server(job, 1)
-    for index, phase in enumerate(("evaluation", "export")):
+    jobs.scale(str(job.directory), num_ps=3)
+    wait_until("three parameter servers", lambda: entries(job, "rescaled"))
+    for index, phase in ((2, "evaluation"), (1, "export")):
         wait_until(phase, lambda phase=phase: (job.status() or NOBODY).phase == phase)
         kill_a_parameter_server(job, index)
     assert job.wait() == 0, job.terminal()
@@ -71,10 +75,11 @@ def test_parameter_servers_are_killed_in_every_phase_and_nothing_is_lost(start, 
     audit = jobs.audit(str(job.directory))
     expected = EPOCHS * job.records
     assert audit["records_expected"] == expected
-    assert audit["applied_once"] == {"0": expected, "1": expected}
+    assert audit["applied_once"] == {"0": expected, "1": expected, "2": expected}
     assert audit["lost"] == audit["tasks_not_closed"] == audit["evaluation"]["lost"] == 0
     assert audit["relaunches"] == 4, "no worker had to be replaced"
     assert job.terminal().count("is gone: killed by SIGKILL") == 4
+    assert "3 parameter servers are up: training paused for" in job.terminal()
     result = json.loads((job.directory / "result.json").read_text())
     exact = keras_evaluate(str(job.output), f"{tmp_path}/data/*.recordio", 8)
     assert result["metrics"] == pytest.approx(exact, abs=1e-6)

@@ -19,6 +19,7 @@ from elasticdl.errors import JobError, UserCodeError
 from elasticdl.master.journal import read_journal
 from elasticdl.master.lanes import carve_lanes
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.ps.manifest import committed, read_manifest
 from tests.job.clicks_data import ZOO, write_clicks
 from tests.job.real_jobs import Job, wait_until
 
@@ -171,14 +172,21 @@ def test_max_steps_are_steps_of_all_lanes(train):
 def test_messages_that_are_lost_or_repeated_change_no_bit(train, tmp_path, monkeypatch):
     # Filtered records make lanes of different lengths.
     options = {"consistency": "sync", "grads_to_wait": 3, "params": "drop_above=350"}
+    options |= {"num_epochs": 3, "checkpoint_steps": 3, "keep_checkpoints": 100}
     undisturbed = train("plain", **options)
-    assert undisturbed.audit["filtered"] == RECORDS - 351
+    assert undisturbed.audit["filtered"] == 3 * (RECORDS - 351)
     faults = "request_lost=0.1,reply_lost=0.1,in_flight=0.1,duplicated=0.2,seed=3"
     monkeypatch.setenv("ELASTICDL_FAULTS", faults)
     lossy = train("lossy", **options)
     assert lossy.audit["repeats_dropped"] > 0
     assert {**lossy.audit, "repeats_dropped": 0} == undisturbed.audit
     assert_same(tmp_path / "plain", tmp_path / "lossy")
+    for result in (undisturbed, lossy):
+        checkpoints = committed(Path(result.job_dir) / "checkpoints")
+        assert len(checkpoints) >= 3, "the first, the last, and one on the way"
+        for path in checkpoints:
+            versions = {part["version"] for part in read_manifest(path).parts}
+            assert len(versions) == 1, "all partitions are of one step"
 
 
 def test_a_bad_record_fails_the_job_by_name_and_one_that_is_not_finite_is_skipped(train):
