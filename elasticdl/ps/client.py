@@ -366,12 +366,17 @@ class ParameterClient:
 
     def task_progress(
         self, task: int, lane: ps_pb2.LanePosition
-    ) -> tuple[int, ps_pb2.TaskClosing | None]:
-        """The same of a task of a lane (sync mode), and how it was closed where it was."""
+    ) -> tuple[int, ps_pb2.TaskClosing | None, bool]:
+        """The same of a task of a lane (sync mode), and how it was closed where it was.
+
+        The last is whether an earlier task of the lane has to be closed first.
+        """
         request = ps_pb2.TaskProgressRequest(task=task, lane=lane)
         replies = [self._task_progress(index, request) for index in range(self.num_partitions)]
         closings = [reply.closing for reply in replies if reply.HasField("closing")]
-        return min(reply.next for reply in replies), closings[0] if closings else None
+        next_wanted = min(reply.next for reply in replies)
+        is_early = any(reply.early for reply in replies)
+        return next_wanted, closings[0] if closings else None, is_early
 
     def _task_progress(
         self, index: int, request: ps_pb2.TaskProgressRequest

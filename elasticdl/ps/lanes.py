@@ -187,6 +187,13 @@ class Lanes:
             for lane in state.lanes
         ]
 
+    def is_early(self, place: Place) -> bool:
+        """Whether an earlier task of its lane is not closed yet."""
+        self._check(place)
+        if place.epoch != self.epoch:
+            return place.epoch > self.epoch and place.position > 0
+        return place.position > self._lanes[place.lane].position
+
     def progress(self, place: Place) -> Verdict:
         """Say which minibatch of a task is wanted next; `PAST` where it is closed."""
         self._check(place)

@@ -161,8 +161,11 @@ class SynchronousSteps:
 
     def task_progress(self, lane: ps_pb2.LanePosition) -> ps_pb2.TaskProgressReply:
         """Which minibatch of a task is wanted next, or how it was closed."""
-        verdict = self.lanes.progress(_place(lane))
-        return ps_pb2.TaskProgressReply(next=verdict.next, closing=_closing(verdict))
+        place = _place(lane)
+        verdict = self.lanes.progress(place)
+        return ps_pb2.TaskProgressReply(
+            next=verdict.next, closing=_closing(verdict), early=self.lanes.is_early(place)
+        )
 
     def get_norms(self, step: int) -> ps_pb2.StepNorms:
         """This partition's sums of squares of a step."""

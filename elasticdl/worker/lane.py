@@ -91,12 +91,24 @@ class Lane:
         self._thread: threading.Thread | None = None
 
     def take(self, held: HeldTask) -> bool:
-        """Begin to read a task, whose lane this is; False if the lane has ended meanwhile."""
+        """Begin to read a task, whose lane this is; False if the lane has ended meanwhile.
+
+        Raises:
+          TaskRewound: an earlier task of the lane, not this worker's any more, comes first.
+          StaleCluster: a partition came, went or moved.
+          DeadlinePassed: a partition does not answer.
+        """
         task = held.task
-        first, closing = self.connection.client.task_progress(task.id, task.lane)
+        first, closing, is_early = self.connection.client.task_progress(task.id, task.lane)
         with self._lock:
             if self._has_ended:
                 return False
+            last = self._tasks[-1].held.task.lane.position if self._tasks else None
+            if is_early and (last is None or task.lane.position != last + 1):
+                # The lease of the earlier one ended, and this one's with it: it was not told.
+                raise TaskRewound(
+                    f"task {task.id}: an earlier one of lane {task.lane.lane} is open"
+                )
             if closing is None:
                 # Of an epoch that is over it is read once more, for its number of minibatches.
                 start = first if first < CLOSED else 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from elasticdl.heartbeat import NotAMember
 from elasticdl.job_spec import JobSpec
-from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, StaleCluster
+from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, StaleCluster, TaskRewound
 from elasticdl.ps.lane_client import LaneClient
 from elasticdl.rpc import DeadlinePassed, RpcError
 from elasticdl.worker.failures import tell_failure
@@ -107,8 +107,8 @@ class SynchronousTrainer:
             self._lanes[key] = lane
         try:
             self._hand_over(held, lane)
-        except BaseException:
-            self._lane_ended(lane, is_clean=False, is_stale=False)
+        except BaseException as error:
+            self._lane_ended(lane, is_clean=isinstance(error, TaskRewound), is_stale=False)
             raise
 
     def _hand_over(self, held: HeldTask, lane: Lane) -> bool:

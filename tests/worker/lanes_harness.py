@@ -280,19 +280,27 @@ class Job:
         dense = np.concatenate([of_kernel.ravel(), np.float32(0.1) * (new_mean - mean)])
         return TrainResult(loss if finite else np.nan, finite, dense, (of_rows,))
 
+    def new_lane(self) -> tuple[Lane, threading.Event]:
+        """A lane of a new worker, and what is set when it has ended."""
+        client = self._connect(self._dies)
+        ended = threading.Event()
+        lane = Lane(
+            Connection(client, LaneClient(client)),
+            ListedStream(self._tasks, client),
+            self.ledger,
+            self._step,
+            lambda *_: ended.set(),
+        )
+        return lane, ended
+
+    def held(self, lane: int) -> list[HeldTask]:
+        """The tasks of one lane of the first epoch, as a worker holds them."""
+        return [HeldTask(one.message, one.message.id, one.batches) for one in self._epochs[0][lane]]
+
     def _run_lane(self, tasks: list[Task]) -> None:
         """Train a lane's tasks to the end, however often its worker is killed."""
         while left := [one for one in tasks if one.message.id not in self.ledger.done]:
-            client = self._connect(self._dies)
-            connection = Connection(client, LaneClient(client))
-            ended = threading.Event()
-            lane = Lane(
-                connection,
-                ListedStream(self._tasks, client),
-                self.ledger,
-                self._step,
-                lambda *_, ended=ended: ended.set(),
-            )
+            lane, ended = self.new_lane()
             try:
                 # One ahead, as a worker that holds two leases.
                 for task in left[:2]:
@@ -303,7 +311,7 @@ class Job:
             lane.join(DEADLINE_S)
             if not ended.is_set():
                 self.num_deaths += 1
-            connection.lanes.close()
+            lane.connection.lanes.close()
             if self.ledger.failures:
                 return
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from elasticdl.model.keras_api import keras
 from elasticdl.model.user_optimizer import UserOptimizer
+from elasticdl.ps.client import TaskRewound
 from elasticdl.ps.keras_optimizers import from_keras_config
 from elasticdl.ps.optimizers import OptimizerConfig
 from tests.ps import lazy_reference
@@ -162,6 +163,23 @@ def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, 
         assert set(audit.applied_records) == {records}
         assert set(audit.closed_records) == {records}
         assert audit.closed_tasks == 2 * sum(map(len, lanes))
+
+
+def test_a_task_is_not_begun_before_an_earlier_one_of_its_lane_that_was_given_back():
+    """A worker gives a task back, and is not told that later ones went with it: it asks."""
+    job = Job([epoch_of(np.random.default_rng(1), [[2, 3, 1]])], SGD, num_partitions=2)
+    first, second, third = job.held(0)
+    lane, ended = job.new_lane()
+    with pytest.raises(TaskRewound, match="an earlier one of lane 0 is open"):
+        lane.take(second)
+    for held in (first, second, third):
+        if not lane.take(held):  # It has done what it had: the next is not early then.
+            lane, ended = job.new_lane()
+            assert lane.take(held)
+    assert ended.wait(60.0)
+    assert sorted(job.ledger.done) == [0, 1, 2]
+    assert job.ledger.failures == []
+    lane.connection.lanes.close()
 
 
 @pytest.mark.parametrize("dies", [0.0, 0.05])
