@@ -102,7 +102,8 @@ class SynchronousTrainer:
             lane = self._lanes.get(key)
         if lane is not None and self._hand_over(held, lane):
             return
-        lane = Lane(self._connected(), self._stream(), self._leases, self._step, self._lane_ended)
+        connection, stream = self._stream()
+        lane = Lane(connection, stream, self._leases, self._step, self._lane_ended)
         with self._lock:
             self._lanes[key] = lane
         try:
@@ -128,11 +129,19 @@ class SynchronousTrainer:
                 self._connection = connection
         return connection
 
-    def _stream(self) -> MinibatchStream:
+    def _stream(self) -> tuple[Connection, MinibatchStream]:
+        """A stream, and the connection for whose partitions it prepares what it reads."""
         with self._lock:
-            if self._free:
-                return self._free.pop()
-        return MinibatchStream(self._make_pipeline(), self._connected().client, pulls=False)
+            if self._free and self._connection is not None:
+                return self._connection, self._free.pop()
+        pipeline = self._make_pipeline()  # Traced while a lost parameter server is restored.
+        try:
+            connection = self._connected()
+        except BaseException:
+            pipeline.close()
+            pipeline.release()
+            raise
+        return connection, MinibatchStream(pipeline, connection.client, pulls=False)
 
     # ------------------------------------------------------------- asked by the lanes
 

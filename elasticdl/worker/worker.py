@@ -383,13 +383,14 @@ class Worker:
         if not isinstance(trainer, Trainer):
             # Traced while a parameter server that was lost is restored.
             pipeline = self._pipeline(Mode.TRAINING)
+            try:
+                client = self._parameters()
+            except BaseException:
+                pipeline.close()
+                pipeline.release()
+                raise
             trainer = self._doers[Mode.TRAINING] = Trainer(
-                self._spec,
-                self.model,
-                self._parameters(),
-                pipeline,
-                self._leases,
-                self._leaving,
+                self._spec, self.model, client, pipeline, self._leases, self._leaving
             )
         if not trainer.has_taken(held):
             trainer.take(held)
