@@ -33,7 +33,7 @@ from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
-from elasticdl.master.placement import ASKED, PLACED, RESCALED, Placement
+from elasticdl.master.placement import ASKED, PLACED, Placement
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
     MASTER,
@@ -42,7 +42,7 @@ from elasticdl.master.recorded_ledger import (
     fold,
     starts_anew,
 )
-from elasticdl.master.recovery import PLAN, RESUMED, Recovered
+from elasticdl.master.recovery import PLAN, RESUMED, Recovered, body_of
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
 
@@ -303,12 +303,12 @@ class Coordinator:
                 return
             self._told.add((kind, event.spec))
             if not isinstance(event, InstanceExited):
-                self._note(kind, {**_id(event.spec), "pid": event.pid})
+                self._note(kind, {**body_of(event.spec), "pid": event.pid})
                 return
             reason = membership_module.describe_exit(event.exit_code)
             is_master = event.spec.role is Role.MASTER
             text = f"the master was lost ({reason}); another one goes on" if is_master else ""
-            self._note(kind, {**_id(event.spec), "reason": reason}, text=text)
+            self._note(kind, {**body_of(event.spec), "reason": reason}, text=text)
             exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
             self._carry_out_membership(self._membership.handle(exited, self._clock()))
 
@@ -320,7 +320,7 @@ class Coordinator:
             if not self._membership.is_current(event.spec):
                 return False
             if self._membership.is_news(event):
-                body = {**_id(event.spec), "address": event.address, "pid": event.pid}
+                body = {**body_of(event.spec), "address": event.address, "pid": event.pid}
                 body |= {"ready": event.ready, "closed": event.closed}
                 self._note("registered", body)
             self._carry_out_membership(self._membership.handle(event, self._clock()))
@@ -519,7 +519,7 @@ class Coordinator:
                 if not action.repeated:
                     again = action.spec.incarnation > 1
                     text = f"{action.spec} is relaunched" if again else ""
-                    self._note("launch", _id(action.spec), text=text)
+                    self._note("launch", body_of(action.spec), text=text)
                 self._asked_for.append(action)
             elif isinstance(action, membership_module.Stop):
                 self._asked_for.append(action)
@@ -529,24 +529,17 @@ class Coordinator:
                 spec = action.spec
                 event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
                 self._handle(event)
-                self._note_rescaled()
+                if self._membership.partitions() is not None:
+                    self._notes += self._placement.all_are_up(self._clock())
             elif isinstance(action, membership_module.PartitionLost):
                 spec = action.spec
                 text = f"{spec} is gone: {action.reason}"
-                self._note("gone", {**_id(spec), "reason": action.reason}, text=text)
+                self._note("gone", {**body_of(spec), "reason": action.reason}, text=text)
                 self._handle(ledger_events.PartitionLost(spec.index))
             elif isinstance(action, membership_module.RollBack):
                 self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + log_tail(action.log_path)))
-
-    def _note_rescaled(self) -> None:
-        """Say how long the partitions were away for another number of them, once all are up."""
-        servers = self._membership.partitions()
-        paused_s = None if servers is None else self._placement.all_are_up(self._clock())
-        if servers is not None and paused_s is not None:
-            text = f"{len(servers)} parameter servers are up: training paused for {paused_s:.1f} s"
-            self._note(RESCALED, {"num_ps": len(servers), "pause_s": paused_s}, text=text)
 
     def _roll_back(self) -> None:
         """Sync mode: go back to the last checkpoint, from which all partitions begin again."""
@@ -567,7 +560,7 @@ class Coordinator:
         spec, reason = action.spec, action.reason
         self._losses.pop(spec.index, None)
         text = f"{spec} is gone: {reason}"
-        self._note("gone", {**_id(spec), "reason": reason}, text=text)
+        self._note("gone", {**body_of(spec), "reason": reason}, text=text)
         self._handle(ledger_events.WorkerLost(spec.index, spec.incarnation, reason))
 
     # ------------------------------------------------------------------ answers
@@ -602,7 +595,3 @@ class Coordinator:
                 for instance in self._membership.instances()
                 if instance.spec.role is Role.WORKER and instance.state is not State.GONE
             ]
-
-
-def _id(spec: InstanceSpec) -> dict[str, Any]:
-    return {"role": spec.role.value, "index": spec.index, "incarnation": spec.incarnation}

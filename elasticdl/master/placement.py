@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint, Restore
 from elasticdl.master.journal import Entry
+from elasticdl.master.story import Note
 from elasticdl.ps.routing_table import RoutingTable
 
 MOST_FIRST_FAILURES = 3
@@ -85,7 +86,11 @@ class Placement:
         self.routing = self.routing.dealt_to(num_ps)
         self.wanted, self._since = None, now
 
-    def all_are_up(self, now: float) -> float | None:
-        """Return for how many seconds nothing moved since `place`; None where that was said."""
+    def all_are_up(self, now: float) -> list[Note]:
+        """Say for how long the partitions were away for another number of them, if it was that."""
         since, self._since = self._since, None
-        return None if since is None else now - since
+        if since is None:
+            return []
+        num_ps, paused_s = self.routing.num_partitions, now - since
+        text = f"{num_ps} parameter servers are up: training paused for {paused_s:.1f} s"
+        return [Note(RESCALED, {"num_ps": num_ps, "pause_s": paused_s}, text)]

@@ -80,6 +80,11 @@ class Recovered:
         return [spec for spec in gone if ("exited", spec) not in self.told]
 
 
+def body_of(spec: InstanceSpec) -> dict[str, Any]:
+    """How an entry tells of an instance."""
+    return {"role": spec.role.value, "index": spec.index, "incarnation": spec.incarnation}
+
+
 def spec_of(body: dict[str, Any]) -> InstanceSpec:
     """The instance that an entry tells of."""
     return InstanceSpec(Role(body["role"]), body["index"], body["incarnation"])
