@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,9 @@ from elasticdl.api.result import audit_line
 from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
 from elasticdl.errors import JobError, UsageError, UserCodeError
+from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.master import Master
+from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.model.trained_model import load_parameters
 from tests.job.clicks_data import ZOO, write_clicks
 
@@ -339,3 +343,22 @@ def test_a_job_on_many_partitions_equals_plain_keras_training(clicks, tmp_path):
     for name, variable in zip(names, variables[:-1], strict=True):
         np.testing.assert_allclose(trained[name], variable.numpy(), atol=2e-6, err_msg=name)
     np.testing.assert_allclose(trained["rows/rows"], variables[-1].numpy(), atol=2e-6)
+
+
+def test_a_parameter_server_that_dies_after_the_last_task_leaves_the_audit_whole(
+    clicks, tmp_path, monkeypatch
+):
+    finish = Master.finish
+
+    def lose_one_first(master: Master):
+        lost = InstanceSpec(Role.PS, 1, 1)
+        master.coordinator._on_backend_event(InstanceExited(lost, -signal.SIGKILL, "its.log"))
+        return finish(master)
+
+    expected = train(clicks, tmp_path / "a", num_ps=2)
+    monkeypatch.setattr(Master, "finish", lose_one_first)
+    result = train(clicks, tmp_path / "b", num_ps=2)
+    assert {**result.audit, "tables": {}} == {**expected.audit, "tables": {}}
+    assert [one["records"] for one in result.history] == [
+        one["records"] for one in expected.history
+    ]
