@@ -3,11 +3,12 @@
 #   make test    ruff, mypy, the import checker, then the whole test suite; needs no root
 #   make lint    only the checkers     make proto   regenerate the protobuf code
 #   make bench   the benchmarks        make clean   remove what was made, .venv included
+#   make chaos   jobs whose processes are killed for CHAOS_SECS (300); CHAOS_SEED chooses which
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help announce python-check train test lint proto bench clean
+.PHONY: help announce python-check train test lint chaos proto bench clean
 
 # The first Python that TensorFlow has a build for. `make PYTHON=/path/to/python train` overrides.
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -29,7 +30,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
 help:
-	@sed -n '2,5s/^#//p' Makefile
+	@sed -n '2,6s/^#//p' Makefile
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
@@ -88,6 +89,9 @@ lint: python-check $(TEST_STAMP)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+chaos: python-check $(TEST_STAMP)
+	@CHAOS_SECS=$${CHAOS_SECS:-300} $(BIN)/python -m pytest -q -s tests/chaos
 
 proto: python-check $(TEST_STAMP)
 	@$(PIP) install -qq --no-deps --editable .

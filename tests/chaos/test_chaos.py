@@ -1,0 +1,52 @@
+"""Real jobs whose processes are killed and stopped at random times, and end as if nothing had been.
+
+CHAOS_SEED chooses other times and victims, CHAOS_SECS how long jobs are disturbed (0: one short
+job), CHAOS_ROLES whose processes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+
+from tests.chaos.rounds import DEADLINE_S, RECORDS, Rounds
+from tests.chaos.schedule import draw
+from tests.job.clicks_data import write_clicks
+
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+SECS = float(os.environ.get("CHAOS_SECS", "0"))
+RECOVERABLE = ("worker", "ps", "master")
+ROLES = tuple(os.environ.get("CHAOS_ROLES", ",".join(RECOVERABLE)).split(","))
+
+
+def test_the_same_seed_draws_the_same_schedule_and_every_role_gets_its_share():
+    first, second, other = (
+        draw(random.Random(seed), ["a", "b", "c"], 2.0, 30) for seed in (1, 1, 2)
+    )
+    assert first == second != other
+    assert sorted(one.role for one in first) == 10 * ["a"] + 10 * ["b"] + 10 * ["c"]
+
+
+@pytest.mark.timeout(SECS + 4 * DEADLINE_S)
+def test_a_job_ends_with_every_record_counted_once_whoever_is_killed_or_stopped(start, tmp_path):
+    data = write_clicks(tmp_path / "data", RECORDS)
+    rounds = Rounds(start, data, SEED, ROLES)
+    chance, began, number = random.Random(SEED), time.monotonic(), 0
+    if not SECS:
+        rounds.play(0, "async", 2 * len(ROLES), mean_pause_s=2.0, from_training=True)
+    while time.monotonic() - began < SECS:
+        mode = ("async", "sync")[number % 2]
+        rounds.play(
+            number,
+            mode,
+            disturbances=chance.randint(4, 20),
+            mean_pause_s=chance.choice([1.0, 3.0, 8.0]),
+            from_training=chance.random() < 0.5,
+        )
+        number += 1
+        spent_s = time.monotonic() - began
+        print(f"CHAOS_SEED={SEED}: {number} jobs in {spent_s:.0f} s: {dict(rounds.counts)}")
+    assert rounds.counts.total()
