@@ -423,7 +423,7 @@ class Coordinator:
             if not refused:
                 text = f"rescaling to {num_ps} parameter server{'s' if num_ps > 1 else ''}"
                 self._note(ASKED, {"num_ps": num_ps}, text=text)
-                self._placement.wanted = num_ps
+                self._placement.ask(num_ps)
                 self.checkpoint_wanted.set()
             return refused
 

@@ -45,7 +45,7 @@ class Placement:
             if entry.kind == COMMITTED:
                 self.committed = CommittedCheckpoint.of_entry(entry.body)
             elif entry.kind == ASKED:
-                self.wanted = entry.body["num_ps"]
+                self.ask(entry.body["num_ps"])
             elif entry.kind == PLACED:
                 self.place(entry.body["num_ps"], None)
 
@@ -80,6 +80,10 @@ class Placement:
                 f"give 1 to {self.routing.num_groups}"
             )
         return ""
+
+    def ask(self, num_ps: int) -> None:
+        """So many are wanted from now on; those that there are may be wanted again."""
+        self.wanted = None if num_ps == self.routing.num_partitions else num_ps
 
     def place(self, num_ps: int, now: float | None) -> None:
         """Deal the groups out to so many partitions, which begin with the last checkpoint."""

@@ -288,6 +288,10 @@ def test_groups_move_to_another_number_of_partitions_and_what_was_not_in_the_che
     job.wait_for_number(1)
     job.train(2)
     assert job.coordinator.rescale(0).startswith("num_ps=0: there are 64 bucket groups")
+    for number in (5, 2):  # Somebody thinks better of it.
+        with job.coordinator._lock:
+            assert job.coordinator.rescale(number) == ""
+            job.coordinator.rescale(2)
     commit = job.coordinator.commit_checkpoint
 
     def train_first(checkpoint, version):
