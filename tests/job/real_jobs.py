@@ -65,14 +65,24 @@ class Job:
         given = {option.partition("=")[0] for option in options}
         arguments = [one for one in arguments if one.partition("=")[0] not in given]
         arguments += options
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "elasticdl.api", "train", *arguments],
+        self._environment = environment
+        self.process = self._run("train", *arguments)
+        self._master = None
+
+    def _run(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "elasticdl.api", *words],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **self._environment},
         )
+
+    def resume(self) -> None:
+        """Go on with the job, once what was left of it has ended."""
+        wait_until("the end of its processes", lambda: not processes_of(self.directory), 15.0)
         self._master = None
+        self.process = self._run("jobs", "resume", str(self.directory))
 
     def status(self) -> master_pb2.JobStatus | None:
         """What the master says, or None while it cannot be asked."""

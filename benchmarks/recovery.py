@@ -1,0 +1,357 @@
+"""How fast a local job trains again after one of its processes was killed, and what kills cost.
+
+A job trains without end. First each role's process is killed in turn, several times:
+
+resumed: seconds from the kill to the first task of training that is done by all that are needed for
+it: for a worker, a task that it held and another one got; for a parameter server, one that its
+replacement has closed; for the master, one that its replacement knows of.
+back: seconds from the kill until a task that was leased to the replaced worker is done.
+
+Then processes of all roles are killed at random, every so many seconds, and *goodput* is the
+records counted per second over those of the same job, undisturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import describe_machine
+from benchmarks.workloads import MODEL_ZOO, WORKLOADS
+from elasticdl.api import jobs
+from elasticdl.api.launcher import connect_to_master
+from elasticdl.api.supervisor import FILE_NAME
+from elasticdl.master.journal import Entry, read_journal
+from elasticdl.proto import master_pb2
+from elasticdl.rpc import RpcError
+
+ROLES = ("worker", "ps", "master")
+DEADLINE_S = 600.0
+POLL_S = 0.1
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. kills: of each role. secs: how long a job is watched under kills."""
+
+    model: str
+    num_workers: int
+    num_ps: int
+    kills: int
+    secs: float
+    every_s: tuple[float, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One process that was killed, and when, in seconds since the epoch."""
+
+    role: str
+    index: int
+    incarnation: int
+    at: float
+
+
+@dataclass
+class Job:
+    """A job that trains until it is stopped."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    kills: list[Kill] = field(default_factory=list)
+
+    def records_done(self) -> int | None:
+        """Records counted so far; None while the master cannot be asked."""
+        master = connect_to_master(self.directory)
+        if master is None:
+            return None
+        try:
+            status = master.call("GetStatus", master_pb2.StatusRequest(), 2.0)
+        except RpcError:
+            return None
+        finally:
+            master.close()
+        return int(status.records_done)
+
+    def wait_for_records(self, more_than: int) -> int:
+        """Return once more records are counted."""
+        ends = time.monotonic() + DEADLINE_S
+        while time.monotonic() < ends:
+            if self.process.poll() is not None:
+                raise SystemExit(f"the job has ended; see {self.directory / 'logs'}")
+            done = self.records_done()
+            if done is not None and done > more_than:
+                return done
+            time.sleep(POLL_S)
+        raise SystemExit(f"no record was counted in {DEADLINE_S:.0f} s")
+
+    def kill(self, role: str, chance: random.Random) -> None:
+        """Kill one process of a role; nothing happens if none is there at the moment."""
+        processes = json.loads((self.directory / FILE_NAME).read_text())["processes"]
+        victims = sorted(name for name in processes if name.partition("-")[0] == role)
+        if not victims:
+            return
+        name = chance.choice(victims)
+        index, _, incarnation = name.partition("-")[2].partition(".")
+        at = time.time()
+        try:
+            os.kill(processes[name], signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.kills.append(Kill(role, int(index or 0), int(incarnation or 0), at))
+
+
+@contextmanager
+def training(settings: Settings) -> Iterator[Job]:
+    """A job in training; it is stopped in the end, and its directory is removed."""
+    workload = WORKLOADS[settings.model]
+    data = workload.prepare(settings.model) / "train" / "*.recordio"
+    with tempfile.TemporaryDirectory(prefix="elasticdl-recovery-") as place:
+        directory = Path(place) / "job"
+        options = {
+            "model_zoo": MODEL_ZOO,
+            "model_def": workload.model_def,
+            "params": workload.params_text,
+            "data": data,
+            "output": Path(place) / "model",
+            "job_dir": directory,
+            "minibatch_size": workload.minibatch_size,
+            "records_per_task": 8 * workload.minibatch_size,
+            "num_epochs": 100_000,
+            "num_workers": settings.num_workers,
+            "num_ps": settings.num_ps,
+            "checkpoint_secs": 10,
+        }
+        words = [f"--{name}={value}" for name, value in options.items() if value != ""]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "elasticdl.api", "train", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        job = Job(directory, process)
+        try:
+            job.wait_for_records(0)
+            yield job
+        finally:
+            if process.poll() is None:
+                jobs.stop(str(directory))
+            process.wait(DEADLINE_S)
+
+
+def recovery_of(kill: Kill, entries: Sequence[Entry]) -> dict[str, float]:
+    """Return the seconds after a kill at which the journal shows training again.
+
+    Args:
+      entries: of the whole journal.
+    """
+    after = [entry for entry in entries if entry.time >= kill.at]
+    if kill.role == "worker":
+        before = [entry for entry in entries if entry.time < kill.at]
+        held = _held(before, kill)
+        replaced = {
+            entry.body["task"]
+            for entry in after
+            if entry.kind == "granted"
+            and entry.body["worker"] == kill.index
+            and entry.body["incarnation"] > kill.incarnation
+        }
+        times = {"resumed": _first_done(after, held), "back": _first_done(after, replaced)}
+    else:
+        kind = "registered" if kill.role == "ps" else "master"
+        since = next(
+            (
+                entry.number
+                for entry in after
+                if entry.kind == kind
+                and (kill.role == "master" or entry.body["index"] == kill.index)
+            ),
+            None,
+        )
+        late = [entry for entry in after if since is not None and entry.number > since]
+        times = {"resumed": _first_done(late, None)}
+    return {name: at - kill.at for name, at in times.items() if at is not None}
+
+
+def _held(entries: Sequence[Entry], kill: Kill) -> set[int]:
+    """The tasks that a worker had been leased and that were not done."""
+    held: set[int] = set()
+    for entry in entries:
+        if entry.kind == "granted":
+            body = entry.body
+            if (body["worker"], body["incarnation"]) == (kill.index, kill.incarnation):
+                held.add(body["task"])
+        elif entry.kind == "done":
+            held.discard(entry.body["task"])
+    return held
+
+
+def _first_done(entries: Sequence[Entry], tasks: set[int] | None) -> float | None:
+    """When the first task of training is done, of `tasks` if these are given."""
+    return next(
+        (
+            entry.time
+            for entry in entries
+            if entry.kind == "done"
+            and entry.body["kind"] == "TRAINING"
+            and (tasks is None or entry.body["task"] in tasks)
+        ),
+        None,
+    )
+
+
+def measure_recovery(settings: Settings) -> dict[str, Any]:
+    """Kill each role's process several times, each time once training is steady again."""
+    chance = random.Random(settings.seed)
+    with training(settings) as job:
+        for _ in range(settings.kills):
+            for role in ROLES:
+                done = job.wait_for_records(job.wait_for_records(0))
+                job.kill(role, chance)
+                # A new life's start, and some training after it.
+                time.sleep(12.0)
+                job.wait_for_records(done)
+        entries = list(read_journal(job.directory))
+    found: dict[str, Any] = {}
+    for role in ROLES:
+        times = [recovery_of(kill, entries) for kill in job.kills if kill.role == role]
+        found[role] = {
+            name: {"median_s": statistics.median(values), "worst_s": max(values), "all_s": values}
+            for name in ("resumed", "back")
+            if (values := [one[name] for one in times if name in one])
+        }
+    return found
+
+
+def measure_goodput(settings: Settings, every_s: float) -> dict[str, Any]:
+    """Train for a while under kills every so many seconds; 0 for none."""
+    chance = random.Random(f"{settings.seed}/{every_s}")
+    with training(settings) as job:
+        began = time.monotonic()
+        first = job.wait_for_records(0)
+        samples = [(0.0, first)]
+        next_kill_s = every_s or float("inf")
+        while (now_s := time.monotonic() - began) < settings.secs:
+            if now_s >= next_kill_s:
+                job.kill(chance.choice(ROLES), chance)
+                next_kill_s += every_s
+            done = job.records_done()
+            if done is not None:
+                samples.append((now_s, done))
+            time.sleep(POLL_S)
+    (start_s, before), (end_s, after) = samples[0], samples[-1]
+    return {
+        "every_s": every_s,
+        "kills": len(job.kills),
+        "records_per_s": (after - before) / (end_s - start_s),
+        "samples": samples,
+    }
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Measure both."""
+    recovery = measure_recovery(settings) if settings.kills else {}
+    runs = [measure_goodput(settings, every) for every in (0.0, *settings.every_s)]
+    for run in runs:
+        run["goodput"] = run["records_per_s"] / runs[0]["records_per_s"]
+    return {
+        "machine": describe_machine(),
+        "settings": asdict(settings),
+        "recovery": recovery,
+        "goodput": runs,
+    }
+
+
+def bars(samples: Sequence[tuple[float, int]], most_per_s: float, width: int = 60) -> str:
+    """Draw records per second over time, one character for each span of time."""
+    end_s = samples[-1][0]
+    marks = [end_s * mark / width for mark in range(width + 1)]
+    counts = [max((done for at, done in samples if at <= mark), default=0) for mark in marks]
+    speeds = [(b - a) * width / end_s for a, b in itertools.pairwise(counts)]
+    top = len(BARS) - 1
+    return "".join(BARS[min(top, round(top * speed / most_per_s))] for speed in speeds)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result."""
+    settings, machine = result["settings"], result["machine"]
+    console = Console(width=120)
+    title = (
+        f"{settings['model']}, {settings['num_workers']} workers, {settings['num_ps']} parameter "
+        f"servers: {machine['cpu']}, {machine['cores']} cores"
+    )
+    table = Table(title=f"seconds after a kill; {title}", title_justify="left")
+    for column in ("killed", "times", "resumed, median", "worst", "back, median", "worst"):
+        table.add_column(column, justify="left" if column == "killed" else "right")
+    for role, times in result["recovery"].items():
+        row = [role, str(len(times.get("resumed", {}).get("all_s", [])))]
+        for name in ("resumed", "back"):
+            one = times.get(name)
+            row += [f"{one['median_s']:.1f}", f"{one['worst_s']:.1f}"] if one else ["", ""]
+        table.add_row(*row)
+    console.print(table)
+    runs = result["goodput"]
+    table = Table(title=f"goodput over {settings['secs']:.0f} s", title_justify="left")
+    for column in ("kill every", "kills", "records/s", "goodput", "records/s over time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    most_per_s = 1.5 * runs[0]["records_per_s"]
+    for run in runs:
+        table.add_row(
+            f"{run['every_s']:.0f} s" if run["every_s"] else "never",
+            str(run["kills"]),
+            f"{run['records_per_s']:,.0f}",
+            f"{run['goodput']:.2f}",
+            bars(run["samples"], most_per_s),
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=WORKLOADS, default="deepfm")
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--num_ps", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=3, help="of each role; 0 for none")
+    parser.add_argument("--secs", type=float, default=180.0, help="that goodput is measured for")
+    parser.add_argument("--every", default="10,30,60", help="seconds between kills, or 'none'")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    given = parser.parse_args()
+    every_s = () if given.every == "none" else tuple(map(float, given.every.split(",")))
+    settings = Settings(
+        given.model,
+        given.num_workers,
+        given.num_ps,
+        given.kills,
+        given.secs,
+        every_s,
+        given.seed,
+    )
+    result = measure(settings)
+    show(result)
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
