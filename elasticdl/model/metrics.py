@@ -237,7 +237,7 @@ def _records(nest: Any, part: slice) -> Any:
 
 
 def _flat(name: str, result: Any) -> dict[str, float]:
-    """Return a metric's result as named numbers: a vector's are name_0, name_1, …"""
+    """Return a metric's result as named numbers: those of several in one are name_0, name_1, …"""
     if isinstance(result, dict):
         return {
             key: value
@@ -245,6 +245,6 @@ def _flat(name: str, result: Any) -> dict[str, float]:
             for key, value in _flat(f"{name}_{inner}", each).items()
         }
     values = np.asarray(result, np.float64)
-    if values.ndim == 0:
-        return {name: float(values)}
+    if values.size == 1:  # Of one class, F1Score's is a vector all the same.
+        return {name: float(values.item())}
     return {f"{name}_{index}": float(value) for index, value in enumerate(values.ravel())}

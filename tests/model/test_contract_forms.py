@@ -160,6 +160,7 @@ def test_a_call_in_an_option_is_parsed_and_never_evaluated(tmp_path: Path) -> No
             "optimizer 'CosineDecay(…)': missing a required argument: 'decay_steps'; it takes init",
         ),
         (MODULE, {"optimizer": "Adam(lerning_rate=0.1)"}, "optimizer 'Adam(…)': Argument(s) not"),
+        (MODULE, {"optimizer": "Adam(lerning_rate=0.1)"}, "; it takes learning_rate, beta_1, beta"),
         (
             MODULE,
             {"loss": "Huber(detla=2)"},

@@ -12,7 +12,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.keras_api import keras
 from elasticdl.model.metric_states import from_json, means, merge, to_json
-from elasticdl.model.metrics import Metrics
+from elasticdl.model.metrics import Metrics, _flat
 from elasticdl.model.mode import Mode
 from tests.model_zoos import contract_of
 
@@ -162,3 +162,10 @@ def test_metrics_by_output_share_labels_that_are_one_tensor(tmp_path: Path) -> N
     values = {name: float(each) for name, each in {**found, **kept}.items()}
     errors = [float(np.mean(np.abs(LABELS - each))) for each in (OUTPUTS, OUTPUTS + 1)]
     assert values == pytest.approx({"a_mae": errors[0], "b_mae": errors[1]}, rel=1e-5)
+
+
+def test_a_result_of_one_class_has_the_metrics_own_name():
+    metric = keras.metrics.F1Score(threshold=0.5)
+    metric.update_state(np.ones((4, 1)), np.ones((4, 1)))
+    assert _flat("f1", metric.result()) == {"f1": 1.0}
+    assert _flat("f1", np.array([0.5, 1.0])) == {"f1_0": 0.5, "f1_1": 1.0}

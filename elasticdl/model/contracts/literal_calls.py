@@ -48,21 +48,24 @@ class LiteralCall:
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # of C
             return function(*arguments, **keywords)
+        taken = [
+            each.name
+            for each in signature.parameters.values()
+            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
         try:
             signature.bind(*arguments, **keywords)
         except TypeError as error:
-            taken = [
-                each.name
-                for each in signature.parameters.values()
-                if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-            ]
             raise self._error(f"{error}; it takes {', '.join(taken) or 'none'}") from None
         try:
             return function(*arguments, **keywords)
         except (TypeError, ValueError) as error:
             if (getattr(function, "__module__", None) or "").partition(".")[0] not in _KERAS:
                 raise
-            raise self._error(str(error).strip().partition("\n")[0]) from None
+            unknown = [name for name in keywords if name not in taken]
+            what = str(error).strip().partition("\n")[0]
+            more = f"; it takes {', '.join(taken)}" if unknown else ""
+            raise self._error(f"{what}{more}") from None
 
     def _error(self, what: str) -> UsageError:
         return UsageError(f"{self.option} '{self.name}(…)': {what}")

@@ -167,11 +167,11 @@ def _with_nearest(error: UsageError, name: str, option: str) -> UsageError:
 
 
 def _make_of_keras(call: LiteralCall) -> Any:
-    """Make a learning-rate schedule that is the argument of a call."""
+    """Make what is the argument of a call: a schedule, or the optimizer that another wraps."""
     from elasticdl.model.keras_api import keras
 
     name = call.name.rpartition(".")[2]
-    found = getattr(keras.optimizers.schedules, name, None)
+    found = getattr(keras.optimizers.schedules, name, None) or _of_keras(name, "optimizer")
     if not inspect.isclass(found):
         raise UsageError(
             f"optimizer: '{call.name}(…)' is none of keras.optimizers.schedules; "
