@@ -125,6 +125,9 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     "scaled": lambda body: f"{body['num_workers']} workers are wanted",
     "tasks": _defined,
     "granted": _granted,
+    "restarted": lambda body: (
+        f"task {body['task']} begins anew (attempt {body['attempt']}): its minibatches are others"
+    ),
     "requeued": lambda body: f"task {body['task']} will be leased again: {body['reason']}",
     "raised": lambda body: f"the model's code raised: {body['message']}",
     "done": lambda body: f"task {body['task']} ({body['kind'].lower()})",

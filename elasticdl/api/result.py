@@ -111,6 +111,7 @@ def audit_line(audit: Mapping[str, Any]) -> str:
         "skipped": "skipped",
         "beyond_max_steps": "beyond max_steps",
         "repeats_dropped": "repeats dropped",
+        "repeated": "trained more than once",
         "lost": "lost",
     }
     rest = ", ".join(

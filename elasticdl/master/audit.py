@@ -12,6 +12,7 @@ _COUNTS = {
     "added": "added_records",
     "skipped": "skipped_records",
     "beyond_max_steps": "beyond_limit_records",
+    "repeated": "repeated_records",
 }
 _OF_TABLES = ("rows", "num_bytes", "candidates", "unadmitted_gradients", "evicted_rows")
 
@@ -22,12 +23,15 @@ def audit_training(
     partitions: Sequence[ps_pb2.PartitionAudit],
     relaunches: int,
     done: bool,
+    tasks_restarted: int = 0,
 ) -> dict[str, Any]:
     """Compare what the groups counted with what the ledger granted.
 
     Of the records expected each group has applied, dropped as filtered, skipped (not finite) or not
     reached (`max_steps`) some; records the input function added are applied besides. What is
     missing then is in progress while the job runs (or where it failed), and lost once it is done.
+    Tasks that began anew, as the input function is not deterministic, are counted as they were
+    trained in the end; what was trained of them before is repeated.
     All groups agree unless something is wrong: the worst is reported.
 
     Args:
@@ -36,6 +40,7 @@ def audit_training(
       partitions: the counts of every partition, by index.
       relaunches: instances that were replaced.
       done: whether the job has succeeded, so that nothing may be missing.
+      tasks_restarted: tasks that began anew.
 
     Returns:
       What `elasticdl jobs audit --json` prints.
@@ -67,6 +72,7 @@ def audit_training(
         "lost": abs(worst) if done else 0,
         "tasks": tasks_expected,
         "tasks_not_closed": open_tasks,
+        "tasks_at_least_once": tasks_restarted,
         "groups": sum(len(one.groups) for one in partitions),
         "partitions": len(partitions),
         "minibatches": max(

@@ -399,6 +399,12 @@ class Coordinator:
             if self.outcome is None:
                 self._handle(event)
 
+    def restart(self, event: ledger_events.TaskDiffers) -> None:
+        """The input function made other minibatches of a task than before."""
+        with self._together():
+            if self.outcome is None:
+                self._handle(event)
+
     def give_back(self, spec: InstanceSpec, grants: Sequence[int], goodbye: bool) -> None:
         """A worker returns leases unharmed, and may say that it leaves."""
         with self._together():
@@ -581,6 +587,12 @@ class Coordinator:
         """Records and tasks of training that were granted, all epochs: what the audit expects."""
         with self._lock:
             return self._ledger.training_granted()
+
+    @property
+    def tasks_restarted(self) -> int:
+        """Tasks that are trained at least once, as the input function is not deterministic."""
+        with self._lock:
+            return self._ledger.num_restarted
 
     @property
     def relaunches(self) -> int:

@@ -41,8 +41,10 @@ from elasticdl.master.ledger_events import (
     RolledBack,
     RoundBegan,
     TaskCompleted,
+    TaskDiffers,
     TaskDone,
     TaskFailed,
+    TaskRestarted,
     TasksDefined,
     Tick,
     Wait,
@@ -77,6 +79,8 @@ class Ledger:
         self.results: dict[int, str] = {}
         self._records_done: Counter[TaskKind] = Counter()
         self.num_tasks = 0
+        # Tasks that the input function did not make the same minibatches of each time.
+        self.num_restarted = 0
         self._training_granted = (0, 0)
         self.partition_incarnations: dict[int, int] = {}
         self._phase = -1
@@ -110,6 +114,7 @@ class Ledger:
             LeasesHeld: self._leases_held,
             TaskCompleted: self._task_completed,
             TaskFailed: self._task_failed,
+            TaskDiffers: self._task_differs,
             GrantsReturned: self._grants_returned,
             WorkerLost: self._worker_lost,
             PartitionStarted: self._partition_started,
@@ -391,6 +396,8 @@ class Ledger:
         """Return a task that another worker seems to be stuck with, where nothing else is left."""
         if not self.plan.backups or len(self._queue) or self._leases.of_worker(worker):
             return None
+        if self.num_restarted:  # Two workers would not make the same minibatches of it.
+            return None
 
         def may_be(lease: Lease) -> bool:
             task = lease.task
@@ -500,6 +507,21 @@ class Ledger:
             self.failure = JobFailed(f"{task}{tries}: {event.message}", event.traceback)
             return [self.failure]
         return self._requeue([lease], f"its worker's model code raised: {event.message}")
+
+    def _task_differs(self, event: TaskDiffers, now: float) -> list[Action]:
+        """Let a task begin anew under its next attempt; what groups have of this one goes."""
+        task = self._open.get(event.task)
+        if task is None or task.attempt != event.attempt:
+            return []
+        self.num_restarted += not task.attempt
+        is_first = self.num_restarted == 1 and not task.attempt
+        task.attempt += 1
+        leases = self._leases.of_task(task.id)
+        for lease in leases:
+            self._leases.end(lease)
+        if leases:
+            self._queue.add_again(task)
+        return [TaskRestarted(task, is_first)]
 
     # -------------------------------------------------------------- partitions
 

@@ -62,6 +62,14 @@ class TaskFailed(Event):
 
 
 @dataclass(frozen=True)
+class TaskDiffers(Event):
+    """The input function made other minibatches of a task than those applied in this attempt."""
+
+    task: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class GrantsReturned(Event):
     """A worker gives leases back unharmed: it leaves, or its partition moved."""
 
@@ -193,6 +201,14 @@ class Requeued(Action):
 
     task: Task
     reason: str
+
+
+@dataclass(frozen=True)
+class TaskRestarted(Action):
+    """A task begins anew under its next attempt; `is_first`: no task of the job did before."""
+
+    task: Task
+    is_first: bool
 
 
 @dataclass(frozen=True)

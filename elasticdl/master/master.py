@@ -138,7 +138,8 @@ class Master:
             return self._audit_counted(kind, done)
         records, tasks = self.coordinator.training_granted()
         partitions = self._counted() if tasks else []
-        audit = audit_training(records, tasks, partitions, relaunches, done)
+        restarted = self.coordinator.tasks_restarted
+        audit = audit_training(records, tasks, partitions, relaunches, done, restarted)
         if self._plan.validation_shards:
             audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, done)
         return audit

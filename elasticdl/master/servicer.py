@@ -135,6 +135,11 @@ class MasterServicer:
         self._coordinator.give_back(spec, request.grants, request.goodbye)
         return master_pb2.Ack(accepted=True)
 
+    def restart_task(self, request: master_pb2.RestartTaskRequest) -> master_pb2.Ack:
+        """A task cannot be gone on with; true also when that was known already."""
+        self._coordinator.restart(ledger_events.TaskDiffers(request.task, request.attempt))
+        return master_pb2.Ack(accepted=True)
+
     def scale(self, request: master_pb2.ScaleRequest) -> master_pb2.Ack:
         """Change the number of workers, or of parameter servers; 0 leaves it as it is."""
         if request.num_workers < 0:
@@ -211,6 +216,7 @@ def _task_message(task: Task) -> master_pb2.Task:
         lane=lane,
         learning_rate=task.learning_rate,
         pin=task.pin,
+        attempt=task.attempt,
     )
 
 

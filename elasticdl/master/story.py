@@ -144,6 +144,16 @@ class Story:
         text = f"{action.task} will be leased again: {action.reason}"
         return Note("requeued", {"task": action.task.id, "reason": action.reason}, text=text)
 
+    def _restarted(self, action: ledger_events.TaskRestarted, now: float) -> Note:
+        task = action.task
+        text = (
+            "the input function does not make the same minibatches of the same records each time "
+            f"({task}): such tasks are trained at least once; make it deterministic for exactly "
+            "once"
+        )
+        body = {"task": task.id, "attempt": task.attempt}
+        return Note("restarted", body, text=text if action.is_first else "")
+
     def _epoch_ended(self, action: ledger_events.EpochEnded, now: float) -> Note:
         self.epoch_ended_at[action.epoch] = self._training_time(now)
         return Note("epoch", {"epoch": action.epoch})
@@ -209,6 +219,7 @@ _ACTIONS: dict[type[ledger_events.Action], Callable[[Story, Any, float], Note | 
     ledger_events.Grant: Story._granted,
     ledger_events.TaskDone: Story._task_done,
     ledger_events.Requeued: Story._requeued,
+    ledger_events.TaskRestarted: Story._restarted,
     ledger_events.EpochEnded: Story._epoch_ended,
     ledger_events.PhaseEnded: Story._phase_ended,
     ledger_events.RoundBegan: Story._round_began,

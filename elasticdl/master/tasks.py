@@ -104,7 +104,8 @@ class Task:
     max_minibatches and learning_rate are set when the task is granted first and never change.
     max_minibatches: None for no limit. truncated: the limit is less than its records would make.
     learning_rate: what callbacks decided; None for the optimizer's own. pin: the image of the
-    parameters that an evaluation's task reads; 0 for the current ones.
+    parameters that an evaluation's task reads; 0 for the current ones. attempt: grows when the
+    input function made other minibatches than before, and all of them are trained again.
     """
 
     id: int
@@ -120,6 +121,7 @@ class Task:
     lane: Lane | None = None
     payload: str = ""
     failures: int = 0
+    attempt: int = 0
     granted: bool = False
 
     @property

@@ -28,7 +28,13 @@ _ANOTHER_CLUSTER = (
     ps_pb2.PS_STALE_ROUTING,
     ps_pb2.PS_NOT_INITIALIZED,
 )
-_ANSWERED = (ps_pb2.PS_OK, ps_pb2.PS_OUT_OF_ORDER, ps_pb2.PS_RATES_WANTED)
+_ANSWERED = (
+    ps_pb2.PS_OK,
+    ps_pb2.PS_OUT_OF_ORDER,
+    ps_pb2.PS_RATES_WANTED,
+    ps_pb2.PS_OLD_ATTEMPT,
+    ps_pb2.PS_OTHER_MINIBATCHES,
+)
 
 
 class StaleCluster(Exception):
@@ -41,6 +47,15 @@ class PinGone(Exception):
 
 class TaskRewound(Exception):
     """A partition wants an earlier minibatch of the task than was sent: it must start again."""
+
+
+class TaskDiffers(Exception):
+    """A group has other minibatches of the task than were sent: it must begin anew."""
+
+    def __init__(self, task: int, attempt: int, text: str) -> None:
+        super().__init__(text)
+        self.task = task
+        self.attempt = attempt
 
 
 class GaveUp(Exception):
@@ -329,6 +344,8 @@ class ParameterClient:
 
         Raises:
           StaleCluster: the partition moved; nothing was applied.
+          TaskRewound: the task has begun anew; nothing was applied.
+          TaskDiffers: it must begin anew; nothing was applied.
           DeadlinePassed: it did not answer in time.
         """
         buffers: list[np.ndarray] = []
@@ -345,6 +362,11 @@ class ParameterClient:
         while reply.status == ps_pb2.PS_RATES_WANTED:
             self._send_rates(index, reply.wanted_block)
             reply, _ = self._ask(index, "Push", frame)
+        if reply.status == ps_pb2.PS_OLD_ATTEMPT:
+            raise TaskRewound(f"{self.name(index)}: {reply.message}")
+        if reply.status == ps_pb2.PS_OTHER_MINIBATCHES:
+            text = f"{self.name(index)}: {reply.message}"
+            raise TaskDiffers(header.task, header.attempt, text)
         return reply.next, reply.status != ps_pb2.PS_OUT_OF_ORDER
 
     def _send_rates(self, index: int, block: int) -> None:
@@ -359,9 +381,9 @@ class ParameterClient:
         header.routing_version = self._routing.version
         return header
 
-    def next_minibatch(self, task: int) -> int:
-        """The lowest minibatch any group of any partition wants of a task (R2)."""
-        request = ps_pb2.TaskProgressRequest(task=task)
+    def next_minibatch(self, task: int, attempt: int = 0) -> int:
+        """The lowest minibatch any group of any partition wants of a task (R2), in an attempt."""
+        request = ps_pb2.TaskProgressRequest(task=task, attempt=attempt)
         return min(self._task_progress(index, request).next for index in range(self.num_partitions))
 
     def task_progress(

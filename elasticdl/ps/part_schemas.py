@@ -10,6 +10,9 @@ from elasticdl.ps.progress import TOTALS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+OPEN_COUNTS = ("next", "attempt", "records", "skipped")
+"""Of a group's open tasks, a column each; and the digest."""
+
 
 def rows_schema(dim: int, slot_names: Sequence[str], do_age: bool) -> pa.Schema:
     """A table's rows: weights, slots by their names and, where rows age, the last update."""
@@ -48,7 +51,8 @@ def dense_schema(slot_names: Sequence[str]) -> pa.Schema:
 def progress_schema() -> pa.Schema:
     """Where each bucket group stands.
 
-    `closed` are bounds of half-open intervals of tasks; `unadmitted` and `evicted` are by table.
+    `closed` are bounds of half-open intervals of tasks; `open_tasks` and the other columns of open
+    tasks are in one order; `unadmitted` and `evicted` are by table.
     """
     import pyarrow as pa
 
@@ -61,7 +65,8 @@ def progress_schema() -> pa.Schema:
             *((name, pa.int64()) for name in TOTALS),
             ("closed", wholes),
             ("open_tasks", wholes),
-            ("open_next", wholes),
+            *((f"open_{name}", wholes) for name in OPEN_COUNTS),
+            ("open_digest", pa.list_(_required("item", pa.uint64()))),
             ("epochs", wholes),
             ("epoch_records", wholes),
             ("epoch_losses", sums),

@@ -243,7 +243,10 @@ class PartWriter:
         columns += [[group.totals[name] for group in groups] for name in TOTALS]
         columns += [[group.closed.bounds for group in groups]]
         columns += [[list(group.open) for group in groups]]
-        columns += [[list(group.open.values()) for group in groups]]
+        columns += [
+            [[getattr(state, name) for state in group.open.values()] for group in groups]
+            for name in (*part_schemas.OPEN_COUNTS, "digest")
+        ]
         columns += [[list(group.epochs) for group in groups]]
         columns += [
             [[sums[i] for sums in group.epochs.values()] for group in groups] for i in (0, 1)

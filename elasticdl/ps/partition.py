@@ -215,20 +215,31 @@ class Partition:
                 self._check(header.incarnation, header.routing_version)
                 if self._steps is not None:
                     return frames.pack(self._push_to_step(self._steps, header, buffers))
-                decision = self.progress.decide(header.task, header.k)
-                if not decision.in_order:
-                    raise Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=decision.next)
+                decision = self._decide(header)
                 if header.close:
                     self._close_task(header, decision)
                 else:
                     self._take_minibatch(header, buffers, decision)
-                return frames.pack(
-                    ps_pb2.PsReply(version=self._version(), next=self.progress.next(header.task))
-                )
+                wanted = self.progress.next(header.task, header.attempt)
+                return frames.pack(ps_pb2.PsReply(version=self._version(), next=wanted))
         except Refused as refused:
             return frames.pack(refused.reply)
         except (ValueError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
+
+    def _decide(self, header: ps_pb2.PushHeader) -> Decision:
+        decision = self.progress.decide(
+            header.task, header.k, header.attempt, header.digest_before, header.close
+        )
+        if decision.is_old:
+            raise Refused(ps_pb2.PS_OLD_ATTEMPT, f"task {header.task} has begun anew")
+        if not decision.in_order:
+            raise Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=decision.next)
+        if decision.differs:
+            raise Refused(
+                ps_pb2.PS_OTHER_MINIBATCHES, f"task {header.task} was begun with other minibatches"
+            )
+        return decision
 
     def _push_to_step(
         self, steps: SynchronousSteps, header: ps_pb2.PushHeader, buffers: list[memoryview]
@@ -243,13 +254,6 @@ class Partition:
         return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
     def _close_task(self, header: ps_pb2.PushHeader, decision: Decision) -> None:
-        if self.progress.has_passed(header.task, header.k):
-            raise Refused(
-                ps_pb2.PS_INVALID,
-                f"task {header.task} is closed after {header.k} minibatches, but more of it were "
-                "applied before: the input function does not make the same minibatches of the "
-                "same records each time; make it deterministic",
-            )
         if decision.apply.any():
             self.progress.close(
                 decision,
@@ -267,7 +271,7 @@ class Partition:
             return
         if header.skip:
             self.progress.drop_repeat(decision)
-            self.progress.skip(decision, header.task, header.num_records)
+            self.progress.skip(decision, header.task, header.num_records, header.digest_after)
             return
         assert self._model is not None
         is_aware = self._model.staleness_aware_learning_rate
@@ -281,7 +285,14 @@ class Partition:
         self._reserve(gradients)
         # Nothing fails from here on: the groups change together with their progress.
         self.progress.drop_repeat(decision)
-        self.progress.advance(decision, header.task, header.epoch, header.num_records, header.loss)
+        self.progress.advance(
+            decision,
+            header.task,
+            header.epoch,
+            header.num_records,
+            header.loss,
+            header.digest_after,
+        )
         self._update(gradients, positions, rates, decision.apply)
 
     def _reserve(self, gradients: Gradients) -> None:
@@ -444,7 +455,8 @@ class Partition:
                 return ps_pb2.TaskProgressReply(status=refused.reply.status)
             if self._steps is not None:
                 return self._steps.task_progress(request.lane)
-            return ps_pb2.TaskProgressReply(next=self.progress.next(request.task))
+            next_wanted = self.progress.next(request.task, request.attempt)
+            return ps_pb2.TaskProgressReply(next=next_wanted)
 
     def get_step_norms(self, request: ps_pb2.StepNormsRequest) -> ps_pb2.StepNorms:
         """This partition's part of the norms by which a step is clipped."""
@@ -487,6 +499,7 @@ class Partition:
                 added_records=totals.added_records,
                 beyond_limit_records=totals.beyond_limit_records,
                 closed_records=totals.closed_records,
+                repeated_records=totals.repeated_records,
                 closed_tasks=len(self.progress.closed),
                 epochs=[
                     # Every group counts every minibatch; a group's own sums stand for the epoch.

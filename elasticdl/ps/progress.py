@@ -1,7 +1,8 @@
-"""What each bucket group has applied: the accounting of rules R1 and R2, and nothing else.
+"""What each bucket group has applied: the accounting of rules R1, R2 and R7, and nothing else.
 
-For every open task a group keeps `next`, the minibatch it wants; a task that every group of the
-partition has closed is kept in one interval set. Totals are per group, so that they travel with it.
+For every open task a group keeps `next`, the minibatch it wants, and the digest of those it has; a
+task that every group of the partition has closed is kept in one interval set. Totals are per group,
+so that they travel with it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,25 @@ CLOSED = 1 << 62
 ALL = IntervalSet.of([0, CLOSED])
 
 
+@dataclass(frozen=True)
+class TaskState:
+    """Where one group stands in a task that it has begun and not closed.
+
+    Attributes:
+      next: the minibatch it wants.
+      digest: of the minibatches it has, as whoever computed them told.
+      attempt: which one they are of.
+      records: applied of this attempt, to be taken back where another begins.
+      skipped: likewise, not applied because something was not finite.
+    """
+
+    next: int
+    digest: int = 0
+    attempt: int = 0
+    records: int = 0
+    skipped: int = 0
+
+
 @dataclass
 class GroupProgress:
     """Where one bucket group stands, whatever partition it is on.
@@ -28,22 +48,44 @@ class GroupProgress:
       iterations: updates by the optimizer.
       totals: by the names of `TOTALS`.
       closed: tasks it has closed.
-      open: the minibatch it wants next, by task, where it is not the first.
+      open: by task, where it has begun it.
       epochs: (records, sum of loss × records) by epoch.
     """
 
     iterations: int
     totals: dict[str, int]
     closed: IntervalSet
-    open: dict[int, int]
+    open: dict[int, TaskState]
     epochs: dict[int, tuple[int, float]]
 
 
 @dataclass
 class _OpenTask:
-    """Per group: the minibatch wanted next; CLOSED once it has closed the task."""
+    """Per group a `TaskState`; `next` is CLOSED once it has closed the task."""
 
     next: np.ndarray
+    digest: np.ndarray
+    attempt: np.ndarray
+    records: np.ndarray
+    skipped: np.ndarray
+
+    @classmethod
+    def unbegun(cls, num_groups: int) -> _OpenTask:
+        wholes = [np.zeros(num_groups, np.int64) for _ in range(4)]
+        return cls(wholes[0], np.zeros(num_groups, np.uint64), *wholes[1:])
+
+    def state(self, position: int) -> TaskState:
+        return TaskState(
+            *(int(getattr(self, name)[position]) for name in TaskState.__dataclass_fields__)
+        )
+
+    def set(self, position: int, state: TaskState) -> None:
+        for name in TaskState.__dataclass_fields__:
+            getattr(self, name)[position] = getattr(state, name)
+
+    def begins(self, attempt: int) -> np.ndarray:
+        """Which groups are at an earlier attempt, and would drop it: bool ``[groups]``."""
+        return (self.attempt < attempt) & (self.next < CLOSED)
 
 
 @dataclass(frozen=True)
@@ -54,17 +96,23 @@ class Decision:
     repeat: bool ``[groups]``: these have it already.
     next: the lowest minibatch any group wants; `CLOSED` where none wants any.
     in_order: false when some group still waits for an earlier minibatch.
+    attempt: which attempt of the task it is of.
+    is_old: some group is at a later attempt; nothing may be applied.
+    differs: some group's minibatches before it were others; nothing may be applied.
     """
 
     apply: np.ndarray
     repeat: np.ndarray
     next: int
     in_order: bool
+    attempt: int = 0
+    is_old: bool = False
+    differs: bool = False
 
 
 @dataclass
 class EpochSum:
-    """Records applied and summed loss × records of one epoch, per group."""
+    """Records applied and summed loss × records of one epoch, per group; repeated ones too."""
 
     records: np.ndarray
     loss: np.ndarray
@@ -83,6 +131,7 @@ class GroupTotals:
     added_records: np.ndarray = field(init=False)
     beyond_limit_records: np.ndarray = field(init=False)
     closed_records: np.ndarray = field(init=False)
+    repeated_records: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -119,15 +168,15 @@ class Progress:
 
     def group(self, position: int) -> GroupProgress:
         """Say where one group stands, by its local position."""
-        wanted = {task: int(one.next[position]) for task, one in self._open.items()}
+        states = {task: one.state(position) for task, one in self._open.items()}
         closed = IntervalSet.of(self.closed.bounds)
-        for task in (task for task, next_wanted in wanted.items() if next_wanted == CLOSED):
+        for task in (task for task, state in states.items() if state.next == CLOSED):
             closed.add(task)
         return GroupProgress(
             int(self.iterations[position]),
             {name: int(getattr(self.totals, name)[position]) for name in TOTALS},
             closed,
-            {task: next_wanted for task, next_wanted in wanted.items() if 0 < next_wanted < CLOSED},
+            {task: state for task, state in states.items() if 0 < state.next < CLOSED},
             {
                 epoch: (int(sums.records[position]), float(sums.loss[position]))
                 for epoch, sums in self.epochs.items()
@@ -160,30 +209,67 @@ class Progress:
                 raise ValueError(f"{len(apart)} tasks are closed in some groups only")
             for task in (t for start, end in apart.intervals for t in range(start, end)):
                 made._opened(task).next[position] = CLOSED
-            for task, next_wanted in group.open.items():
-                made._opened(task).next[position] = next_wanted
+            for task, state in group.open.items():
+                made._opened(task).set(position, state)
         return made
 
-    def next(self, task: int) -> int:
+    def next(self, task: int, attempt: int = 0) -> int:
         """The lowest minibatch any group wants of `task`; `CLOSED` where all have closed it."""
         if task in self.closed:
             return CLOSED
         open_task = self._open.get(task)
-        return int(open_task.next.min()) if open_task is not None else 0
+        if open_task is None:
+            return 0
+        return int(np.where(open_task.begins(attempt), 0, open_task.next).min())
 
-    def decide(self, task: int, k: int) -> Decision:
-        """Say what a push, or the closing frame, of (task, k) means; changes nothing."""
+    def decide(
+        self, task: int, k: int, attempt: int = 0, digest: int = 0, closes: bool = False
+    ) -> Decision:
+        """Say what a push, or the closing frame, of (task, k) means; changes nothing.
+
+        Args:
+          task: its id.
+          k: the minibatch; of a closing frame, how many there are.
+          attempt: which attempt of the task.
+          digest: of the minibatches before k.
+          closes: it is the closing frame.
+        """
         if task in self.closed:
             nobody = np.zeros(self.num_groups, bool)
-            return Decision(nobody, ~nobody, CLOSED, True)
-        open_task = self._open.get(task)
-        wanted = open_task.next if open_task is not None else np.zeros(self.num_groups, np.int64)
-        return Decision(wanted == k, wanted > k, int(wanted.min()), bool((wanted >= k).all()))
+            return Decision(nobody, ~nobody, CLOSED, True, attempt)
+        open_task = self._open.get(task) or _OpenTask.unbegun(self.num_groups)
+        begins = open_task.begins(attempt)
+        wanted = np.where(begins, 0, open_task.next)
+        differs = (wanted == k) & (np.where(begins, 0, open_task.digest) != digest)
+        if closes:  # They have more minibatches than there are.
+            differs |= (wanted > k) & (wanted < CLOSED)
+        return Decision(
+            wanted == k,
+            wanted > k,
+            int(wanted.min()),
+            bool((wanted >= k).all()),
+            attempt,
+            is_old=bool(((open_task.attempt > attempt) & (open_task.next < CLOSED)).any()),
+            differs=bool(differs.any()),
+        )
 
     def _opened(self, task: int) -> _OpenTask:
         open_task = self._open.get(task)
         if open_task is None:
-            open_task = self._open[task] = _OpenTask(np.zeros(self.num_groups, np.int64))
+            open_task = self._open[task] = _OpenTask.unbegun(self.num_groups)
+        return open_task
+
+    def _begin(self, decision: Decision, task: int) -> _OpenTask:
+        """Take back what the groups that the push is for have counted of earlier attempts."""
+        open_task, totals = self._opened(task), self.totals
+        again = decision.apply & open_task.begins(decision.attempt)
+        if again.any():
+            totals.repeated_records += np.where(again, open_task.records, 0)
+            totals.applied_records -= np.where(again, open_task.records, 0)
+            totals.skipped_records -= np.where(again, open_task.skipped, 0)
+            for counted in (open_task.next, open_task.digest, open_task.records, open_task.skipped):
+                counted[again] = 0
+            open_task.attempt[again] = decision.attempt
         return open_task
 
     def drop_repeat(self, decision: Decision) -> None:
@@ -191,17 +277,29 @@ class Progress:
         self.totals.repeats_dropped += decision.repeat
 
     def advance(
-        self, decision: Decision, task: int, epoch: int, num_records: int, loss: float
+        self,
+        decision: Decision,
+        task: int,
+        epoch: int,
+        num_records: int,
+        loss: float,
+        digest: int = 0,
     ) -> None:
         """Count minibatch k as applied by the groups that wanted it.
 
         Args:
+          decision: what `decide` said of it.
+          task: its id.
+          epoch: whose sums it counts in.
           num_records: records of the minibatch.
           loss: its mean loss.
+          digest: of the minibatches up to this one.
         """
         counts = np.where(decision.apply, num_records, 0)
-        open_task = self._opened(task)
+        open_task = self._begin(decision, task)
         open_task.next[decision.apply] += 1
+        open_task.digest[decision.apply] = digest
+        open_task.records += counts
         self.totals.applied_records += counts
         self.totals.applied_minibatches += decision.apply
         sums = self.epochs.get(epoch)
@@ -220,19 +318,14 @@ class Progress:
         self.iterations += groups
         return self.iterations
 
-    def skip(self, decision: Decision, task: int, num_records: int) -> None:
+    def skip(self, decision: Decision, task: int, num_records: int, digest: int = 0) -> None:
         """Count minibatch k as skipped (not finite) by the groups that wanted it."""
         counts = np.where(decision.apply, num_records, 0)
-        open_task = self._opened(task)
+        open_task = self._begin(decision, task)
         open_task.next[decision.apply] += 1
+        open_task.digest[decision.apply] = digest
+        open_task.skipped += counts
         self.totals.skipped_records += counts
-
-    def has_passed(self, task: int, k: int) -> bool:
-        """Whether some group has applied minibatch k, or a later one, of a task still open."""
-        open_task = self._open.get(task)
-        return open_task is not None and bool(
-            ((open_task.next > k) & (open_task.next < CLOSED)).any()
-        )
 
     def close(
         self, decision: Decision, task: int, task_records: int, emitted_records: int, limited: bool
@@ -249,7 +342,7 @@ class Progress:
         closing = decision.apply
         if not closing.any():
             return
-        open_task = self._opened(task)
+        open_task = self._begin(decision, task)
         totals = self.totals
         missing = np.where(closing, task_records - emitted_records, 0)
         totals.closed_records += np.where(closing, task_records, 0)

@@ -23,7 +23,7 @@ from elasticdl.ps.part_reader import (
     slice_values,
     vectors,
 )
-from elasticdl.ps.progress import TOTALS, GroupProgress, Progress
+from elasticdl.ps.progress import TOTALS, GroupProgress, Progress, TaskState
 from elasticdl.ps.routing import group_of
 from elasticdl.ps.table_snapshot import Candidates
 
@@ -175,7 +175,7 @@ def _group_progress(row: dict[str, Any]) -> GroupProgress:
         row["iterations"],
         {name: row[name] for name in TOTALS},
         IntervalSet.of(row["closed"]),
-        dict(zip(row["open_tasks"], row["open_next"], strict=True)),
+        _open_tasks(row),
         {
             epoch: (records, loss)
             for epoch, records, loss in zip(
@@ -183,6 +183,15 @@ def _group_progress(row: dict[str, Any]) -> GroupProgress:
             )
         },
     )
+
+
+def _open_tasks(row: dict[str, Any]) -> dict[int, TaskState]:
+    names = (*part_schemas.OPEN_COUNTS, "digest")
+    states = zip(*(row[f"open_{name}"] for name in names), strict=True)
+    return {
+        task: TaskState(**dict(zip(names, state, strict=True)))
+        for task, state in zip(row["open_tasks"], states, strict=True)
+    }
 
 
 def _read_lanes(path: Path) -> LanesState:

@@ -6,7 +6,7 @@ import logging
 import traceback
 
 from elasticdl.errors import ElasticDLError, UserCodeError
-from elasticdl.ps.client import PinGone, StaleCluster, TaskRewound
+from elasticdl.ps.client import PinGone, StaleCluster, TaskDiffers, TaskRewound
 from elasticdl.rpc import DeadlinePassed
 from elasticdl.worker.callbacks import CallbackError
 from elasticdl.worker.leases import HeldTask, Leases
@@ -24,6 +24,10 @@ def tell_failure(leases: Leases, held: HeldTask, error: Exception) -> bool:
     if isinstance(error, UserCodeError):
         is_final = isinstance(error, CallbackError)
         leases.fail(held, str(error), error.traceback_text, fatal=is_final)
+    elif isinstance(error, TaskDiffers):
+        logger.warning("task %d begins anew: %s", error.task, error)
+        leases.begin_anew(error.task, error.attempt)
+        return True
     elif isinstance(error, TaskRewound | StaleCluster | PinGone | DeadlinePassed):
         logger.warning("starts again: %s", error)
         return True

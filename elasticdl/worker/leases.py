@@ -150,6 +150,11 @@ class Leases:
         self._tell("FailTask", request)
         self._release([held.grant])
 
+    def begin_anew(self, task: int, attempt: int) -> None:
+        """Tell the master that a task cannot be gone on with: its minibatches are others now."""
+        request = master_pb2.RestartTaskRequest(instance=self._instance, task=task, attempt=attempt)
+        self._tell("RestartTask", request)
+
     def give_back_all(self, goodbye: bool = False, lanes: bool = True) -> None:
         """Return every lease unharmed; also those whose records are still being read.
 

@@ -18,6 +18,7 @@ from elasticdl.model.element_spec import split_element
 from elasticdl.model.mode import Mode
 from elasticdl.model.records_input import array_specs, minibatches, records_dataset
 from elasticdl.model.user_code import without_library_frames
+from elasticdl.worker.digests import minibatch_digest
 from elasticdl.worker.records import TableRecords, TaskRecords
 from elasticdl.worker.watchdog import WATCHDOG
 
@@ -43,6 +44,8 @@ class Minibatch:
       num_records: how many records it is of.
       sample_weights: batched likewise; None where the dataset has none.
       num_records_before: how many the task's minibatches before it are of.
+      digest_before: of the task's minibatches before it; 0 where none are made.
+      digest_after: with this one.
     """
 
     task_id: int
@@ -53,6 +56,8 @@ class Minibatch:
     num_records: int
     sample_weights: Any = None
     num_records_before: int = 0
+    digest_before: int = 0
+    digest_after: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,14 @@ class TaskEnd:
       num_minibatches: how many it has, those before the first asked for included.
       num_records: how many records those minibatches are of.
       is_cut: whether the limit ended it: the records would have made more minibatches.
+      digest: of the minibatches; 0 where none are made.
     """
 
     task_id: int
     num_minibatches: int
     num_records: int
     is_cut: bool = False
+    digest: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class TaskPipeline:
       minibatch_size: records in a minibatch; the last of a task may have fewer.
       collect: given the features of a minibatch, returns the ids of each table; traced.
       prefetch: minibatches made ahead.
+      digests: whether to make digests of the minibatches, those before a task's first included.
 
     Raises:
       UserCodeError: the user's function raises while it is traced.
@@ -108,13 +116,16 @@ class TaskPipeline:
         minibatch_size: int,
         collect: Callable[[Any], tuple[Any, ...]] | None = None,
         prefetch: int = 2,
+        digests: bool = False,
     ) -> None:
         self._function = contract.function("dataset")
         self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
         self._tasks: deque[_Descriptor] = deque()
+        self._digests = digests
         # Of the task under way:
         self._num_minibatches = 0
         self._num_records = 0
+        self._digest = 0
         self._is_cut = False
         self._failed = False
         # A shuffle of the user's repeats one permutation, in every process and after every restart.
@@ -145,8 +156,8 @@ class TaskPipeline:
         Args:
           task_id: names it in what comes out.
           records: its records, in the order they are to be used; rows where the job has columns.
-          first_minibatch: start at this one; those before it are made of the records and only
-            counted.
+          first_minibatch: start at this one; those before it are made of the records, and only
+            counted and digested.
           max_minibatches: how many the task may have, those before the first included.
         """
         task = _Descriptor(task_id, first_minibatch, max_minibatches, records)
@@ -189,7 +200,13 @@ class TaskPipeline:
             task = self._tasks[0]
             if int(k) == _END_OF_TASK:
                 self._tasks.popleft()
-                end = TaskEnd(int(task_id), self._num_minibatches, self._num_records, self._is_cut)
+                end = TaskEnd(
+                    int(task_id),
+                    self._num_minibatches,
+                    self._num_records,
+                    self._is_cut,
+                    self._digest,
+                )
                 failed = self._failed
                 self._begin_task()
                 if failed:
@@ -202,22 +219,32 @@ class TaskPipeline:
                 continue
             self._num_minibatches = int(k) + 1
             self._num_records += int(num_records)
-            if int(k) < task.first_minibatch:
+            is_wanted = int(k) >= task.first_minibatch
+            if not is_wanted and not self._digests:
                 continue
-            before = self._num_records - int(num_records)
-            features, labels, weights, ids = optional.get_value()
+            features, labels, weights, table_ids = optional.get_value()
+            ids = tuple(each._numpy() for each in table_ids)
+            digest_before = self._digest
+            if self._digests:
+                of = (labels, ids) if labels or ids else features
+                self._digest = minibatch_digest(of, int(num_records), digest_before)
+            if not is_wanted:
+                continue
             return Minibatch(
                 int(task_id),
                 int(k),
                 features,
                 labels[0] if labels else None,
-                tuple(each._numpy() for each in ids),
+                ids,
                 int(num_records),
                 weights[0] if weights else None,
-                before,
+                self._num_records - int(num_records),
+                digest_before,
+                self._digest,
             )
 
     def _begin_task(self) -> None:
+        self._digest = 0
         self._num_minibatches = 0
         self._num_records = 0
         self._is_cut = False

@@ -72,7 +72,7 @@ class Trainer:
     def take(self, held: HeldTask) -> None:
         """Begin to read a task: at the lowest minibatch any group wants (R2)."""
         task = held.task
-        first = self._client.next_minibatch(task.id)
+        first = self._client.next_minibatch(task.id, task.attempt)
         self._wanted[held.grant] = [first] * self._client.num_partitions
         # A task that is closed everywhere is read once more, for its number of minibatches.
         start = first if first < CLOSED else 0
@@ -92,6 +92,7 @@ class Trainer:
           UserCodeError: the model's code raised.
           NotFiniteError: with on_nan=stop.
           TaskRewound: the task must be leased and read again.
+          TaskDiffers: a task, this one or one before, must begin anew.
           StaleCluster: a partition moved.
         """
         while True:
@@ -126,6 +127,9 @@ class Trainer:
                 version=pulled.versions[index],
                 skip=not result.finite,
                 learning_rate=decided_rate(held.task),
+                digest_before=minibatch.digest_before,
+                digest_after=minibatch.digest_after,
+                attempt=held.task.attempt,
             )
             if header.skip:
                 answer = self._client.push(index, header)
@@ -165,6 +169,8 @@ class Trainer:
                 task_records=task.end - task.start,
                 emitted_records=end.num_records,
                 limited=end.is_cut,
+                digest_before=end.digest,
+                attempt=task.attempt,
             )
             self._note_answer(held, index, *self._client.push(index, header))
             with lock:

@@ -28,6 +28,7 @@ from elasticdl.ps.client import (
     ModelLayout,
     ParameterClient,
     StaleCluster,
+    TaskDiffers,
     TaskRewound,
 )
 from elasticdl.ps.lifetimes import LifetimeRules
@@ -263,7 +264,7 @@ class Worker:
         try:
             if isinstance(trainer, Trainer):
                 trainer.finish()
-        except (GaveUp, ElasticDLError, StaleCluster, TaskRewound) as error:
+        except (GaveUp, ElasticDLError, StaleCluster, TaskDiffers, TaskRewound) as error:
             logger.info("pushes were not finished: %s", error)
         self._close_doers()
         self._leases.stop()
@@ -329,7 +330,11 @@ class Worker:
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:
         collect = self.model.collect if self.model.table_definitions else None
-        return TaskPipeline(self._contract, mode, self._spec.minibatch_size, collect)
+        # In lanes every minibatch is of one attempt.
+        digests = mode is Mode.TRAINING and self._spec.consistency != "sync"
+        return TaskPipeline(
+            self._contract, mode, self._spec.minibatch_size, collect, digests=digests
+        )
 
     def _stream(self, mode: Mode) -> MinibatchStream:
         return MinibatchStream(self._pipeline(mode), self._parameters())

@@ -147,6 +147,7 @@ def check_counted(job: Job) -> None:
     assert audit["records_expected"] == expected
     assert audit["applied_once"] == {"0": expected, "1": expected}
     assert audit["lost"] == audit["tasks_not_closed"] == 0
+    assert audit["repeated"] == audit["tasks_at_least_once"] == 0
     assert audit["filtered"] == audit["skipped"] == audit["evaluation"]["lost"] == 0
     result = json.loads((job.directory / "result.json").read_text())
     assert [epoch["records"] for epoch in result["history"]] == NUM_EPOCHS * [job.records]

@@ -19,6 +19,23 @@ from elasticdl.master.ledger_events import Grant, JobDone, JobFailed, NoMoreTask
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
 from elasticdl.ps.progress import CLOSED, Progress
 
+CLOSING = -1
+"""In the place of a digest: the closing frame."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the input function made of a task once: sizes of minibatches, and running digests."""
+
+    task: Task
+    attempt: int
+    sizes: list[int]
+    digests: list[int]
+
+    def digest(self, k: int) -> int:
+        """Of the minibatches before k."""
+        return self.digests[k - 1] if k else 0
+
 
 @dataclass
 class Work:
@@ -26,6 +43,7 @@ class Work:
 
     task: Task
     grant: int
+    reading: Reading
     k: int
     waiting: set[int] = field(default_factory=set)
 
@@ -41,8 +59,11 @@ class Worker:
 class ClusterModel:
     """One job on a simulated cluster; `run` plays it to its end.
 
-    After it: `applied[partition, group][task, k]` counts how often each minibatch was applied.
+    After it: `applied[partition, group, task, k, attempt, digest]` counts how often each minibatch
+    was applied; `varies` makes the input function one that is not deterministic.
     """
+
+    varies = False
 
     def __init__(self, plan: JobPlan, num_workers: int, num_partitions: int, seed: int) -> None:
         self.plan = plan
@@ -50,10 +71,12 @@ class ClusterModel:
         self.now = 0.0
         self.ledger = Ledger(plan, self.now)
         self.partitions = [Progress(3) for _ in range(num_partitions)]
-        self.applied: Counter[tuple[int, int, int, int]] = Counter()
+        self.applied: Counter[tuple[int, ...]] = Counter()
+        # By task: every reading's digests, and how many records they are of.
+        self.readings: dict[int, dict[tuple[int, ...], list[int]]] = {}
         self.workers = [Worker(index, 1) for index in range(num_workers)]
         self.tasks: dict[int, Task] = {}
-        self.old_pushes: list[tuple[int, Task, int]] = []
+        self.old_pushes: list[tuple[int, Reading, int]] = []
         self.ended: events.Action | None = None
         self.errors_per_task: Counter[int] = Counter()
         self.deaths = 0
@@ -74,6 +97,18 @@ class ClusterModel:
         size = self.plan.minibatch_size
         sizes = [size] * (kept // size) + ([kept % size] if kept % size else [])
         return sizes if task.max_minibatches is None else sizes[: task.max_minibatches]
+
+    def read(self, task: Task) -> Reading:
+        """Read a task; where the input function varies, from some minibatch on it is another."""
+        sizes, salt, same = self.minibatch_sizes(task), 0, 0
+        if self.varies and self.random.random() < 0.8:
+            salt, same = self.random.getrandbits(60), self.random.randrange(len(sizes) + 1)
+            size = self.plan.minibatch_size
+            others = [self.random.randint(1, size) for _ in range(self.random.randrange(6))]
+            sizes = [*sizes[:same], *others][: task.max_minibatches]
+        digests = [1 + k + (salt if k >= same else 0) for k in range(len(sizes))]
+        self.readings.setdefault(task.id, {})[tuple(digests)] = sizes
+        return Reading(task, task.attempt, sizes, digests)
 
     def run(self, disturbances: int) -> None:
         for _step in range(200_000):
@@ -170,11 +205,15 @@ class ClusterModel:
             worker.request += 1
             task = answer.task
             self.check_grant(worker, task)
-            first = min(one.next(task.id) for one in self.partitions)
-            start = 0 if first == CLOSED else first
-            worker.held.append(Work(task, answer.grant, start, set(range(len(self.partitions)))))
+            worker.held.append(self.begin(task, answer.grant))
         else:
             assert not isinstance(answer, NoMoreTasks), "the ledger ended without saying so"
+
+    def begin(self, task: Task, grant: int) -> Work:
+        reading = self.read(task)
+        first = min(one.next(task.id, reading.attempt) for one in self.partitions)
+        start = 0 if first == CLOSED else min(first, len(reading.sizes))
+        return Work(task, grant, reading, start, set(range(len(self.partitions))))
 
     def check_grant(self, worker: Worker, task: Task) -> None:
         """What may be granted now: lanes in order, and nothing of training while others settle."""
@@ -204,63 +243,84 @@ class ClusterModel:
             return
         partition = self.random.choice(sorted(work.waiting))
         if not calm and self.random.random() < 0.1:
-            self.old_pushes.append((partition, work.task, work.k))
+            self.old_pushes.append((partition, work.reading, work.k))
             return  # The request is lost, or late.
-        self.deliver(partition, work.task, work.k)
+        refused = self.deliver(partition, work.reading, work.k)
+        if refused:
+            worker.held.remove(work)
+            self.give_up(work, refused)
+            return
         if not calm and self.random.random() < 0.1:
             return  # The reply is lost.
         work.waiting.discard(partition)
         if work.waiting:
             return
-        if work.k == len(self.minibatch_sizes(work.task)):
+        if work.k == len(work.reading.sizes):
             worker.held.remove(work)
             self.complete(work)
         else:
             work.k += 1
             work.waiting = set(range(len(self.partitions)))
 
+    def give_up(self, work: Work, reason: str) -> None:
+        """What a worker does whose push was refused."""
+        if reason == "differs":
+            differs = events.TaskDiffers(work.task.id, work.reading.attempt)
+            for _ in range(self.random.choice([1, 1, 2])):
+                self._note(self.ledger.handle(differs, self.now))
+        self._note(self.ledger.handle(events.GrantsReturned((work.grant,)), self.now))
+
     def complete(self, work: Work) -> None:
         trains = work.task.kind is TaskKind.TRAINING
         done = events.TaskCompleted(
             work.task.id,
             (1,) * len(self.partitions),
-            len(self.minibatch_sizes(work.task)) if trains else 0,
+            len(work.reading.sizes) if trains else 0,
             self.result(work.task),
         )
         for _ in range(self.random.choice([1, 1, 2])):
             self._note(self.ledger.handle(done, self.now))
 
-    def deliver(self, partition: int, task: Task, k: int) -> None:
-        progress, sizes = self.partitions[partition], self.minibatch_sizes(task)
-        decision = progress.decide(task.id, k)
+    def deliver(self, partition: int, reading: Reading, k: int) -> str:
+        """Let a partition have a push; return why it refused it, or nothing."""
+        progress, task, sizes = self.partitions[partition], reading.task, reading.sizes
+        closes, attempt = k == len(sizes), reading.attempt
+        decision = progress.decide(task.id, k, attempt, reading.digest(k), closes)
+        if decision.is_old:
+            return "old"
         if not decision.in_order:
-            return
-        if k == len(sizes):
+            return "out of order"
+        if decision.differs:
+            return "differs"
+        if closes:
             if decision.apply.any():
                 limited = task.max_minibatches == k
                 progress.close(decision, task.id, task.num_records, sum(sizes), limited)
-            return
+            for group in decision.apply.nonzero()[0]:
+                self.applied[partition, int(group), task.id, k, attempt, CLOSING] += 1
+            return ""
         progress.drop_repeat(decision)
         if decision.apply.any():
-            progress.advance(decision, task.id, task.epoch, sizes[k], 1.0)
+            digest = reading.digest(k + 1)
+            progress.advance(decision, task.id, task.epoch, sizes[k], 1.0, digest)
             for group in decision.apply.nonzero()[0]:
-                self.applied[partition, int(group), task.id, k] += 1
+                self.applied[partition, int(group), task.id, k, attempt, digest] += 1
+        return ""
 
     # ------------------------------------------------------------------ proof
 
     def check(self) -> None:
-        """Everything granted was applied exactly once by every group, and nothing else."""
+        """Everything granted was applied exactly once by every group, and nothing else.
+
+        Of an input function that varies: all minibatches of one reading, and what was applied of
+        other attempts is counted as repeated.
+        """
         assert isinstance(self.ended, JobDone), self.ended
+        assert self.varies or not self.ledger.num_restarted
         training = [t for t in self.tasks.values() if t.kind is TaskKind.TRAINING and t.granted]
-        expected = {(t.id, k) for t in training for k in range(len(self.minibatch_sizes(t)))}
         for partition, progress in enumerate(self.partitions):
             for group in range(progress.num_groups):
-                applied = {
-                    (task, k): times
-                    for (where, which, task, k), times in self.applied.items()
-                    if (where, which) == (partition, group)
-                }
-                assert applied == dict.fromkeys(expected, 1)
+                self.check_applied(partition, group, training)
             assert all(task.id in progress.closed for task in training)
             totals = progress.totals
             records, tasks = self.ledger.training_granted()
@@ -272,6 +332,36 @@ class ClusterModel:
                 - totals.added_records
             )
             assert (accounted == records).all()
+
+    def check_applied(self, partition: int, group: int, training: list[Task]) -> None:
+        attempts: dict[int, dict[int, list[int]]] = {task.id: {} for task in training}
+        closed: dict[int, int] = {}
+        for key, times in sorted(self.applied.items()):
+            where, which, task, k, attempt, digest = key
+            if (where, which) != (partition, group):
+                continue
+            assert times == 1
+            if digest == CLOSING:
+                assert task not in closed
+                closed[task] = attempt
+            else:
+                attempts[task].setdefault(attempt, []).append(digest)
+                assert len(attempts[task][attempt]) == k + 1, "in order"
+        repeated = 0
+        for task, of_task in attempts.items():
+            last = of_task.pop(closed[task], [])
+            assert tuple(last) in self.readings[task], "all of a reading, and of one"
+            repeated += sum(self.num_records(task, digests) for digests in of_task.values())
+        assert self.partitions[partition].totals.repeated_records[group] == repeated
+
+    def num_records(self, task: int, digests: list[int]) -> int:
+        """Of the first minibatches of a reading."""
+        n = len(digests)
+        return next(
+            sum(sizes[:n])
+            for all_of_it, sizes in self.readings[task].items()
+            if list(all_of_it[:n]) == digests
+        )
 
 
 def make_plan(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from elasticdl.master import ledger_events as events
 from elasticdl.master.ledger_events import Grant, NoMoreTasks
 from elasticdl.master.replays import Intervals, common
-from elasticdl.master.tasks import JobPlan, Task, TaskKind
-from elasticdl.ps.progress import CLOSED, Progress
-from tests.master.cluster_model import ClusterModel, Work, Worker
+from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.ps.progress import Progress
+from tests.master.cluster_model import ClusterModel, Reading, Work, Worker
 
-Applied = Counter[tuple[int, int, int]]
+Applied = Counter[tuple[int, ...]]
 
 
 @dataclass
@@ -154,12 +154,10 @@ class RestartModel(ClusterModel):
         task = answer.task
         self.check_grant(worker, task)
         if task.kind is not TaskKind.INITIALIZE and not self.reaches_all(worker):
-            worker.held.append(Work(task, answer.grant, 0))
+            worker.held.append(Work(task, answer.grant, Reading(task, 0, [], []), 0))
             self.reconnect(worker)
             return
-        first = min(one.next(task.id) for one in self.partitions)
-        start = 0 if first == CLOSED else first
-        worker.held.append(Work(task, answer.grant, start, set(range(len(self.partitions)))))
+        worker.held.append(self.begin(task, answer.grant))
 
     def reaches_all(self, worker: Worker) -> bool:
         view = self.view(worker)
@@ -199,22 +197,23 @@ class RestartModel(ClusterModel):
         done = events.TaskCompleted(
             work.task.id,
             self.current_view,
-            len(self.minibatch_sizes(work.task)) if trains else 0,
+            len(work.reading.sizes) if trains else 0,
             self.result(work.task),
         )
         for _ in range(self.random.choice([1, 1, 2])):
             self._note(self.ledger.handle(done, self.now))
 
-    def deliver(self, partition: int, task: Task, k: int) -> None:
+    def deliver(self, partition: int, reading: Reading, k: int) -> str:
         server = self.servers[partition]
         if not server.is_up:
-            return
+            return ""
         assert server.is_initialized, "nothing is trained before there are initial values"
         before, self.applied = self.applied, Counter()
-        super().deliver(partition, task, k)
-        for (_, group, which, number), times in self.applied.items():
-            server.applied[group, which, number] += times
+        refused = super().deliver(partition, reading, k)
+        for (_, *rest), times in self.applied.items():
+            server.applied[tuple(rest)] += times
         self.applied = before
+        return refused
 
     def check(self) -> None:
         self.applied = Counter(

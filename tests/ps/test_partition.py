@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
-from elasticdl.ps.client import GaveUp, StaleCluster
+from elasticdl.ps.client import GaveUp, StaleCluster, TaskDiffers, TaskRewound
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.progress import CLOSED
@@ -66,13 +66,34 @@ def test_a_push_out_of_order_is_answered_with_what_is_wanted():
     np.testing.assert_array_equal(servers.pull(IDS)[1], before[1])
 
 
-def test_a_task_that_closes_before_what_was_applied_is_refused():
+def test_a_task_that_closes_before_what_was_applied_must_begin_anew():
     servers = Servers()
     servers.push(0, IDS, 1.0, 1.0)
     servers.push(1, IDS, 1.0, 1.0)
     close = ps_pb2.PushHeader(task=9, k=1, close=True, task_records=8, emitted_records=4)
-    with pytest.raises(JobError, match="make it deterministic"):
+    with pytest.raises(TaskDiffers) as differs:
         servers.client.push(0, close)
+    assert (differs.value.task, differs.value.attempt) == (9, 0)
+
+
+def test_a_push_that_does_not_go_on_with_what_was_applied_changes_nothing():
+    servers = Servers()
+    first = {"task": 9, "num_records": 4, "loss": 1.0}
+    skip = ps_pb2.PushHeader(k=0, skip=True, digest_after=7, **first)
+    assert servers.client.push(0, skip) == (1, True)
+    with pytest.raises(TaskDiffers):
+        servers.client.push(
+            0, ps_pb2.PushHeader(k=1, skip=True, digest_before=8, digest_after=9, **first)
+        )
+    again = ps_pb2.PushHeader(k=0, skip=True, digest_after=8, attempt=1, **first)
+    assert servers.client.next_minibatch(9, 0) == 0, "the other partitions have nothing of it"
+    assert servers.client.push(0, again) == (1, True)
+    with pytest.raises(TaskRewound, match="begun anew"):
+        servers.client.push(
+            0, ps_pb2.PushHeader(k=1, skip=True, digest_before=7, digest_after=9, **first)
+        )
+    audit = servers.partitions[0].get_audit(ps_pb2.AuditRequest(incarnation=1))
+    assert set(audit.skipped_records) == {4}
 
 
 def test_a_model_beyond_all_bounds_is_refused_at_once():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elasticdl.ps.interval_set import IntervalSet
-from elasticdl.ps.progress import CLOSED, Progress
+from elasticdl.ps.progress import CLOSED, Progress, TaskState
 
 
 @settings(max_examples=300, deadline=None)
@@ -126,3 +126,39 @@ def test_losses_of_an_epoch_are_summed_once_per_record():
     sums = progress.epochs[0]
     np.testing.assert_array_equal(sums.records, [20, 20])
     np.testing.assert_allclose(sums.loss, [40.0, 40.0])
+
+
+def test_a_later_attempt_takes_back_what_the_task_counted_and_an_earlier_one_is_old():
+    progress = Progress(2)
+    progress.advance(progress.decide(7, 0), 7, 0, 10, 1.0, digest=5)
+    progress.skip(progress.decide(7, 1, digest=5), 7, 10, digest=6)
+    assert progress.decide(7, 2, digest=5).differs
+    assert not progress.decide(7, 2, digest=6).differs
+    assert progress.decide(7, 1, digest=6, closes=True).differs, "more of it were applied"
+    assert (progress.next(7), progress.next(7, attempt=1)) == (2, 0)
+    assert not progress.decide(7, 2, attempt=1, digest=6).in_order
+    progress.advance(progress.decide(7, 0, attempt=1), 7, 0, 4, 1.0, digest=8)
+    assert progress.decide(7, 2, digest=6).is_old
+    totals = progress.totals
+    assert totals.applied_records.tolist() == [4, 4]
+    assert totals.skipped_records.tolist() == [0, 0]
+    assert totals.repeated_records.tolist() == [10, 10]
+    progress.close(progress.decide(7, 1, 1, 8, closes=True), 7, 10, 4, limited=False)
+    assert totals.filtered_records.tolist() == [6, 6]
+    late = progress.decide(7, 0, attempt=2)
+    assert not late.apply.any(), "what is closed stays closed"
+
+
+def test_a_group_moves_with_its_digests_attempts_and_counts():
+    progress = Progress(2)
+    for attempt in (0, 3):
+        decision = progress.decide(7, 0, attempt)
+        progress.advance(decision, 7, 0, 10, 1.0, digest=(1 << 64) - 1)
+    groups = [progress.group(position) for position in (0, 1)]
+    assert groups[0].open == {7: TaskState(1, (1 << 64) - 1, 3, 10, 0)}
+    again = Progress.of_groups(groups)
+    for position, group in enumerate(groups):
+        moved = again.group(position)
+        assert (moved.open, moved.totals, moved.epochs) == (group.open, group.totals, group.epochs)
+    assert again.decide(7, 1, 3, digest=1).differs
+    assert again.decide(7, 0, 2).is_old

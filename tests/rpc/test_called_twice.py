@@ -192,6 +192,13 @@ MASTER_CASES = {
         before=MasterWorld.work,
         later=lambda world: world.lease(2),
     ),
+    "RestartTask": Case(
+        lambda world: master_pb2.RestartTaskRequest(
+            instance=WORKER_ID, task=world.granted[0].task.id, attempt=0
+        ),
+        before=MasterWorld.work,
+        later=lambda world: world.lease(2),
+    ),
     "GetStatus": Case(
         lambda world: master_pb2.StatusRequest(), before=MasterWorld.work, changes=False
     ),

@@ -12,6 +12,7 @@ from elasticdl.data.example import encode
 from elasticdl.errors import UserCodeError
 from elasticdl.model.contract import Contract
 from elasticdl.model.mode import Mode
+from elasticdl.worker.digests import minibatch_digest
 from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
 from tests.model_zoos import contract_of
 
@@ -225,3 +226,33 @@ def test_a_report_that_quotes_bytes_is_an_error_like_any_other(contract: Contrac
     error, *rest = summary(pipeline)
     assert "task 4: " in error[0]
     assert rest == [(5, 0, [1]), (5, 1)]
+
+
+def digests(contract: Contract, first: int, *numbers: int) -> tuple[list[tuple[int, int]], int]:
+    pipeline = TaskPipeline(contract, Mode.TRAINING, 2, digests=True)
+    pipeline.put(7, records(*numbers), first)
+    pipeline.close()
+    *minibatches, end = list(pipeline)
+    return [(one.digest_before, one.digest_after) for one in minibatches], end.digest
+
+
+def test_a_minibatch_tells_what_came_before_it_also_of_what_was_skipped(contract: Contract) -> None:
+    whole, end = digests(contract, 0, 1, 2, 3, 4, 5)
+    assert [before for before, _ in whole] == [0, *(after for _, after in whole[:-1])]
+    assert end == whole[-1][1]
+    assert digests(contract, 2, 1, 2, 3, 4, 5) == (whole[2:], end)
+    others, other_end = digests(contract, 0, 1, 2, 4, 3, 5)
+    assert others[0] == whole[0]
+    assert len({end, other_end, whole[1][1], others[1][1]}) == 4
+
+
+def test_a_digest_is_the_same_in_every_process_and_of_values_alone() -> None:
+    ids = np.arange(9, dtype=np.int64)
+    shifted = np.frombuffer(b"\0" + ids.tobytes(), np.uint8)[1:]
+    assert (
+        minibatch_digest((ids,), 9, 0) == minibatch_digest((shifted,), 9, 0) == 17835066506051393331
+    )
+    texts = [
+        minibatch_digest(np.array(one, object), 2, 0) for one in ([b"a", b"bc"], [b"ab", b"c"])
+    ]
+    assert len({*texts, minibatch_digest((ids,), 9, 1), minibatch_digest((ids,), 8, 0)}) == 4
