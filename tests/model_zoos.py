@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 from elasticdl.model.contract import Contract, load_contract
 from elasticdl.model.mode import Mode
@@ -115,7 +116,7 @@ def contract_of(
     params: str = "",
     mode: Mode = Mode.TRAINING,
     seed: int = 0,
-    **options: str,
+    **options: Any,
 ) -> Contract:
     """Write one definition into a zoo and load it."""
     write_zoo(directory, {"definition.py": code})

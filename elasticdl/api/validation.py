@@ -11,6 +11,7 @@ from pathlib import Path
 from elasticdl.data.columns import decide_columns
 from elasticdl.data.readers import open_reader
 from elasticdl.data.schema import Schema, parse_schema, texts_of
+from elasticdl.data.separators import separator_hint
 from elasticdl.data.shards import find_files, find_shards
 from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
@@ -129,7 +130,7 @@ def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes
         if columns and name not in columns:
             raise UsageError(
                 f"keep_columns '{name}': the first record of '{inputs[0]}' has no such column; "
-                f"it has {', '.join(columns)}"
+                f"it has {', '.join(columns)}{separator_hint(columns)}"
             )
 
 

@@ -7,6 +7,7 @@ from typing import cast
 
 from elasticdl.data.readers import Reader, open_reader
 from elasticdl.data.schema import Column, Schema, parse_schema
+from elasticdl.data.separators import separator_hint
 from elasticdl.errors import UsageError
 
 
@@ -70,7 +71,9 @@ def decide_columns(
     ):
         for name in asked:
             if name not in names:
-                raise UsageError(f"{option} '{name}': no such column; {', '.join(names)}")
+                raise UsageError(
+                    f"{option} '{name}': no such column; {', '.join(names)}{separator_hint(names)}"
+                )
     kept = [name for name in names if not wanted or name in wanted]
     return _types(readers, kept, {name: types[name] for name in kept if name in types})
 

@@ -40,7 +40,7 @@ class ConversionSummary:
 
     files: tuple[str, ...]
     num_records: int
-    columns: dict[str, str]  # name to int64, float32 or bytes
+    columns: dict[str, str]  # name to type, such as int64 or float32[4]
 
     def __str__(self) -> str:
         columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.data.recordio import Index, read_range
+from elasticdl.data.shards import find_files
 from elasticdl.errors import UsageError
 
 
@@ -45,26 +47,33 @@ class AbstractDataReader(ABC):
 
 
 class RecordIODataReader(AbstractDataReader):
-    """Reads all RecordIO files of a directory.
+    """Reads RecordIO files: all of a directory, or those that ``--data`` may name.
 
     Args:
-      data_dir: the directory.
+      data_dir: the directory, or paths and patterns of files.
 
     Raises:
-      UsageError: it is not there, or has no files.
+      UsageError: there are no such files.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         if "data_dir" not in options:
             raise UsageError("RecordIODataReader: needs data_dir, the directory of the files")
-        self._directory = Path(options["data_dir"])
+        self._origin = str(options["data_dir"])
 
     def create_shards(self) -> dict[str, tuple[int, int]]:
-        files = sorted(path for path in self._directory.glob("*") if path.is_file())
+        if os.path.isdir(self._origin):
+            directory = Path(self._origin)
+            files = sorted(str(path) for path in directory.glob("*") if path.is_file())
+        else:
+            files = find_files(self._origin, "data_dir")
         if not files:
-            raise UsageError(f"data_dir '{self._directory}': has no files")
-        return {str(path): (0, Index(path).num_records) for path in files}
+            raise UsageError(
+                f"data_dir '{self._origin}': has no files; give a directory of RecordIO files, a "
+                "pattern such as 'DIR/*.recordio', or a file"
+            )
+        return {path: (0, Index(path).num_records) for path in files}
 
     def read_records(self, task: Any) -> Iterator[bytes]:
         yield from read_range(task.shard_name, task.start, task.end - task.start)

@@ -15,6 +15,7 @@ from elasticdl.data.readers.arrow import ArrowReader
 from elasticdl.data.readers.parquet import ParquetReader
 from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES, Compressor, Index, Scanner
 from elasticdl.data.schema import Schema
+from elasticdl.data.separators import separator_hint
 from elasticdl.errors import DataError
 
 _PREVIEW_VALUES = 4
@@ -80,6 +81,9 @@ class FileSummary:
             for name, feature in self.features.items():
                 about = f"{feature.type:<7}  {list(feature.shape)}  {feature.preview}"
                 lines.append(f"    {name:<{width}}  {about}")
+            hint = separator_hint(list(self.features)) if self.format == "csv" else ""
+            if hint:
+                lines.append(f"  hint: {hint.removeprefix('; ')}")
         return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from elasticdl.data.numpy_source import NumpySource
 from elasticdl.data.readers import Reader, detect_format, open_reader
 from elasticdl.data.readers.csv import CsvReader, infer_schema
 from elasticdl.data.schema import ANY_NUMBER, Column, Schema, conform, parse_schema, schema_of
+from elasticdl.data.separators import separator_hint
 from elasticdl.errors import DataError, UsageError
 
 _CSV_SUFFIXES = (".csv", ".csv.gz", ".data", ".data.gz", ".txt", ".txt.gz")
@@ -128,7 +129,10 @@ class FileSource:
                 )
         for name in given:
             if name not in names:
-                raise UsageError(f"column_types '{name}': no such column; {', '.join(names)}")
+                raise UsageError(
+                    f"column_types '{name}': no such column; {', '.join(names)}"
+                    f"{separator_hint(names)}"
+                )
         if isinstance(first, CsvReader):
             self._columns = infer_schema(cast("list[CsvReader]", readers), given)
             fields = [
@@ -211,10 +215,10 @@ def open_source(
 
 
 def describe(source: TableSource) -> dict[str, str]:
-    """Return the type of each column, by name, as Examples would have it."""
+    """Return the type of each column by name, as `inspect` says it."""
     if isinstance(source, RecordSource):
-        return {column.name: column.kind for column in source.columns}
-    return {column.name: column.kind for column in schema_of(source.schema, "the files")}
+        return {column.name: column.type for column in source.columns}
+    return {column.name: column.type for column in schema_of(source.schema, "the files")}
 
 
 def conformed(source: TableSource) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ import pytest
 from elasticdl.data import recordio
 from elasticdl.data.convert import convert
 from elasticdl.data.example import decode
+from elasticdl.data.inspect import inspect
 from elasticdl.errors import DataError, UsageError
 
 
@@ -105,9 +106,23 @@ def test_arrays_become_columns_and_shapes_are_left_out(tmp_path):
     names = np.array(["a", "b", "c", "d"])
     np.savez(tmp_path / "a.npz", image=images, label=labels, name=names)
     summary = convert(str(tmp_path / "a.npz"), tmp_path / "a.recordio", compressor="none")
-    assert summary.columns == {"image": "int64", "label": "float32", "name": "bytes"}
+    assert summary.columns == {"image": "int64[6]", "label": "float32", "name": "bytes"}
     rows = rows_of(tmp_path / "a.recordio")
     assert rows[1] == {"image": [6, 7, 8, 9, 10, 11], "label": [1.0], "name": [b"b"]}
+
+
+@pytest.mark.parametrize("suffix", ["recordio", "parquet", "arrow"])
+def test_a_conversion_tells_the_types_that_inspect_tells(tmp_path, suffix):
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 4), np.float32), y=np.arange(3))
+    output = tmp_path / f"d.{suffix}"
+    summary = convert(str(tmp_path / "d.npz"), output)
+    assert "x (float32[4]), y (int64)" in str(summary)
+    features = inspect(output).features
+    assert features
+    assert features["x"].type.partition("[")[0] == "float32"
+    assert features["x"].shape == (4,)
+    if suffix != "recordio":
+        assert {name: each.type for name, each in features.items()} == summary.columns
 
 
 def test_one_array_is_a_column_named_after_its_file(tmp_path):

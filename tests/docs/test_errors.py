@@ -35,6 +35,18 @@ def messages() -> list[str]:
 
 
 MESSAGES = messages()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_table_of_the_pages_begins_with_its_header(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    is_code = False
+    for number, line in enumerate(lines):
+        is_code ^= line.lstrip().startswith("```")
+        if not is_code and line.startswith("|") and not (number and lines[number - 1].strip()):
+            below = lines[number + 1] if number + 1 < len(lines) else ""
+            assert re.fullmatch(r"[|\s:-]+", below), f"line {number + 1}: {line}"
 
 
 def test_the_index_is_read():

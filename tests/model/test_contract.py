@@ -38,6 +38,14 @@ def spec_with(**methods: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_an_input_function_that_misses_a_column_is_told_of_the_separator(tmp_path: Path) -> None:
+    code = spec_with(create_dataset="return dataset.map(lambda row: (row['x'], row['y']))")
+    rows = tf.data.Dataset.from_tensors({"x;y": tf.constant(["1;2"])})
+    contract = contract_of(tmp_path, code, columns=("x;y=bytes",))
+    with pytest.raises(UserCodeError, match=r"KeyError: 'x'; the only column is 'x;y': .*=';'"):
+        contract.dataset(rows, Mode.TRAINING)
+
+
 def test_the_published_definition_runs(tmp_path: Path) -> None:
     contract = contract_of(tmp_path, MNIST, "MnistElasticDLSpec", "hidden_units=[7], lr=0.25")
     model = contract.create_model()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from elasticdl.data import recordio
+from elasticdl.errors import UsageError
 from elasticdl.python import _NEW_HOMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
@@ -43,3 +44,36 @@ def test_the_old_recordio_reader_reads_a_directory(tmp_path):
     task = type("Task", (), {"shard_name": name, "start": 1, "end": 4})
     assert (start, count) == (0, 5)
     assert list(reader.read_records(task)) == [b"1", b"2", b"3"]
+
+
+def test_the_old_recordio_reader_takes_what_data_names(tmp_path):
+    from elasticdl.python.data.reader.recordio_reader import RecordIODataReader
+
+    for name, count in (("a", 2), ("b", 3)):
+        with recordio.Writer(tmp_path / f"{name}.recordio") as writer:
+            for _ in range(count):
+                writer.write(b"x")
+    a, b = (str(tmp_path / name) for name in ("a.recordio", "b.recordio"))
+    for origin, shards in (
+        (f"{tmp_path}/*", {a: (0, 2), b: (0, 3)}),
+        (b, {b: (0, 3)}),
+        (f"{b},{a}", {a: (0, 2), b: (0, 3)}),
+        (str(tmp_path), {a: (0, 2), b: (0, 3)}),
+    ):
+        assert RecordIODataReader(data_dir=origin).create_shards() == shards
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        ("empty", r"has no files; give a directory of RecordIO files, a pattern"),
+        ("none/*", r"matches no file; .* give a path or a pattern"),
+        ("none.recordio", r"no such file; give a path or a pattern"),
+    ],
+)
+def test_the_old_recordio_reader_says_what_to_give(tmp_path, origin, why):
+    from elasticdl.python.data.reader.recordio_reader import RecordIODataReader
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=f"^data_dir '.*{re.escape(origin)}': {why}"):
+        RecordIODataReader(data_dir=str(tmp_path / origin)).create_shards()

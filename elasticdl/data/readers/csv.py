@@ -15,6 +15,7 @@ import pyarrow.csv
 from elasticdl.data.readers import kernels
 from elasticdl.data.readers.reader import check_range, identity, mapped
 from elasticdl.data.schema import Column, Schema
+from elasticdl.data.separators import separator_hint
 from elasticdl.errors import DataError, UsageError
 
 _EVERY = 256
@@ -227,7 +228,7 @@ class CsvReader:
             if column.name not in self._names:
                 raise DataError(
                     f"CSV file '{self.path}': has no column '{column.name}'; "
-                    f"it has {', '.join(self._names)}"
+                    f"it has {', '.join(self._names)}{separator_hint(self._names)}"
                 )
 
 

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from elasticdl.errors import UsageError
+from elasticdl.data.separators import separator_hint
+from elasticdl.errors import UsageError, UserCodeError
 from elasticdl.model.contracts.calling import (
     call_by_names,
     kind_of,
@@ -202,9 +203,15 @@ class Definition:
 
         # Predictions stand in the order of the input.
         ordered = without_shuffling() if mode is Mode.PREDICTION else nullcontext()
-        with self._users("dataset"), ordered:
-            arguments = {"dataset": dataset, "mode": mode, "metadata": self.metadata}
-            mapped = call_by_names(self._value("dataset"), arguments)
+        try:
+            with self._users("dataset"), ordered:
+                arguments = {"dataset": dataset, "mode": mode, "metadata": self.metadata}
+                mapped = call_by_names(self._value("dataset"), arguments)
+        except UserCodeError as error:
+            hint = separator_hint([column.name for column in self.source.schema])
+            if not hint:
+                raise
+            raise type(error)(f"{error}{hint}", error.traceback_text) from error
         if not isinstance(mapped, tf.data.Dataset):
             raise self._wrong("dataset", mapped, "return a tf.data.Dataset")
         return mapped
