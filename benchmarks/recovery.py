@@ -76,6 +76,7 @@ class Job:
     """A job that trains until it is stopped."""
 
     directory: Path
+    terminal: Path
     process: subprocess.Popen[bytes]
     kills: list[Kill] = field(default_factory=list)
 
@@ -97,12 +98,23 @@ class Job:
         ends = time.monotonic() + DEADLINE_S
         while time.monotonic() < ends:
             if self.process.poll() is not None:
-                raise SystemExit(f"the job has ended; see {self.directory / 'logs'}")
+                said = self.terminal.read_text(errors="replace")[-2000:]
+                raise SystemExit(f"the job has ended:\n{said}")
             done = self.records_done()
             if done is not None and done > more_than:
                 return done
             time.sleep(POLL_S)
         raise SystemExit(f"no record was counted in {DEADLINE_S:.0f} s")
+
+    def wait_for_recovery(self) -> None:
+        """Return once the journal shows the last kill's recovery whole."""
+        ends = time.monotonic() + DEADLINE_S
+        kill = self.kills[-1]
+        names = {"resumed", "back"} if kill.role == "worker" else {"resumed"}
+        while set(recovery_of(kill, list(read_journal(self.directory)))) < names:
+            if time.monotonic() > ends:
+                raise SystemExit(f"no recovery in {DEADLINE_S:.0f} s of: {kill}")
+            time.sleep(1.0)
 
     def kill(self, role: str, chance: random.Random) -> None:
         """Kill one process of a role; nothing happens if none is there at the moment."""
@@ -142,12 +154,15 @@ def training(settings: Settings) -> Iterator[Job]:
             "checkpoint_secs": 10,
         }
         words = [f"--{name}={value}" for name, value in options.items() if value != ""]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "elasticdl.api", "train", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        job = Job(directory, process)
+        terminal = Path(place) / "terminal"
+        with terminal.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "elasticdl.api", "train", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        job = Job(directory, terminal, process)
         try:
             job.wait_for_records(0)
             yield job
@@ -224,11 +239,9 @@ def measure_recovery(settings: Settings) -> dict[str, Any]:
     with training(settings) as job:
         for _ in range(settings.kills):
             for role in ROLES:
-                done = job.wait_for_records(job.wait_for_records(0))
+                job.wait_for_records(job.wait_for_records(0))
                 job.kill(role, chance)
-                # A new life's start, and some training after it.
-                time.sleep(12.0)
-                job.wait_for_records(done)
+                job.wait_for_recovery()
         entries = list(read_journal(job.directory))
     found: dict[str, Any] = {}
     for role in ROLES:

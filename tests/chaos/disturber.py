@@ -75,11 +75,17 @@ class Disturber:
         self._began = time.monotonic()
         for one in self._schedule:
             self._rest(one.pause_s)
+            while not self._somebody_lives() and not self._over.is_set():
+                self._rest(0.1)  # Until the job is resumed.
             if self._over.is_set():
                 return
             self._disturb(one)
         while self._stopped and not self._over.is_set():
             self._rest(max(0.0, min(self._stopped.values()) - time.monotonic()))
+
+    def _somebody_lives(self) -> bool:
+        pids = processes(self._job_dir).values()
+        return any(belongs_to(pid, self._job_dir) for pid in pids)
 
     def _rest(self, seconds: float) -> None:
         """Let time pass, in which processes that were stopped long enough go on."""

@@ -108,9 +108,9 @@ class Rounds:
         disturber.start()
         try:
             code = job.process.wait(DEADLINE_S)
-            for _ in range(disturber.counts["supervisor killed"]):
-                if code == 0:
-                    break
+            resumed = 0
+            while code != 0 and resumed < disturber.counts["supervisor killed"]:
+                resumed += 1
                 job.resume()
                 code = job.process.wait(DEADLINE_S)
             disturber.close()
