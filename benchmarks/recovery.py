@@ -45,12 +45,13 @@ from elasticdl.rpc import RpcError
 ROLES = ("worker", "ps", "master")
 DEADLINE_S = 600.0
 POLL_S = 0.1
+KILLS_WATCHED = 3
 BARS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. kills: of each role. secs: how long a job is watched under kills."""
+    """What is measured. kills: of each role. secs: how long a job is watched at least."""
 
     model: str
     num_workers: int
@@ -255,14 +256,15 @@ def measure_recovery(settings: Settings) -> dict[str, Any]:
 
 
 def measure_goodput(settings: Settings, every_s: float) -> dict[str, Any]:
-    """Train for a while under kills every so many seconds; 0 for none."""
+    """Train for a while, long enough for three kills every so many seconds; 0 for none."""
+    secs = max(settings.secs, KILLS_WATCHED * every_s + every_s / 2)
     chance = random.Random(f"{settings.seed}/{every_s}")
     with training(settings) as job:
         began = time.monotonic()
         first = job.wait_for_records(0)
         samples = [(0.0, first)]
         next_kill_s = every_s or float("inf")
-        while (now_s := time.monotonic() - began) < settings.secs:
+        while (now_s := time.monotonic() - began) < secs:
             if now_s >= next_kill_s:
                 job.kill(chance.choice(ROLES), chance)
                 next_kill_s += every_s
@@ -322,7 +324,7 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(*row)
     console.print(table)
     runs = result["goodput"]
-    table = Table(title=f"goodput over {settings['secs']:.0f} s", title_justify="left")
+    table = Table(title=f"goodput over {settings['secs']:.0f} s or more", title_justify="left")
     for column in ("kill every", "kills", "records/s", "goodput", "records/s over time"):
         table.add_column(column, justify="right", no_wrap=True)
     most_per_s = 1.5 * runs[0]["records_per_s"]
@@ -344,7 +346,7 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--num_ps", type=int, default=2)
     parser.add_argument("--kills", type=int, default=3, help="of each role; 0 for none")
-    parser.add_argument("--secs", type=float, default=180.0, help="that goodput is measured for")
+    parser.add_argument("--secs", type=float, default=120.0, help="goodput is measured for so long")
     parser.add_argument("--every", default="10,30,60", help="seconds between kills, or 'none'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
