@@ -356,7 +356,7 @@ def test_a_callbacks_own_decisions_are_decisions():
     while not job.ledger.finished:
         task = job.grant().task
         if task.kind is TaskKind.CALLBACKS and "epoch_end" in task.payload:
-            done = TaskCompleted(task.id, result='{"stop": true, "learning_rate": 0.1}')
+            done = TaskCompleted(task.id, (1,), result='{"stop": true, "learning_rate": 0.1}')
             job.actions += job.ledger.handle(done, 0.0)
         else:
             job.complete(task)
