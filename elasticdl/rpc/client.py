@@ -19,6 +19,8 @@ from elasticdl.rpc.transport import Transport
 
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
+# Its own: Keras draws initial values from the module's, and the same seed means the same model.
+_jitter = random.Random()
 
 
 class Client:
@@ -82,7 +84,7 @@ class Client:
                     raise DeadlinePassed(
                         f"{self.name} did not answer {method} within {waited_s:.1f} s: {error}"
                     ) from None
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            time.sleep(pause_s * _jitter.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def start(self, method: str, request: bytes, timeout_s: float = 30.0) -> Future[bytes]:

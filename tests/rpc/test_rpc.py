@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
@@ -100,8 +101,11 @@ def test_garbage_and_unknown_methods_are_refused(server):
 def test_a_wait_ends_at_its_deadline_and_names_who_was_awaited(server):
     client = connect(server)
     server.stop()
+    # The waits between draw nothing from the generator that Keras draws initial values from.
+    drawn_from = random.getstate()
     with pytest.raises(DeadlinePassed, match="the supervisor did not answer Launch within"):
         client.call_until("Launch", master_pb2.InstanceId(role="ps"), deadline_s=0.3)
+    assert random.getstate() == drawn_from
 
 
 def test_a_wait_goes_on_until_the_other_side_is_back(handler):
