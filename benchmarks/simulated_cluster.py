@@ -423,8 +423,8 @@ class SimulatedCluster:
             repeated = self._tell_ledger(event)[-1]
             assert isinstance(repeated, ledger_events.Grant)
             assert (repeated.grant, repeated.repeated) == (answer.grant, True)
+        worker.request += 1
         if isinstance(answer, ledger_events.Grant):
-            worker.request += 1
             worker.held.append(Work(answer.task, answer.grant))
             self.granted_records += answer.task.num_records
             if len(worker.held) == 1:

@@ -108,7 +108,10 @@ class Ledger:
         self._epoch_settled = -1
         self._phase_results: list[str] = []
         self._steps = Steps(plan)
+        # By worker and incarnation: its last request that was granted something, and the grant; and
+        # its last request, which no journal has: what a late one gets then, nobody holds for long.
         self._answers: dict[tuple[int, int], tuple[int, int]] = {}
+        self._last_requests: dict[tuple[int, int], int] = {}
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             LeaseRequested: self._lease_requested,
             LeasesHeld: self._leases_held,
@@ -364,15 +367,16 @@ class Ledger:
     # ------------------------------------------------------------------ leases
 
     def _lease_requested(self, event: LeaseRequested, now: float) -> list[Action]:
+        if self.finished or self.failure is not None:
+            return [NoMoreTasks()]
         key = (event.worker, event.incarnation)
         request, grant = self._answers.get(key, (-1, 0))
         lease = self._leases.get(grant)
         if request == event.request and lease is not None:
             return [Grant(lease.task, grant, repeated=True)]
-        if event.request < request:  # A late duplicate, whose answer nobody waits for.
-            return [self._wait()]
-        if self.finished or self.failure is not None:
-            return [NoMoreTasks()]
+        if event.request <= max(request, self._last_requests.get(key, -1)):
+            return [self._wait()]  # It was answered: the worker asks with another number.
+        self._last_requests[key] = event.request
         self._workers[event.worker] = event.incarnation
         actions: list[Action] = []
         # The next epoch's tasks exist before this one's last is done: nobody waits at its end.

@@ -220,7 +220,7 @@ class Leases:
         self._end()
 
     def _lease_one(self, number: int) -> int:
-        """Ask once; return the number of the next request."""
+        """Ask once; return the number of the next request: one that was answered is over."""
         request = master_pb2.LeaseRequest(instance=self._instance, request=number)
         reply = self._master.call_until("Lease", request, DEADLINE_S, give_up=self._stopped.is_set)
         if reply.pin_over > self._pin_over:
@@ -230,7 +230,7 @@ class Leases:
             with self._changed:  # What is done here may be what is waited for.
                 if not self._stopped.is_set():
                     self._changed.wait(reply.retry_after_s)
-            return number
+            return number + 1
         if reply.outcome != master_pb2.LeaseReply.GRANTED:
             raise _End
         if self._is_held(reply):

@@ -158,7 +158,7 @@ class ClusterModel:
 
     def disturb(self) -> None:
         worker = self.random.choice(self.workers)
-        kind = self.random.randrange(5)
+        kind = self.random.randrange(6)
         if kind == 0:  # Preempted; a replacement joins.
             self.deaths += 1
             lost = events.WorkerLost(worker.index, worker.incarnation, "preempted")
@@ -187,6 +187,19 @@ class ClusterModel:
                 self._note(self.ledger.handle(failed, self.now))
                 self._note(self.ledger.handle(failed, self.now))  # Twice has the effect of once.
 
+        elif kind == 5:
+            self.ask_late(worker)
+
+    def ask_late(self, worker: Worker) -> None:
+        """Let an earlier request for a lease arrive once more, whose answer nobody waits for."""
+        if not worker.request:
+            return
+        number = self.random.randrange(worker.request)
+        late = events.LeaseRequested(worker.index, worker.incarnation, number)
+        *before, answer = self.ledger.handle(late, self.now)
+        self._note(before)
+        assert not isinstance(answer, Grant) or answer.repeated, "granted to nobody"
+
     # ---------------------------------------------------------------- progress
 
     def progress(self, worker: Worker, calm: bool) -> None:
@@ -201,8 +214,8 @@ class ClusterModel:
         self._note(before)
         if not calm and self.random.random() < 0.2:
             return  # The reply is lost; the worker asks again with the same number.
+        worker.request += 1
         if isinstance(answer, Grant):
-            worker.request += 1
             task = answer.task
             self.check_grant(worker, task)
             worker.held.append(self.begin(task, answer.grant))

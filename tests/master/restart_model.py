@@ -147,10 +147,10 @@ class RestartModel(ClusterModel):
         self._note(before)
         if not calm and self.random.random() < 0.2:
             return
+        worker.request += 1
         if not isinstance(answer, Grant):
             assert not isinstance(answer, NoMoreTasks), "the ledger ended without saying so"
             return
-        worker.request += 1
         task = answer.task
         self.check_grant(worker, task)
         if task.kind is not TaskKind.INITIALIZE and not self.reaches_all(worker):

@@ -23,10 +23,18 @@ from elasticdl.master.plan import plan_body, plan_of
 from elasticdl.master.recorded_ledger import EVENT, ROLLED_BACK, RecordedLedger, event_of, fold
 from elasticdl.master.story import Note
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
-from tests.master.cluster_model import ClusterModel, make_plan
+from tests.master.cluster_model import ClusterModel, Worker, make_plan
 
 # Not part of what a ledger knows: how it works, and until when leases hold, which begin anew.
-NOT_STATE = {"_handlers", "first_actions", "first_notes", "expires", "_none_late_before", "plan"}
+NOT_STATE = {
+    "_handlers",
+    "_last_requests",
+    "_none_late_before",
+    "expires",
+    "first_actions",
+    "first_notes",
+    "plan",
+}
 STOPPING = {
     "kind": "early_stopping",
     "monitor": "val_loss",
@@ -58,14 +66,14 @@ class Recording:
     """The ledger of a `ClusterModel`, of which every event that changes it is written down.
 
     `written` is a list of transactions, each on disk as a whole or not at all. `handled` has every
-    event, also those that are not written, and how much was written after it.
+    event, also those that are not written, how much was written after it, and whether it was.
     """
 
     def __init__(self, model: DyingMaster) -> None:
         self.model = model
         self.recorded = RecordedLedger(model.plan)
         self.written: list[list[Note]] = [self.recorded.first_notes]
-        self.handled: list[tuple[events.Event, float, int]] = []
+        self.handled: list[tuple[events.Event, float, int, bool]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.recorded.ledger, name)
@@ -74,7 +82,7 @@ class Recording:
         actions, notes = self.recorded.handle(event, now)
         if notes:
             self.written.append(notes)
-        self.handled.append((event, now, len(self.written)))
+        self.handled.append((event, now, len(self.written), bool(notes)))
         return self.model.replied(event, now, actions)
 
 
@@ -122,6 +130,10 @@ class DyingMaster(ClusterModel):
             if worker.incarnation != incarnation:
                 self.lost_workers.append(events.WorkerLost(index, incarnation, "preempted"))
 
+    def ask_late(self, worker: Worker) -> None:
+        if self.incarnation == 1:  # Who answered it may be dead: then the lease nobody holds ends.
+            super().ask_late(worker)
+
     def replied(
         self, event: events.Event, now: float, actions: list[events.Action]
     ) -> list[events.Action]:
@@ -136,13 +148,18 @@ class DyingMaster(ClusterModel):
         for some in {self.random.randint(1, kept), kept}:
             entries = self.entries(before.written, some)
             undisturbed = RecordedLedger(self.plan)
-            for event, now, written in before.handled:
+            for event, now, written, _ in before.handled:
                 if written <= some:
                     undisturbed.handle(event, now)
             assert state_of(fold(self.plan, entries)) == state_of(undisturbed)
         after = self.ledger = Recording(self)
         after.written = before.written[:kept]
-        after.handled = [one for one in before.handled if one[2] <= kept]
+        # Requests that had to wait are not written down: this one never heard of them.
+        after.handled = [
+            (event, now, written, is_written)
+            for event, now, written, is_written in before.handled
+            if written <= kept and (is_written or not isinstance(event, events.LeaseRequested))
+        ]
         self.forget()
         self._note(after.recorded.ledger.first_actions)
         for entry in self.entries(before.written, kept):

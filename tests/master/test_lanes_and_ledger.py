@@ -157,8 +157,8 @@ class SyncCluster:
         if self.random.random() < 0.7:
             request = LeaseRequested(index, member.incarnation, member.request)
             *_, answer = self.ledger.handle(request, now)
+            member.request += 1
             if isinstance(answer, Grant):
-                member.request += 1
                 member.held.append(Holding(answer.task, answer.grant))
                 progressed = True
         others = [one for one in member.held if one.task.lane is None]

@@ -105,8 +105,8 @@ class Job:
     def grant(self, now: float = 0.0, worker: int = 0):
         *before, answer = self.ledger.handle(LeaseRequested(worker, 1, self.request), now)
         self.actions += before
+        self.request += 1
         if isinstance(answer, Grant):
-            self.request += 1
             self.granted.append(answer.task)
         return answer
 
