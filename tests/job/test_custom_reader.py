@@ -53,6 +53,7 @@ def test_declared_records_are_counted_once_and_learned(tmp_path, num_workers):
 
 
 def test_a_worker_whose_code_hangs_is_replaced_and_the_record_range_is_read_by_another(tmp_path):
+    # Both hang: of one alone, the other would be leased the task, too.
     result = train(
         f"{tmp_path}/hanging-0_300+1000_125", tmp_path / "out", num_workers=2, task_timeout=5
     )
