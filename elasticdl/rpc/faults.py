@@ -6,6 +6,9 @@ seed=7"` gives the probability of each fault per call, in every process that inh
 request_lost: the other side never sees it. reply_lost: it does, but the caller does not hear so.
 in_flight: the caller gives up, goes on with other calls, and only then the request arrives.
 duplicated: it arrives twice in a row. delayed: it arrives late, and the caller waits.
+
+`cut_every_s=60,cut_s=5` cuts each connection at Poisson times, 60 s apart on average, for 5 s on
+average: nothing that is sent over it arrives meanwhile.
 """
 
 from __future__ import annotations
@@ -30,13 +33,15 @@ MOST_CALLS_BEHIND = 8
 
 @dataclass(frozen=True)
 class Faults:
-    """Probability of each fault per call, and the seed of the schedule."""
+    """Probability of each fault per call, the means of cuts, and the seed of the schedule."""
 
     request_lost: float = 0.0
     reply_lost: float = 0.0
     in_flight: float = 0.0
     duplicated: float = 0.0
     delayed: float = 0.0
+    cut_every_s: float = 0.0
+    cut_s: float = 5.0
     seed: int = 0
 
     @staticmethod
@@ -62,6 +67,31 @@ def faulty(transport: Transport) -> Transport:
     return FaultyTransport(transport, Faults.parse(text)) if text else transport
 
 
+class Cuts:
+    """When a connection is cut: from a time drawn, for a while drawn, again and again.
+
+    Args:
+      every_s: seconds between cuts, on average; 0: never.
+      mean_s: how long a cut is, on average.
+      now: the connection's first moment.
+    """
+
+    def __init__(self, every_s: float, mean_s: float, chance: random.Random, now: float) -> None:
+        self._every_s = every_s
+        self._mean_s = mean_s
+        self._random = chance
+        self._begins = self._ends = now
+
+    def is_cut(self, now: float) -> bool:
+        """Whether it is cut at `now`, which never goes back."""
+        if not self._every_s:
+            return False
+        while now >= self._ends:
+            self._begins = self._ends + self._random.expovariate(1 / self._every_s)
+            self._ends = self._begins + self._random.expovariate(1 / self._mean_s)
+        return now >= self._begins
+
+
 @dataclass
 class _InFlight:
     """A request that arrives after `calls` more calls."""
@@ -78,7 +108,11 @@ class FaultyTransport:
     def __init__(self, inner: Transport, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
-        self._random = random.Random(hash((faults.seed, os.getpid())))
+        seed = hash((faults.seed, os.getpid()))
+        self._random = random.Random(seed)
+        self._cuts = Cuts(
+            faults.cut_every_s, faults.cut_s, random.Random(seed + 1), time.monotonic()
+        )
         self._lock = threading.Lock()
         self._in_flight: list[_InFlight] = []
 
@@ -92,6 +126,10 @@ class FaultyTransport:
                 draw() < self._faults.duplicated,
                 draw() * LONGEST_DELAY_S if draw() < self._faults.delayed else 0.0,
             )
+
+    def _is_cut(self) -> bool:
+        with self._lock:
+            return self._cuts.is_cut(time.monotonic())
 
     def _put_in_flight(self, path: str, request: bytes, timeout_s: float) -> None:
         with self._lock:
@@ -118,7 +156,7 @@ class FaultyTransport:
         request_lost, reply_lost, in_flight, duplicated, delay_s = self._draw()
         if delay_s:
             time.sleep(delay_s)
-        if request_lost:
+        if request_lost or self._is_cut():
             raise RpcUnavailable(f"{path}: request lost by fault injection")
         if in_flight:
             self._put_in_flight(path, request, timeout_s)
@@ -134,7 +172,7 @@ class FaultyTransport:
         reply = self._inner.call(path, request, timeout_s)
         if duplicated:
             reply = self._inner.call(path, request, timeout_s)
-        if reply_lost:
+        if reply_lost or self._is_cut():
             raise RpcUnavailable(f"{path}: reply lost by fault injection")
         return reply
 

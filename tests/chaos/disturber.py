@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from elasticdl.api import jobs
 from elasticdl.api.supervisor import FILE_NAME
+from elasticdl.errors import ElasticDLError
+from elasticdl.rpc import RpcError
 from tests.chaos.schedule import Disturbance
 
 
@@ -57,6 +60,7 @@ class Disturber:
         self._began = time.monotonic()
         self._over = threading.Event()
         self._stopped: dict[int, float] = {}
+        self._scaling: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._run, name="disturber", daemon=True)
 
     def start(self) -> None:
@@ -67,6 +71,8 @@ class Disturber:
         self._over.set()
         self._thread.join()
         self._let_go_on(everybody=True)
+        for thread in self._scaling:
+            thread.join()
 
     def _run(self) -> None:
         while not self._may_begin():
@@ -113,7 +119,24 @@ class Disturber:
             return False
         return True
 
+    def _scale(self, role: str, count: int) -> None:
+        """Ask for another number of a role's processes; the master may be away, or refuse."""
+        numbers = {"num_ps": count} if role == "ps" else {"num_workers": count}
+        answer = "promised"
+        try:
+            jobs.scale(str(self._job_dir), **numbers)
+            self.counts[f"{role} scaled"] += 1
+        except (ElasticDLError, RpcError) as error:
+            answer = str(error)
+        at_s = time.monotonic() - self._began
+        self.notes.append(f"{at_s:6.1f} s: {count} of {role} were wanted: {answer}")
+
     def _disturb(self, one: Disturbance) -> None:
+        if one.scaled_to:
+            thread = threading.Thread(target=self._scale, args=(one.role, one.scaled_to))
+            self._scaling.append(thread)
+            thread.start()
+            return
         victims = sorted(
             (name, pid)
             for name, pid in processes(self._job_dir).items()

@@ -15,18 +15,22 @@ import pytest
 
 from elasticdl.api import jobs
 from elasticdl.api.supervisor import FILE_NAME
+from elasticdl.master.journal import read_journal
+from elasticdl.master.placement import PLACED, RESCALED
 from tests.chaos.disturber import Disturber, processes
 from tests.chaos.schedule import draw
 from tests.job.real_jobs import Job
 
 RECORDS = 2000
 NUM_EPOCHS = 4
+NUM_PS = 2
 # Of the metric auc, on data it has learned: what two undisturbed async jobs differ by, and more.
 AUC_NOISE = 0.02
 # Also under a load that makes everything ten times slower.
 DEADLINE_S = 900.0
 OPTIONS = (
     f"--num_epochs={NUM_EPOCHS}",
+    f"--num_ps={NUM_PS}",
     "--records_per_task=80",
     "--evaluation_epochs=2",
     "--lease_s=10",
@@ -96,7 +100,10 @@ class Rounds:
         undisturbed = self.undisturbed(mode)
         chance = random.Random(f"{self.seed}/{number}")
         schedule = draw(chance, self.roles, mean_pause_s, disturbances)
-        faults = "request_lost=0.01,reply_lost=0.01,in_flight=0.01,duplicated=0.01,delayed=0.01"
+        faults = (
+            "request_lost=0.01,reply_lost=0.01,in_flight=0.01,duplicated=0.01,delayed=0.01,"
+            "cut_every_s=30,cut_s=4"
+        )
         job = self._start(mode, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}")
 
         def may_begin() -> bool:
@@ -128,6 +135,7 @@ class Rounds:
                 f"the terminal:\n{job.terminal()[-4000:]}"
             ) from error
         self.counts += disturber.counts
+        self.counts["ps rescaled"] += len(list(read_journal(job.directory, RESCALED)))
 
 
 def check_ended(job: Job) -> None:
@@ -145,7 +153,8 @@ def check_counted(job: Job) -> None:
     audit = jobs.audit(str(job.directory))
     expected = NUM_EPOCHS * job.records
     assert audit["records_expected"] == expected
-    assert audit["applied_once"] == {"0": expected, "1": expected}
+    placed = [NUM_PS, *(one.body["num_ps"] for one in read_journal(job.directory, PLACED))]
+    assert audit["applied_once"] == {str(index): expected for index in range(placed[-1])}
     assert audit["lost"] == audit["tasks_not_closed"] == 0
     assert audit["repeated"] == audit["tasks_at_least_once"] == 0
     assert audit["filtered"] == audit["skipped"] == audit["evaluation"]["lost"] == 0

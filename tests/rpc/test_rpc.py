@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 
@@ -21,7 +22,7 @@ from elasticdl.rpc import (
     Server,
     Service,
 )
-from elasticdl.rpc.faults import Faults, FaultyTransport
+from elasticdl.rpc.faults import Cuts, Faults, FaultyTransport
 
 SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
 
@@ -177,6 +178,25 @@ def test_a_request_in_flight_arrives_after_calls_that_went_ahead_of_it(handler):
     for role in arrived:
         overtaken_by = handler.calls[: handler.calls.index(role)]
         assert any(int(other) > int(role) for other in overtaken_by)
+
+
+def test_a_connection_is_cut_as_often_and_for_as_long_as_asked_for():
+    cuts = Cuts(60.0, 5.0, random.Random(3), now=100.0)
+    times = [100.0 + 0.1 * step for step in range(1_000_000)]
+    states = [cuts.is_cut(time) for time in times]
+    begins = sum(now and not before for before, now in itertools.pairwise(states))
+    assert begins == pytest.approx(100_000 / 65, rel=0.1)
+    assert sum(states) / len(states) == pytest.approx(5 / 65, rel=0.15)
+    assert not any(Cuts(0.0, 5.0, random.Random(3), 100.0).is_cut(time) for time in times[:1000])
+
+
+def test_nothing_arrives_over_a_connection_that_is_cut(handler):
+    always = Faults(cut_every_s=1e-9, cut_s=1e9)
+    transport = FaultyTransport(DirectTransport(Service(SUPERVISOR, handler)), always)
+    for _ in range(3):
+        with pytest.raises(RpcUnavailable, match="by fault injection"):
+            transport.call("/elasticdl.Supervisor/Launch", b"", 1.0)
+    assert handler.calls == []
 
 
 @pytest.mark.parametrize("text", ["lost=0.1", "reply_lost=often"])
