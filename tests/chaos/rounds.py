@@ -102,7 +102,7 @@ class Rounds:
         schedule = draw(chance, self.roles, mean_pause_s, disturbances)
         faults = (
             "request_lost=0.01,reply_lost=0.01,in_flight=0.01,duplicated=0.01,delayed=0.01,"
-            "cut_every_s=30,cut_s=4"
+            "cut_every_s=45,cut_s=4"
         )
         job = self._start(mode, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}")
 
