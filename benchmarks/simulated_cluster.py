@@ -306,7 +306,8 @@ class SimulatedCluster:
         self.costs.setdefault("membership partitions", Cost()).add(time.thread_time() - began)
         if partitions is None:
             self._polls_in_second[int(self.now)] += 1
-            self._after(pause_s, self._join, spec, min(1.5 * pause_s, LONGEST_PAUSE_S))
+            rest_s = max(pause_s, self.membership.retry_after_s)
+            self._after(rest_s, self._join, spec, min(1.5 * pause_s, LONGEST_PAUSE_S))
             return
         if worker.cluster_version < 0:
             self._after(self._random.random() * HEARTBEAT_S, self._beat, worker)

@@ -120,8 +120,9 @@ def wait_for_cluster(
             raise NotAMember
         if reply.HasField("cluster"):
             return reply.cluster
-        if stop.wait(pause_s):
+        rest_s = max(pause_s, reply.retry_after_s)
+        if stop.wait(rest_s):
             raise NotAMember
-        waited_s += pause_s
+        waited_s += rest_s
         pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
     raise DeadlinePassed(f"not all parameter servers were up after {deadline_s:.0f} s")

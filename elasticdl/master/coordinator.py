@@ -332,6 +332,12 @@ class Coordinator:
         with self._lock:
             return self._membership.cluster_version
 
+    @property
+    def retry_after_s(self) -> float:
+        """When an instance that waits for a partition asks again."""
+        with self._lock:
+            return self._membership.retry_after_s
+
     def restore(self) -> Restore:
         """What a parameter server that is not ready is to begin with."""
         with self._together():

@@ -15,6 +15,8 @@ from typing import Any
 from elasticdl.instance import STUCK_EXIT_CODE
 
 HEARTBEAT_S = 1.0
+# Of all workers that wait for a partition together; a master hears their signs of life as well.
+MOST_POLLS_PER_S = 5000
 # Signals by which the instance's own code crashed; any other signal is somebody else's doing.
 CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
@@ -71,6 +73,15 @@ class Instance:
     registered: bool = False
     reason: str = ""
     log_path: str = ""
+
+
+@dataclass(frozen=True)
+class _Partitions:
+    """The present instances by index, whether all are there and run, and how far they have come."""
+
+    present: list[Instance]
+    are_complete: bool
+    ages: int
 
 
 # ---------------------------------------------------------------------- events
@@ -269,6 +280,8 @@ class Membership:
         # The present incarnation of each role and index, and when the replacement of one is due.
         self._present: dict[tuple[Role, int], Instance] = {}
         self._relaunch_at: dict[tuple[Role, int], float] = {}
+        # The present partitions, whether all of them run, and their ages; None: to be looked up.
+        self._partitions: _Partitions | None = None
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             Registered: self._registered,
             Heard: self._heard,
@@ -296,18 +309,18 @@ class Membership:
     def was_lost(self, spec: InstanceSpec, reason: str) -> None:
         """A master before this one saw an instance end, or gave it up."""
         if self.is_current(spec):
-            instance = self._present[spec.role, spec.index]
-            instance.state, instance.reason = State.GONE, reason
+            self._enter(self._present[spec.role, spec.index], State.GONE, reason)
 
     def were_placed(self, num_ps: int) -> list[InstanceSpec]:
         """The partitions are so many from now on, and none of them is up; return who was."""
         running = [one for one in self._servers() if one.state is not State.GONE]
         for instance in running:
-            instance.state, instance.reason = State.GONE, f"there are {num_ps} partitions now"
+            self._enter(instance, State.GONE, f"there are {num_ps} partitions now")
         for key in [key for key in self._relaunch_at if key[0] is Role.PS]:
             del self._relaunch_at[key]
         self.num_ps = num_ps
         self._num_placements += 1
+        self._partitions = None
         self._were_complete = False
         return [one.spec for one in running]
 
@@ -316,7 +329,7 @@ class Membership:
         self._were_complete = False
         for instance in self._present.values():
             if instance.state is not State.GONE:
-                instance.state, instance.reason = State.GONE, reason
+                self._enter(instance, State.GONE, reason)
 
     def go_on(self, now: float) -> list[Action]:
         """Take over from another master; what may not have been asked for, is asked for again."""
@@ -325,7 +338,7 @@ class Membership:
             instance.heard = now
             if role is Role.WORKER and index >= self.num_workers:
                 if instance.state is not State.GONE:
-                    instance.state = State.STOPPING
+                    self._enter(instance, State.STOPPING)
                     actions.append(Stop(instance.spec, grace_s=15.0))
             elif role is Role.PS and index >= self.num_ps:
                 continue
@@ -369,26 +382,48 @@ class Membership:
 
     def _servers(self) -> list[Instance]:
         """The present instances of the partitions, by index."""
-        present = (self._present.get((Role.PS, index)) for index in range(self.num_ps))
-        return [instance for instance in present if instance is not None]
+        return self._look_up().present
+
+    def _look_up(self) -> _Partitions:
+        """What there is to know of the partitions: asked for with every sign of life."""
+        if self._partitions is None:
+            places = (self._present.get((Role.PS, index)) for index in range(self.num_ps))
+            present = [instance for instance in places if instance is not None]
+            self._partitions = _Partitions(
+                present,
+                len(present) == self.num_ps and all(s.state is State.RUNNING for s in present),
+                sum(3 * one.spec.incarnation + _AGES[one.state] for one in present),
+            )
+        return self._partitions
 
     def partitions(self) -> list[Instance] | None:
         """The running parameter servers by index, or None until all are running."""
-        servers = self._servers()
-        if len(servers) < self.num_ps or any(s.state is not State.RUNNING for s in servers):
-            return None
-        return servers
+        known = self._look_up()
+        return known.present if known.are_complete else None
 
     @property
     def cluster_version(self) -> int:
         """Grows whenever a partition comes, goes or moves; the same for the same partitions."""
-        ages = sum(3 * one.spec.incarnation + _AGES[one.state] for one in self._servers())
-        return self._num_placements * _MOST_AGES + ages
+        return self._num_placements * _MOST_AGES + self._look_up().ages
+
+    @property
+    def retry_after_s(self) -> float:
+        """When whoever waits for a partition asks again: the more workers there are, the later."""
+        return self.num_workers / MOST_POLLS_PER_S
 
     # ------------------------------------------------------------------ events
 
+    def _enter(self, instance: Instance, state: State, reason: str = "") -> None:
+        """Let an instance go on to another state; `reason` as before where it is empty."""
+        instance.state = state
+        instance.reason = reason or instance.reason
+        if instance.spec.role is Role.PS:
+            self._partitions = None
+
     def _launch(self, role: Role, index: int, incarnation: int, now: float) -> Action:
         spec = InstanceSpec(role, index, incarnation)
+        if role is Role.PS:
+            self._partitions = None
         self._present[role, index] = Instance(spec, heard=now)
         self._relaunch_at.pop((role, index), None)
         return Launch(spec)
@@ -412,7 +447,7 @@ class Membership:
         instance.registered = True
         if not event.ready or instance.state is not State.LAUNCHING:
             return []
-        instance.state = State.RUNNING
+        self._enter(instance, State.RUNNING)
         if event.spec.role is not Role.PS:
             return []
         self._were_complete |= self.partitions() is not None
@@ -425,7 +460,7 @@ class Membership:
 
     def _leaving(self, event: Leaving, now: float) -> list[Action]:
         if self.is_current(event.spec):
-            self._present[event.spec.role, event.spec.index].state = State.STOPPING
+            self._enter(self._present[event.spec.role, event.spec.index], State.STOPPING)
         return []
 
     def _exited(self, event: Exited, now: float) -> list[Action]:
@@ -433,7 +468,7 @@ class Membership:
             return []
         instance = self._present[event.spec.role, event.spec.index]
         was_stopping = instance.state is State.STOPPING
-        instance.state, instance.reason = State.GONE, describe_exit(event.exit_code)
+        self._enter(instance, State.GONE, describe_exit(event.exit_code))
         instance.log_path = event.log_path
         if self._over:
             return []
@@ -475,8 +510,9 @@ class Membership:
             if other is not instance and other.state is not State.GONE
         ]
         for other in others:
-            other.state = State.GONE
-            other.reason = f"all partitions begin again with partition {spec.index}"
+            self._enter(
+                other, State.GONE, f"all partitions begin again with partition {spec.index}"
+            )
             actions.append(Stop(other.spec, grace_s=0))
             actions.append(PartitionLost(other.spec, other.reason))
             self._relaunch_at[Role.PS, other.spec.index] = now
@@ -504,7 +540,7 @@ class Membership:
             spec = instance.spec
             leaves = spec.role is Role.WORKER and spec.index >= event.num_workers
             if leaves and instance.state in (State.LAUNCHING, State.RUNNING):
-                instance.state = State.STOPPING
+                self._enter(instance, State.STOPPING)
                 actions.append(Stop(spec, grace_s=15.0))
         return actions
 
@@ -538,8 +574,7 @@ class Membership:
             patience_s = self._silence_s if instance.registered else self._start_s
             if now - instance.heard <= patience_s:
                 continue
-            instance.reason = f"not heard from for {now - instance.heard:.0f} s"
-            instance.state = State.GONE
+            self._enter(instance, State.GONE, f"not heard from for {now - instance.heard:.0f} s")
             actions.append(Stop(instance.spec, grace_s=0))
             if instance.spec.role is Role.PS:
                 actions += self._partition_gone(instance.spec, False, now)

@@ -55,7 +55,7 @@ class Replays:
           JobError: tasks are missing in it that nobody knows any more.
         """
         for start, end in self.covered:
-            if not any(first <= start and end <= last for first, last in closed):
+            if not contains(closed, start, end):
                 raise JobError(
                     f"a parameter server was restored without tasks {start} to {end - 1}, which "
                     "the last committed checkpoint has"
@@ -69,20 +69,7 @@ class Replays:
         return again
 
 
-def contains(intervals: Sequence[tuple[int, int]], value: int) -> bool:
-    """Whether sorted half-open intervals hold a value."""
-    at = bisect.bisect_right(intervals, (value, float("inf")))
-    return at > 0 and value < intervals[at - 1][1]
-
-
-def common(sets: Sequence[Intervals]) -> Intervals:
-    """Return what is in all of some sets, of which there is at least one."""
-    found = list(sets[0])
-    for other in sets[1:]:
-        found = [
-            (max(start, first), min(end, last))
-            for start, end in found
-            for first, last in other
-            if max(start, first) < min(end, last)
-        ]
-    return tuple(found)
+def contains(intervals: Sequence[tuple[int, int]], start: int, end: int | None = None) -> bool:
+    """Whether one of sorted half-open intervals holds all from `start` to `end`; that one value."""
+    at = bisect.bisect_right(intervals, (start, float("inf")))
+    return at > 0 and (start + 1 if end is None else end) <= intervals[at - 1][1]

@@ -57,7 +57,11 @@ class MasterServicer:
                     checkpoint=restore.checkpoint, routing=_routing_message(restore.routing)
                 ),
             )
-        return master_pb2.RegisterReply(accepted=True, cluster=self._cluster())
+        return master_pb2.RegisterReply(
+            accepted=True,
+            cluster=self._cluster(),
+            retry_after_s=self._coordinator.retry_after_s,
+        )
 
     def _cluster(self) -> master_pb2.Cluster | None:
         cluster = self._coordinator.cluster()

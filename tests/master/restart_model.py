@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elasticdl.master import ledger_events as events
 from elasticdl.master.ledger_events import Grant, NoMoreTasks
-from elasticdl.master.replays import Intervals, common
+from elasticdl.master.replays import Intervals
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.ps.progress import Progress
 from tests.master.cluster_model import ClusterModel, Reading, Work, Worker
@@ -235,3 +236,16 @@ class RestartModel(ClusterModel):
 
 def _closed(progress: Progress) -> Intervals:
     return tuple(progress.closed.intervals)
+
+
+def common(sets: Sequence[Intervals]) -> Intervals:
+    """Return what is in all of some sets, of which there is at least one."""
+    found = list(sets[0])
+    for other in sets[1:]:
+        found = [
+            (max(start, first), min(end, last))
+            for start, end in found
+            for first, last in other
+            if max(start, first) < min(end, last)
+        ]
+    return tuple(found)

@@ -6,6 +6,7 @@ import random
 import signal
 
 from elasticdl.master.membership import (
+    MOST_POLLS_PER_S,
     Exited,
     GiveUp,
     Heard,
@@ -302,3 +303,25 @@ def test_what_one_death_costs_does_not_grow_with_the_number_of_workers():
         return instructions_of(die)
 
     assert work(2_000) <= 1.1 * work(20)
+
+
+def test_what_a_sign_of_life_asks_costs_the_same_among_many_partitions():
+    def work(num_ps: int) -> int:
+        membership = started(num_workers=1, num_ps=num_ps)
+        first = membership.cluster_version
+        membership.handle(Heard(worker(0)), 2.0)
+        instructions = instructions_of(lambda: membership.cluster_version)
+        assert membership.cluster_version == first
+        return instructions + instructions_of(membership.partitions)
+
+    assert work(1_000) == work(10)
+
+
+def test_workers_that_wait_for_a_partition_ask_no_more_often_in_all_the_more_of_them_there_are():
+    few, many = Membership(2, 1), Membership(10_000, 1)
+    assert few.retry_after_s < 0.01
+    assert 10_000 / many.retry_after_s <= MOST_POLLS_PER_S
+    membership = started(num_workers=2)
+    before = membership.retry_after_s
+    membership.handle(Scaled(20_000), 2.0)
+    assert membership.retry_after_s == 10_000 * before

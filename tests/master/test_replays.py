@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elasticdl.errors import JobError
-from elasticdl.master.replays import Replays, common, contains
+from elasticdl.master.replays import Replays, contains
 from elasticdl.master.tasks import EvaluationSchedule, Task, TaskKind
 from tests.master.cluster_model import make_plan
-from tests.master.restart_model import RestartModel
+from tests.master.restart_model import RestartModel, common
 
 plans = st.builds(
     make_plan,
@@ -72,6 +72,10 @@ def test_what_is_common_to_sets_of_intervals(sets):
     for value in range(31):
         assert contains(together, value) == all(value in one for one in sets)
         assert contains(intervals(sets[0]), value) == (value in sets[0])
+        for end in range(value + 1, 31):
+            assert contains(together, value, end) == all(
+                one.issuperset(range(value, end)) for one in sets
+            )
 
 
 def test_a_partition_that_lacks_what_the_last_checkpoint_has_is_an_error_and_no_loss():
