@@ -457,6 +457,17 @@ class JobOptions(BaseModel):
         ge=0,
         le=86_400,
     )
+    warm_spares: int = option(
+        0,
+        "idle processes that have TensorFlow imported, to replace lost workers seconds sooner",
+        group="Reliability",
+        commands=_JOB,
+        metavar="N",
+        example="1",
+        also=("spares", "standby_workers", "spare_workers"),
+        ge=0,
+        le=1024,
+    )
     lease_s: float = option(
         30.0,
         "seconds without a sign of life after which a worker's task is leased to another",

@@ -24,6 +24,12 @@ def check_rules(values: Mapping[str, Any], shown: Callable[[str], str]) -> None:
             f"({values['num_bucket_groups']}); give "
             f"{shown('num_bucket_groups')}={values['num_ps']} or more"
         )
+    if values["warm_spares"] and not values["num_workers"]:
+        raise UsageError(
+            f"{shown('warm_spares')}={values['warm_spares']}: a job of one process "
+            f"({shown('num_workers')}=0) launches no worker; leave it out, or give "
+            f"{shown('num_workers')}=1 or more"
+        )
     if values["consistency"] == "async":
         if values["grads_to_wait"] is not None:
             raise UsageError(

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elasticdl.api.spares import Spares, kill_group
 from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
 LOGS = "logs"
+SPARES_LOG = "spares.log"
 TEMPORARY = "tmp"
 PARTS = "parts"
 CANNOT_LAUNCH = 126
@@ -86,12 +88,21 @@ class Supervisor:
         self._known: set[InstanceSpec] = set()
         self._session = secrets.token_hex(8)
         self._stopping = False
+        self._has_workers = False
         self._master = InstanceSpec(Role.MASTER, 0, 1)
         # Once the job is over: how its last master ended.
         self._master_code: int | None = None
         self._deaths = self._crashes = 0
         self._last_done = 0
         self._relaunch_at: float | None = None
+        self._spares = Spares(
+            spec.warm_spares,
+            self._job_dir,
+            self._job_dir / LOGS / SPARES_LOG,
+            self._environment,
+            call=self._commands.put,
+            on_change=self._write_processes,
+        )
         self._master_socket = _reserve_port()
         self._master_address = f"{HOST}:{self._master_socket.getsockname()[1]}"
         service = Service(supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"], self)
@@ -134,15 +145,7 @@ class Supervisor:
             f"--session={self._session}",
         ]
         try:
-            with log_path.open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", f"elasticdl.{spec.role.value}", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment(),
-                    start_new_session=True,
-                )
+            process = self._process_of(spec.role, arguments, log_path)
         except OSError as error:  # No room for another process: as if it had ended at once.
             logger.warning("%s cannot be launched: %s", spec, error)
             exited = supervisor_pb2.InstanceEvent.EXITED
@@ -154,6 +157,25 @@ class Supervisor:
         self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
         self._write_processes()
         threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
+        if spec.role is Role.WORKER:
+            self._has_workers = True
+
+    def _process_of(
+        self, role: Role, arguments: list[str], log_path: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start a process, or make a worker of a spare."""
+        spare = self._spares.hand_over(arguments, log_path) if role is Role.WORKER else None
+        if spare is not None:
+            return spare
+        with log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", f"elasticdl.{role.value}", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                start_new_session=True,
+            )
 
     def _write_processes(self) -> None:
         """Keep the file by which others find the master, and people the processes."""
@@ -164,6 +186,7 @@ class Supervisor:
                 "address": self._server.address,
                 "master_address": self._master_address,
                 "processes": {_name(spec): c.process.pid for spec, c in self._children.items()},
+                "spares": self._spares.describe(),
             },
         )
 
@@ -180,7 +203,7 @@ class Supervisor:
 
     def _exited(self, child: _Child, code: int) -> None:
         del self._children[child.spec]
-        _kill_group(child.process.pid)  # What the instance itself may have launched.
+        kill_group(child.process.pid)  # What the instance itself may have launched.
         logger.info("%s ended: %s", child.spec, describe_exit(code))
         self._tell(
             child.spec, supervisor_pb2.InstanceEvent.EXITED, child.process.pid, code, child.log_path
@@ -240,7 +263,7 @@ class Supervisor:
         if child is None:
             return
         if grace_s <= 0:
-            _kill_group(child.process.pid)
+            kill_group(child.process.pid)
             return
         child.process.terminate()
         child.kill_at = time.monotonic() + grace_s
@@ -248,7 +271,7 @@ class Supervisor:
     def _kill_overdue(self) -> None:
         for child in self._children.values():
             if child.kill_at is not None and time.monotonic() >= child.kill_at:
-                _kill_group(child.process.pid)
+                kill_group(child.process.pid)
 
     # -------------------------------------------------------------------- life
 
@@ -273,6 +296,8 @@ class Supervisor:
         while self._master_code is None:
             self._take_command(0.5 if self._relaunch_at is None else 0.02)
             self._relaunch_master()
+            if self._has_workers:
+                self._spares.keep()
         self._end_children()
         self._server.stop()
         self._master_socket.close()
@@ -290,6 +315,7 @@ class Supervisor:
         if self._stopping:
             return
         self._stopping = True
+        self._spares.end()
         self._stop(self._master, MASTER_GRACE_S)
         if self._relaunch_at is not None:  # There is none right now.
             self._relaunch_at, self._master_code = None, -signal.SIGTERM
@@ -305,6 +331,7 @@ class Supervisor:
 
     def _end_children(self) -> None:
         self._stopping = True
+        self._spares.end()
         for spec in list(self._children):
             self._stop(spec, GRACE_S)
         while self._children:
@@ -339,11 +366,6 @@ def state_in(result: Path) -> str:
         return json.loads(result.read_text())["state"]
     except (OSError, ValueError, KeyError):
         return ""
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def _reserve_port() -> socket.socket:

@@ -224,6 +224,13 @@ def test_parameter_servers_do_not_outnumber_bucket_groups() -> None:
         JobSpec.resolve("train", {**TRAIN, "num_ps": 65})
 
 
+def test_a_job_of_one_process_has_no_warm_spares() -> None:
+    options = {**TRAIN, "warm_spares": "1", "num_workers": "0"}
+    with pytest.raises(UsageError, match=r"^--warm_spares=1: .* leave it out, or .*num_workers=1"):
+        JobSpec.resolve("train", options, "--")
+    assert JobSpec.resolve("train", TRAIN).warm_spares == 0
+
+
 def test_options_of_one_consistency_are_errors_in_the_other() -> None:
     with pytest.raises(UsageError, match=r"--grads_to_wait=2: .* add --consistency=sync"):
         JobSpec.resolve("train", {**TRAIN, "grads_to_wait": "2"}, "--")

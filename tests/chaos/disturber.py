@@ -24,7 +24,8 @@ def processes(job_dir: Path) -> dict[str, int]:
         description = json.loads((job_dir / FILE_NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return {**description["processes"], "supervisor": description["pid"]}
+    spares = {name: spare["pid"] for name, spare in description["spares"].items()}
+    return {**description["processes"], **spares, "supervisor": description["pid"]}
 
 
 def belongs_to(pid: int, job_dir: Path) -> bool:

@@ -104,7 +104,8 @@ class Rounds:
             "request_lost=0.01,reply_lost=0.01,in_flight=0.01,duplicated=0.01,delayed=0.01,"
             "cut_every_s=45,cut_s=4"
         )
-        job = self._start(mode, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}")
+        spares = ("--warm_spares=1",) if "spare" in self.roles else ()
+        job = self._start(mode, *spares, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}")
 
         def may_begin() -> bool:
             if from_training:

@@ -3,7 +3,7 @@
 Their processes are killed and stopped, others are wanted, messages are lost and connections cut.
 
 CHAOS_SEED chooses other times and victims, CHAOS_SECS how long jobs are disturbed (0: one short
-job), CHAOS_ROLES whose processes.
+job), CHAOS_ROLES whose processes; jobs have a warm spare where `spare` is among them.
 """
 
 from __future__ import annotations

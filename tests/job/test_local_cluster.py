@@ -84,9 +84,16 @@ def test_a_bad_record_fails_the_job_with_its_place_and_the_traceback(start):
 
 @pytest.mark.parametrize("victim", ["terminal", "supervisor", "ctrl-c", "sigterm"])
 def test_nothing_outlives_a_job_however_it_ended(start, victim):
-    job = start("--num_epochs=1000")
+    job = start("--num_epochs=1000", "--warm_spares=2")
     wait_until("the parameter servers", lambda: len(job.running("ps")) == 2)
     wait_until("a worker", lambda: job.running("worker"))
+
+    def has_spares() -> bool:
+        """Whether one is ready, and another one is at least being started."""
+        spares = json.loads((job.directory / "supervisor.json").read_text())["spares"].values()
+        return len(spares) == 2 and any(one["is_ready"] for one in spares)
+
+    wait_until("spares", has_spares)
     description = json.loads((job.directory / "supervisor.json").read_text())
     if victim == "ctrl-c":
         job.process.send_signal(signal.SIGINT)
