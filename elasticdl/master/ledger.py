@@ -520,12 +520,9 @@ class Ledger:
         self.num_restarted += not task.attempt
         is_first = self.num_restarted == 1 and not task.attempt
         task.attempt += 1
-        leases = self._leases.of_task(task.id)
-        for lease in leases:
-            self._leases.end(lease)
-        if leases:
-            self._queue.add_again(task)
-        return [TaskRestarted(task, is_first)]
+        again = self._requeue(self._leases.of_task(task.id), "it begins anew")
+        others = [one for one in again if isinstance(one, Requeued) and one.task is not task]
+        return [*others, TaskRestarted(task, is_first)]
 
     # -------------------------------------------------------------- partitions
 

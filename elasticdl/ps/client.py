@@ -386,19 +386,16 @@ class ParameterClient:
         request = ps_pb2.TaskProgressRequest(task=task, attempt=attempt)
         return min(self._task_progress(index, request).next for index in range(self.num_partitions))
 
-    def task_progress(
-        self, task: int, lane: ps_pb2.LanePosition
-    ) -> tuple[int, ps_pb2.TaskClosing | None, bool]:
-        """The same of a task of a lane (sync mode), and how it was closed where it was.
+    def task_progress(self, task: int, lane: ps_pb2.LanePosition) -> list[ps_pb2.TaskProgressReply]:
+        """Where each partition stands in a task of a lane (sync mode).
 
-        The last is whether an earlier task of the lane has to be closed first.
+        From then on none of them listens to who was granted a task of the lane before.
+
+        Raises:
+          TaskRewound: the lane was granted to somebody else.
         """
         request = ps_pb2.TaskProgressRequest(task=task, lane=lane)
-        replies = [self._task_progress(index, request) for index in range(self.num_partitions)]
-        closings = [reply.closing for reply in replies if reply.HasField("closing")]
-        next_wanted = min(reply.next for reply in replies)
-        is_early = any(reply.early for reply in replies)
-        return next_wanted, closings[0] if closings else None, is_early
+        return [self._task_progress(index, request) for index in range(self.num_partitions)]
 
     def _task_progress(
         self, index: int, request: ps_pb2.TaskProgressRequest
@@ -510,6 +507,8 @@ class ParameterClient:
             return StaleCluster(text)
         if status == ps_pb2.PS_PIN_GONE:
             return PinGone(text)
+        if status == ps_pb2.PS_OLD_ATTEMPT:
+            return TaskRewound(text)
         name = ps_pb2.PsStatus.Name(status)
         return JobError(f"{self.name(index)} refused a request ({name}): {message}")
 

@@ -130,6 +130,16 @@ class LaneClient:
             self._client.check()
         return min(call.result() for call in calls)
 
+    def fill(self, header: ps_pb2.PushHeader, index: int) -> None:
+        """Let one partition count nothing as a minibatch that others have taken, and it has not.
+
+        Raises:
+          As `pull`.
+        """
+        _, in_order = self._client.push(index, header)
+        if not in_order:
+            raise TaskRewound(f"task {header.task}: partition {index} cannot take {header.k} now")
+
     def close_task(self, header: ps_pb2.PushHeader) -> None:
         """Close the lane's task everywhere, once the steps of all its minibatches have closed.
 

@@ -23,6 +23,7 @@ class Answer(Enum):
     PAST: it has been done. `Verdict.next` is the first that may still have to be computed.
     AHEAD: something that comes before it is missing; `Verdict.next` is wanted first.
     FINISHED: the step it belongs to is beyond `max_steps`.
+    OLD: somebody who was granted a task of the lane later has been heard of.
     """
 
     GO = 0
@@ -30,6 +31,7 @@ class Answer(Enum):
     PAST = 2
     AHEAD = 3
     FINISHED = 4
+    OLD = 5
 
 
 class LaneError(ValueError):
@@ -38,35 +40,54 @@ class LaneError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task stands: at a position of one of the lanes of an epoch; `last` ends its lane."""
+    """Where a task stands: at a position of one of the lanes of an epoch; `last` ends its lane.
+
+    And who speaks of it: `grant` is of the lease; `attempt` grows when the task begins anew, and
+    `start` is its first minibatch: they are numbered on over all attempts.
+    """
 
     epoch: int
     lane: int
     position: int
     num_lanes: int
     last: bool
+    grant: int = 0
+    attempt: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which attempt the minibatches taken last are of, its first, and the digest of all of its."""
+
+    attempt: int = 0
+    start: int = 0
+    digest: int = 0
 
 
 @dataclass(frozen=True)
 class Closing:
     """How a task was closed.
 
-    num_minibatches: how many it had. emitted_records: what they were of. limited: `max_steps` ended
-    it, not the end of its records.
+    num_minibatches: how many it had, of all attempts. emitted_records: what those of the last were
+    of. limited: `max_steps` ended it, not the end of its records. attempt, start: as of `Place`.
     """
 
     num_minibatches: int
     emitted_records: int
     limited: bool
+    attempt: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer; `closing` where the task was closed in this epoch."""
+    """An answer; `closing` where the task was closed in this epoch, `reading` where it is open."""
 
     answer: Answer
     next: int = 0
     closing: Closing | None = None
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,7 @@ class LaneState:
     closings: tuple[Closing, ...]
     next: int
     has_ended: bool
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True)
@@ -111,13 +133,20 @@ def lowest(states: Sequence[LanesState]) -> LanesState:
 
 @dataclass
 class _Lane:
-    """One lane: tasks closed so far, the minibatch wanted next, and the one that waits, if any."""
+    """One lane: tasks closed so far, the minibatch wanted next, and the one that waits, if any.
+
+    reading: of what was taken of the open task. settled: without the one that waits. newest_grant:
+    of those who were heard of.
+    """
 
     closings: list[Closing] = field(default_factory=list)
     next: int = 0
     is_buffered: bool = False
     is_confirmed: bool = False
     has_ended: bool = False
+    reading: Reading = Reading()
+    settled: Reading = Reading()
+    newest_grant: int = 0
 
     @property
     def position(self) -> int:
@@ -127,6 +156,11 @@ class _Lane:
     def lowest_needed(self) -> int:
         """All minibatches below are known to be on every partition."""
         return self.next - 1 if self.is_buffered and not self.is_confirmed else self.next
+
+    def is_old(self, place: Place) -> bool:
+        """Whether a message is of an older grant; from now on all that are older than its are."""
+        self.newest_grant = max(self.newest_grant, place.grant)
+        return place.grant < self.newest_grant
 
 
 class Lanes:
@@ -174,7 +208,12 @@ class Lanes:
             self.step,
             self.epoch,
             tuple(
-                LaneState(tuple(lane.closings), lane.next - lane.is_buffered, lane.has_ended)
+                LaneState(
+                    tuple(lane.closings),
+                    lane.next - lane.is_buffered,
+                    lane.has_ended,
+                    lane.settled,
+                )
                 for lane in self._lanes
             ),
         )
@@ -183,7 +222,13 @@ class Lanes:
         """Begin again where a snapshot was."""
         self.step, self.epoch = state.step, state.epoch
         self._lanes = [
-            _Lane(closings=list(lane.closings), next=lane.next, has_ended=lane.has_ended)
+            _Lane(
+                closings=list(lane.closings),
+                next=lane.next,
+                has_ended=lane.has_ended,
+                reading=lane.reading,
+                settled=lane.reading,
+            )
             for lane in state.lanes
         ]
 
@@ -195,7 +240,10 @@ class Lanes:
         return place.position > self._lanes[place.lane].position
 
     def progress(self, place: Place) -> Verdict:
-        """Say which minibatch of a task is wanted next; `PAST` where it is closed."""
+        """Say where a task stands; `PAST` where it is closed, `OLD` where it is somebody else's.
+
+        Nothing of it changes any more but by whoever asks, or was granted it later.
+        """
         self._check(place)
         if place.epoch < self.epoch:
             return Verdict(Answer.PAST, CLOSED)
@@ -204,7 +252,11 @@ class Lanes:
         lane = self._lanes[place.lane]
         if place.position < lane.position:
             return Verdict(Answer.PAST, CLOSED, lane.closings[place.position])
-        return Verdict(Answer.GO, lane.next if place.position == lane.position else 0)
+        if place.position > lane.position:
+            return Verdict(Answer.GO)
+        if lane.is_old(place):
+            return Verdict(Answer.OLD)
+        return Verdict(Answer.GO, lane.next, reading=lane.reading)
 
     # -------------------------------------------------------------------- messages
 
@@ -225,7 +277,10 @@ class Lanes:
         return Verdict(Answer.WAIT, k)
 
     def decide_push(self, place: Place, k: int) -> Verdict:
-        """Say what a push of minibatch k means; on `GO`, `take` it."""
+        """Say what a push of minibatch k means; on `GO`, `take` it.
+
+        Before its attempt's first it fills the place of one that other partitions have taken.
+        """
         lane, verdict = self._find(place)
         if lane is None:
             return Verdict(Answer.AHEAD) if verdict.answer is Answer.WAIT else verdict
@@ -235,11 +290,17 @@ class Lanes:
             return Verdict(Answer.AHEAD, lane.next)
         return Verdict(Answer.GO, k)
 
-    def take(self, place: Place) -> None:
-        """Note that the minibatch wanted next is buffered."""
+    def take(self, place: Place, digest: int = 0) -> None:
+        """Note that the minibatch wanted next is buffered.
+
+        Args:
+          digest: of the minibatches of its attempt up to it.
+        """
         lane = self._lanes[place.lane]
         assert not lane.is_buffered
         lane.is_buffered = True
+        if lane.next >= place.start:
+            lane.reading = Reading(place.attempt, place.start, digest)
         lane.next += 1
 
     def close(self, place: Place, closing: Closing) -> Verdict:
@@ -255,9 +316,7 @@ class Lanes:
             return verdict
         if closing.num_minibatches < lane.next:
             raise LaneError(
-                f"closed after {closing.num_minibatches} minibatches, but {lane.next} were taken "
-                "before: the input function does not make the same minibatches of the same "
-                "records each time; make it deterministic"
+                f"closed after {closing.num_minibatches} minibatches, but {lane.next} were taken"
             )
         if closing.num_minibatches > lane.next:
             return Verdict(Answer.AHEAD, lane.next)
@@ -266,6 +325,7 @@ class Lanes:
             return Verdict(Answer.WAIT)
         lane.closings.append(closing)
         lane.next = 0
+        lane.reading = lane.settled = Reading()
         lane.has_ended = place.last
         return Verdict(Answer.GO, CLOSED, closing)
 
@@ -276,6 +336,7 @@ class Lanes:
         for number in numbers:
             lane = self._lanes[number]
             lane.is_buffered = lane.is_confirmed = False
+            lane.settled = lane.reading
         self.step += 1
         return numbers
 
@@ -298,12 +359,14 @@ class Lanes:
             raise LaneError(f"lane {place.lane} of epoch {place.epoch} has no such task: it ended")
         if place.position > lane.position:
             return None, Verdict(Answer.WAIT)
+        if lane.is_old(place):
+            return None, Verdict(Answer.OLD)
         return lane, Verdict(Answer.GO)
 
     def _check(self, place: Place) -> None:
         if (
             not 0 <= place.lane < place.num_lanes <= MAX_LANES
-            or min(place.epoch, place.position) < 0
+            or min(place.epoch, place.position, place.attempt, place.start) < 0
         ):
             raise LaneError(f"there is no {place}")
         if place.epoch == self.epoch and place.num_lanes != len(self._lanes):

@@ -79,6 +79,8 @@ def progress_schema() -> pa.Schema:
 def lanes_schema() -> pa.Schema:
     """Sync mode: the lanes of the epoch; how each of a lane's tasks was closed, in order.
 
+    `attempt`, `start` and `digest` are of what was taken of the open task.
+
     `step` and `epoch` are in the schema's metadata.
     """
     import pyarrow as pa
@@ -89,6 +91,9 @@ def lanes_schema() -> pa.Schema:
             ("lane", pa.int32()),
             ("next", pa.int64()),
             ("has_ended", pa.bool_()),
+            ("attempt", pa.int64()),
+            ("start", pa.int64()),
+            ("digest", pa.uint64()),
             ("closed_minibatches", wholes),
             ("closed_records", wholes),
             ("closed_limited", pa.list_(_required("item", pa.bool_()))),

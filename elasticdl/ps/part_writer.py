@@ -260,6 +260,8 @@ class PartWriter:
         lanes = state.lanes
         columns: list[Any] = [np.arange(len(lanes), dtype=np.int32)]
         columns += [[lane.next for lane in lanes], [lane.has_ended for lane in lanes]]
+        for name in ("attempt", "start", "digest"):
+            columns += [[getattr(lane.reading, name) for lane in lanes]]
         for name in ("num_minibatches", "emitted_records", "limited"):
             columns += [[[getattr(one, name) for one in lane.closings] for lane in lanes]]
         metadata = {"step": str(state.step), "epoch": str(state.epoch)}

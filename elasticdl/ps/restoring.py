@@ -13,7 +13,7 @@ from elasticdl.ps import part_schemas
 from elasticdl.ps.contents import Contents
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.interval_set import IntervalSet
-from elasticdl.ps.lanes import MAX_LANES, Closing, LanesState, LaneState, lowest
+from elasticdl.ps.lanes import MAX_LANES, Closing, LanesState, LaneState, Reading, lowest
 from elasticdl.ps.manifest import PlacedPart, damages, part_chains, read_manifest
 from elasticdl.ps.part_reader import (
     model_of,
@@ -203,9 +203,9 @@ def _read_lanes(path: Path) -> LanesState:
             closed = zip(
                 row["closed_minibatches"], row["closed_records"], row["closed_limited"], strict=True
             )
-            lanes.append(
-                LaneState(tuple(Closing(*one) for one in closed), row["next"], row["has_ended"])
-            )
+            closings = tuple(Closing(*one) for one in closed)
+            reading = Reading(row["attempt"], row["start"], row["digest"])
+            lanes.append(LaneState(closings, row["next"], row["has_ended"], reading))
     if len(lanes) > MAX_LANES:
         raise ValueError(f"{len(lanes)} lanes")
     return LanesState(int(metadata[b"step"]), int(metadata[b"epoch"]), tuple(lanes))

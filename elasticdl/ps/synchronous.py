@@ -127,11 +127,11 @@ class SynchronousSteps:
             self._progress.totals.repeats_dropped += 1
             return verdict.next
         if verdict.answer is not Answer.GO:
-            raise Refused(ps_pb2.PS_OUT_OF_ORDER, next_wanted=verdict.next)
+            raise _refusal(verdict)
         if header.version != self.version:
             raise LaneError(f"computed from version {header.version}; step {self.version} is open")
         buffered = _Buffered(header, None if header.skip else read())
-        self.lanes.take(place)
+        self.lanes.take(place, header.digest_after)
         self._buffers[place.lane] = buffered
         return header.k + 1
 
@@ -141,12 +141,13 @@ class SynchronousSteps:
         Raises:
           Refused: not yet, or minibatches are missing.
         """
-        closing = Closing(header.k, header.emitted_records, header.limited)
+        attempt, start = header.lane.attempt, header.lane.start
+        closing = Closing(header.k, header.emitted_records, header.limited, attempt, start)
 
         def ask() -> Verdict:
             verdict = self.lanes.close(_place(header.lane), closing)
             if verdict.answer is Answer.GO:
-                decision = self._progress.decide(header.task, header.k)
+                decision = self._progress.decide(header.task, header.k - start, attempt)
                 self._progress.close(
                     decision,
                     header.task,
@@ -163,8 +164,17 @@ class SynchronousSteps:
         """Which minibatch of a task is wanted next, or how it was closed."""
         place = _place(lane)
         verdict = self.lanes.progress(place)
+        reading = verdict.reading
+        if verdict.answer is Answer.OLD:
+            return ps_pb2.TaskProgressReply(status=ps_pb2.PS_OLD_ATTEMPT)
         return ps_pb2.TaskProgressReply(
-            next=verdict.next, closing=_closing(verdict), early=self.lanes.is_early(place)
+            next=verdict.next,
+            closing=_closing(verdict),
+            early=self.lanes.is_early(place),
+            attempt=reading.attempt,
+            start=reading.start,
+            digest=reading.digest,
+            version=self.version,
         )
 
     def get_norms(self, step: int) -> ps_pb2.StepNorms:
@@ -255,7 +265,11 @@ class SynchronousSteps:
         self._updates.closed(self.version)
 
     def _count(self, header: ps_pb2.PushHeader) -> None:
-        decision = self._progress.decide(header.task, header.k)
+        position = header.lane
+        if header.k < position.start:
+            return  # It filled the place of a minibatch that is trained again.
+        attempt = position.attempt
+        decision = self._progress.decide(header.task, header.k - position.start, attempt)
         if header.skip:
             self._progress.skip(decision, header.task, header.num_records)
         else:
@@ -265,7 +279,16 @@ class SynchronousSteps:
 
 
 def _place(lane: ps_pb2.LanePosition) -> Place:
-    return Place(lane.epoch, lane.lane, lane.position, lane.num_lanes, lane.last)
+    return Place(
+        lane.epoch,
+        lane.lane,
+        lane.position,
+        lane.num_lanes,
+        lane.last,
+        lane.grant,
+        lane.attempt,
+        lane.start,
+    )
 
 
 def _closing(verdict: Verdict) -> ps_pb2.TaskClosing | None:
@@ -276,11 +299,15 @@ def _closing(verdict: Verdict) -> ps_pb2.TaskClosing | None:
         num_minibatches=closing.num_minibatches,
         emitted_records=closing.emitted_records,
         limited=closing.limited,
+        attempt=closing.attempt,
+        start=closing.start,
     )
 
 
 def _refusal(verdict: Verdict) -> Refused:
     if verdict.answer is Answer.FINISHED:
         return Refused(ps_pb2.PS_FINISHED)
+    if verdict.answer is Answer.OLD:
+        return Refused(ps_pb2.PS_OLD_ATTEMPT, "the lane was granted to another worker")
     status = ps_pb2.PS_PAST if verdict.answer is Answer.PAST else ps_pb2.PS_OUT_OF_ORDER
     return Refused(status, next_wanted=verdict.next, closing=_closing(verdict))

@@ -13,9 +13,9 @@ from elasticdl.heartbeat import NotAMember
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.lane_client import Finished, LaneClient, Past
-from elasticdl.ps.progress import CLOSED
 from elasticdl.rpc import RpcError
 from elasticdl.worker.failures import tell_failure
+from elasticdl.worker.lane_start import LaneStart, start_of
 from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd
 from elasticdl.worker.step_results import TrainResult
@@ -54,8 +54,7 @@ class _Taken:
     """A task with where it stood when it was taken."""
 
     held: HeldTask
-    first: int
-    closing: ps_pb2.TaskClosing | None
+    start: LaneStart
 
 
 class Lane:
@@ -94,26 +93,31 @@ class Lane:
         """Begin to read a task, whose lane this is; False if the lane has ended meanwhile.
 
         Raises:
-          TaskRewound: an earlier task of the lane, not this worker's any more, comes first.
+          TaskRewound: an earlier task of the lane, not this worker's any more, comes first; or this
+            one is not this worker's any more.
+          TaskDiffers: it must begin anew.
           StaleCluster: a partition came, went or moved.
           DeadlinePassed: a partition does not answer.
         """
         task = held.task
-        first, closing, is_early = self.connection.client.task_progress(task.id, task.lane)
+        place = ps_pb2.LanePosition()
+        place.CopyFrom(task.lane)
+        place.grant = held.grant
+        replies = self.connection.client.task_progress(task.id, place)
+        start = start_of(task, held.grant, replies)
         with self._lock:
             if self._has_ended:
                 return False
             last = self._tasks[-1].held.task.lane.position if self._tasks else None
-            if is_early and (last is None or task.lane.position != last + 1):
+            if start.is_early and (last is None or task.lane.position != last + 1):
                 # The lease of the earlier one ended, and this one's with it: it was not told.
                 raise TaskRewound(
                     f"task {task.id}: an earlier one of lane {task.lane.lane} is open"
                 )
-            if closing is None:
+            if start.closing is None:
                 # Of an epoch that is over it is read once more, for its number of minibatches.
-                start = first if first < CLOSED else 0
-                self.stream.put(task.id, held.records, start, None)
-            self._tasks.append(_Taken(held, first, closing))
+                self.stream.put(task.id, held.records, start.first_of_attempt, None)
+            self._tasks.append(_Taken(held, start))
             if self._thread is None:
                 name = f"lane-{task.lane.lane}"
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -151,10 +155,10 @@ class Lane:
         try:
             if held.error is not None:
                 raise held.error
-            closing = taken.closing
+            closing = taken.start.closing
             if closing is None:
                 closing = self._train(taken)
-            self._close(held, closing)
+            self._close(taken, closing)
             if self._left_unread and not self._has_finished:
                 outcome = _Outcome.START_AGAIN
         except GaveUp:
@@ -172,30 +176,42 @@ class Lane:
 
     def _train(self, taken: _Taken) -> ps_pb2.TaskClosing:
         """Train a task to its end, or to max_steps; return how it is to be closed."""
-        held, task, wanted = taken.held, taken.held.task, taken.first
+        held, task, start = taken.held, taken.held.task, taken.start
+        wanted, offset = start.first, start.place.start
         if self._has_finished:
             return ps_pb2.TaskClosing(limited=True)
         logger.info("task %d: lane %d, from minibatch %d", task.id, task.lane.lane, wanted)
+        for index, filler in start.fillers:
+            self.connection.lanes.fill(filler, index)
+        is_checked = False
         while True:
             item = self.stream.next()
             of_task = item.task_id if isinstance(item, TaskEnd) else item.minibatch.task_id
             if of_task != task.id:
                 raise TaskRewound(f"task {task.id}: the pipeline is at task {of_task}")
+            if not is_checked:
+                start.check(task, item if isinstance(item, TaskEnd) else item.minibatch)
+                is_checked = True
             if isinstance(item, TaskEnd):
                 return ps_pb2.TaskClosing(
-                    num_minibatches=item.num_minibatches, emitted_records=item.num_records
+                    num_minibatches=offset + item.num_minibatches,
+                    emitted_records=item.num_records,
+                    attempt=task.attempt,
+                    start=offset,
                 )
-            minibatch = item.minibatch
-            if minibatch.k < wanted:
+            minibatch, k = item.minibatch, offset + item.minibatch.k
+            if k < wanted:
                 continue
             self.connection.client.check()
-            pulled = self.connection.lanes.pull(task.lane, minibatch.k, item.lookup)
+            pulled = self.connection.lanes.pull(start.place, k, item.lookup)
             if isinstance(pulled, Finished):
                 self._has_finished = True
                 return ps_pb2.TaskClosing(
-                    num_minibatches=minibatch.k,
+                    num_minibatches=k,
                     emitted_records=minibatch.num_records_before,
                     limited=True,
+                    attempt=task.attempt,
+                    start=offset,
                 )
             if isinstance(pulled, Past):
                 if pulled.closing is not None:
@@ -203,18 +219,20 @@ class Lane:
                     return pulled.closing
                 wanted = pulled.next
                 continue
-            wanted = self._push(held, item, pulled, self._step(held, item, pulled))
+            wanted = self._push(taken, item, pulled, self._step(held, item, pulled))
 
-    def _push(self, held: HeldTask, item: Prepared, pulled: Pulled, result: TrainResult) -> int:
+    def _push(self, taken: _Taken, item: Prepared, pulled: Pulled, result: TrainResult) -> int:
+        held, place = taken.held, taken.start.place
         header = ps_pb2.PushHeader(
             task=held.task.id,
-            k=item.minibatch.k,
+            k=place.start + item.minibatch.k,
             epoch=held.task.epoch,
             num_records=item.minibatch.num_records,
             loss=result.loss,
             skip=not result.finite,
-            lane=held.task.lane,
+            lane=place,
             learning_rate=decided_rate(held.task),
+            digest_after=item.minibatch.digest_after,
         )
         lanes = self.connection.lanes
         if header.skip:
@@ -223,8 +241,11 @@ class Lane:
             header, pulled.versions, item.lookup, result.row_gradients, result.dense_gradients
         )
 
-    def _close(self, held: HeldTask, closing: ps_pb2.TaskClosing) -> None:
-        task = held.task
+    def _close(self, taken: _Taken, closing: ps_pb2.TaskClosing) -> None:
+        held, task = taken.held, taken.held.task
+        place = ps_pb2.LanePosition()
+        place.CopyFrom(taken.start.place)
+        place.attempt, place.start = closing.attempt, closing.start
         header = ps_pb2.PushHeader(
             task=task.id,
             k=closing.num_minibatches,
@@ -233,7 +254,7 @@ class Lane:
             task_records=task.end - task.start,
             emitted_records=closing.emitted_records,
             limited=closing.limited,
-            lane=task.lane,
+            lane=place,
         )
         self.connection.lanes.close_task(header)
         self._leases.complete(

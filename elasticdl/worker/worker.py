@@ -330,8 +330,7 @@ class Worker:
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:
         collect = self.model.collect if self.model.table_definitions else None
-        # In lanes every minibatch is of one attempt.
-        digests = mode is Mode.TRAINING and self._spec.consistency != "sync"
+        digests = mode is Mode.TRAINING
         return TaskPipeline(
             self._contract, mode, self._spec.minibatch_size, collect, digests=digests
         )

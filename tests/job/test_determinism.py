@@ -31,8 +31,10 @@ def kill_workers_until(job: Job, seen, most: int = 20) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_an_input_that_varies_is_trained_at_least_once_and_told(start):
-    job = start("--model_def=varying.Varying", f"--num_epochs={EPOCHS}", "--records_per_task=400")
+@pytest.mark.parametrize("mode", [[], ["--consistency=sync"]], ids=["async", "sync"])
+def test_an_input_that_varies_is_trained_at_least_once_and_told(start, mode):
+    options = [f"--num_epochs={EPOCHS}", "--records_per_task=400", *mode]
+    job = start("--model_def=varying.Varying", *options)
     restarted = lambda: list(read_journal(job.directory, "restarted"))  # noqa: E731
     kill_workers_until(job, restarted)
     assert job.wait() == 0, job.terminal()

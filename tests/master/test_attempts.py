@@ -84,6 +84,18 @@ def test_a_task_that_differs_begins_anew_before_new_ones_and_once():
     assert ledger.num_done == 1
 
 
+def test_of_a_lane_what_was_granted_because_of_a_task_that_begins_anew_is_given_away_too():
+    plan = dataclasses.replace(PLAN, lanes=1, minibatch_size=1, shuffle=False)
+    ledger = Ledger(plan)
+    ledger.handle(PartitionStarted(0, 1), 0)
+    first, second = granted(ledger, 0, 0).task, granted(ledger, 0, 1).task
+    assert (first.lane.position, second.lane.position) == (0, 1)
+    *again, restarted = ledger.handle(TaskDiffers(first.id, 0), 1)
+    assert [one.task for one in again] == [second]
+    assert restarted == TaskRestarted(first, is_first=True)
+    assert [granted(ledger, 1, k).task.id for k in range(2)] == [first.id, second.id]
+
+
 def test_a_straggler_is_not_leased_twice_once_the_input_is_known_to_vary():
     for varies in (False, True):
         ledger = Ledger(PLAN)

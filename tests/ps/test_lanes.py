@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place, Verdict, lowest
+from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place, Reading, Verdict, lowest
 from elasticdl.ps.progress import CLOSED
 from tests.ps.lanes_model import Cluster, Schedule
 
@@ -136,8 +136,47 @@ def test_a_task_that_ends_before_what_was_taken_is_an_error():
     lanes = Lanes()
     lanes.pull(place(0), 0)
     lanes.take(place(0))
-    with pytest.raises(LaneError, match="make it deterministic"):
+    with pytest.raises(LaneError, match="closed after 0 minibatches, but 1 were taken"):
         lanes.close(place(0), Closing(0, 0, False))
+
+
+def test_whoever_was_granted_the_lane_before_the_last_who_asked_changes_nothing():
+    def says(grant: int, position: int = 0) -> Place:
+        return Place(0, 0, position, 1, False, grant)
+
+    lanes = Lanes()
+    lanes.pull(says(1), 0)
+    lanes.take(says(1), 7)
+    assert lanes.progress(says(2)) == Verdict(Answer.GO, 1, reading=Reading(digest=7))
+    closing = Closing(1, 4, False)
+    for refused in (
+        lanes.progress(says(1)),
+        lanes.pull(says(1), 1),
+        lanes.decide_push(says(1), 1),
+        lanes.close(says(1), closing),
+    ):
+        assert refused.answer is Answer.OLD
+    assert not lanes.is_complete
+    assert lanes.close(says(2), closing).answer is Answer.WAIT
+    lanes.close_step()
+    assert lanes.close(says(2), closing).answer is Answer.GO
+    assert lanes.decide_push(says(1, 1), 0).answer is Answer.OLD, "nor a task after it"
+    assert lanes.decide_push(says(3, 1), 0).answer is Answer.GO
+
+
+def test_a_state_has_the_reading_without_what_waits_for_its_step():
+    lanes = Lanes()
+    lanes.pull(Place(0, 0, 0, 1, False), 0)
+    lanes.take(Place(0, 0, 0, 1, False), 7)
+    lanes.pull(Place(0, 0, 0, 1, False), 1)
+    lanes.close_step()
+    anew = Place(0, 0, 0, 1, False, 0, 1, 1)
+    lanes.pull(anew, 1)
+    lanes.take(anew, 9)
+    assert lanes.progress(anew).reading == Reading(1, 1, 9)
+    again = Lanes()
+    again.restore(lanes.state())
+    assert again.progress(anew) == Verdict(Answer.GO, 1, reading=Reading(0, 0, 7))
 
 
 def test_a_closed_task_tells_how_it_was_closed():

@@ -6,9 +6,10 @@ seen it: its lane's thread ends there and tells nobody, as a process does that i
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,20 @@ from typing import Any
 import numpy as np
 
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import Lookup, ModelLayout, ParameterClient, PendingPull, Pulled
+from elasticdl.ps.client import (
+    Lookup,
+    ModelLayout,
+    ParameterClient,
+    PendingPull,
+    Pulled,
+    TaskDiffers,
+)
 from elasticdl.ps.lane_client import LaneClient
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.routing_table import RoutingTable
 from elasticdl.rpc import DirectTransport, Service
+from elasticdl.worker.digests import minibatch_digest
 from elasticdl.worker.lane import Connection, Lane
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import Minibatch, TaskEnd
@@ -102,6 +111,7 @@ class Ledger:
     done: dict[int, tuple[int, bool]] = field(default_factory=dict)
     given_back: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    attempts: Counter[int] = field(default_factory=Counter)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def complete(
@@ -115,6 +125,11 @@ class Ledger:
         with self.changed:
             self.given_back += grants
 
+    def begin_anew(self, task: int, attempt: int) -> None:
+        with self.changed:
+            if self.attempts[task] == attempt:
+                self.attempts[task] += 1
+
     def fail(self, held: HeldTask, message: str, traceback: str = "", fatal: bool = False) -> None:
         with self.changed:
             self.failures.append(message)
@@ -122,25 +137,44 @@ class Ledger:
 
 
 class ListedStream:
-    """Hands out minibatches that are in memory."""
+    """Hands out minibatches that are in memory.
 
-    def __init__(self, tasks: dict[int, Task], client: ParameterClient) -> None:
+    Args:
+      read: what the input function makes of a task's minibatches, each time it is read.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[int, Task],
+        client: ParameterClient,
+        read: Callable[[list[Batch]], list[Batch]] = list,
+    ) -> None:
         self._tasks = tasks
         self._client = client
+        self._read = read
         self._items: deque[Prepared | TaskEnd] = deque()
 
     def put(self, task: int, records: Any, first: int, most: int | None) -> None:
-        before = 0
-        batches = self._tasks[task].batches
+        num_records, digest = 0, 0
+        batches = self._read(self._tasks[task].batches)
         for k, batch in enumerate(batches):
+            before, digest = digest, minibatch_digest(batch.numbers, len(batch), digest)
             if k >= first:
                 minibatch = Minibatch(
-                    task, k, batch, None, (batch.ids,), len(batch), num_records_before=before
+                    task,
+                    k,
+                    batch,
+                    None,
+                    (batch.ids,),
+                    len(batch),
+                    num_records_before=num_records,
+                    digest_before=before,
+                    digest_after=digest,
                 )
                 lookup = self._client.prepare([batch.ids])
                 self._items.append(Prepared(minibatch, lookup, PendingPull(lambda: None)))
-            before += len(batch)
-        self._items.append(TaskEnd(task, len(batches), before))
+            num_records += len(batch)
+        self._items.append(TaskEnd(task, len(batches), num_records, digest=digest))
 
     def next(self) -> Prepared | TaskEnd:
         return self._items.popleft()
@@ -185,6 +219,7 @@ class Job:
       optimizer: what the partitions apply.
       dies: probability that a worker is killed at a call.
       rates: computes a block of the optimizer's schedule, where it has one.
+      read: what the input function makes of a task's minibatches, each time it is read.
     """
 
     def __init__(
@@ -197,8 +232,11 @@ class Job:
         seed: int = 0,
         nan_at: tuple[int, int] | None = None,
         rates: Callable[[int], np.ndarray] | None = None,
+        read: Callable[[list[Batch]], list[Batch]] = list,
     ) -> None:
         self.ledger = Ledger()
+        self._read = read
+        self._grants = itertools.count(1)
         self.nan_at = nan_at
         self._rates = rates
         self._dies = dies
@@ -286,7 +324,7 @@ class Job:
         ended = threading.Event()
         lane = Lane(
             Connection(client, LaneClient(client)),
-            ListedStream(self._tasks, client),
+            ListedStream(self._tasks, client, self._read),
             self.ledger,
             self._step,
             lambda *_: ended.set(),
@@ -295,7 +333,13 @@ class Job:
 
     def held(self, lane: int) -> list[HeldTask]:
         """The tasks of one lane of the first epoch, as a worker holds them."""
-        return [HeldTask(one.message, one.message.id, one.batches) for one in self._epochs[0][lane]]
+        return [self._hold(one) for one in self._epochs[0][lane]]
+
+    def _hold(self, task: Task) -> HeldTask:
+        message = master_pb2.Task()
+        message.CopyFrom(task.message)
+        message.attempt = self.ledger.attempts[message.id]
+        return HeldTask(message, next(self._grants), task.batches)
 
     def _run_lane(self, tasks: list[Task]) -> None:
         """Train a lane's tasks to the end, however often its worker is killed."""
@@ -304,10 +348,12 @@ class Job:
             try:
                 # One ahead, as a worker that holds two leases.
                 for task in left[:2]:
-                    if not lane.take(HeldTask(task.message, task.message.id, task.batches)):
+                    if not lane.take(self._hold(task)):
                         break
             except Killed:
                 self.num_deaths += 1
+            except TaskDiffers as error:
+                self.ledger.begin_anew(error.task, error.attempt)
             lane.join(DEADLINE_S)
             if not ended.is_set():
                 self.num_deaths += 1

@@ -13,7 +13,9 @@ from elasticdl.model.keras_api import keras
 from elasticdl.model.user_optimizer import UserOptimizer
 from elasticdl.ps.client import TaskRewound
 from elasticdl.ps.keras_optimizers import from_keras_config
+from elasticdl.ps.lanes import Answer, Lanes
 from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.worker.digests import minibatch_digest
 from tests.ps import lazy_reference
 from tests.worker.lanes_harness import (
     DIM,
@@ -156,6 +158,7 @@ def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, 
     killed.run()
     event("workers died" if killed.num_deaths else "nobody died")
     assert not killed.ledger.failures
+    assert not killed.ledger.attempts, "the same minibatches each time"
     for value, wanted in zip(killed.parameters(), undisturbed.parameters(), strict=True):
         np.testing.assert_array_equal(value, wanted)
     records = sum(len(batch) for step in steps_of(epochs) for batch in step)
@@ -163,6 +166,76 @@ def test_whoever_is_killed_the_weights_are_the_same_bits(lanes, num_partitions, 
         assert set(audit.applied_records) == {records}
         assert set(audit.closed_records) == {records}
         assert audit.closed_tasks == 2 * sum(map(len, lanes))
+
+
+class WatchedLanes(Lanes):
+    """Notes the digests of what was taken, and of each attempt that closed a task all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: dict[tuple[int, int, int, int], list[int]] = {}
+        self.closed: list[list[int]] = []
+        self.filled = 0
+
+    def take(self, place, digest=0):
+        if self.progress(place).next < place.start:
+            self.filled += 1
+        else:
+            key = (place.epoch, place.lane, place.position, place.attempt)
+            self.taken.setdefault(key, []).append(digest)
+        super().take(place, digest)
+
+    def close(self, place, closing):
+        verdict = super().close(place, closing)
+        if verdict.answer is Answer.GO:
+            key = (place.epoch, place.lane, place.position, closing.attempt)
+            self.closed.append(self.taken.get(key, []))
+        return verdict
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lanes=LANES.filter(lambda lanes: any(map(sum, lanes))),
+    num_partitions=st.integers(1, 3),
+    clips=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_what_is_read_otherwise_each_time_every_partition_trains_whole_at_the_end(
+    lanes, num_partitions, clips, seed
+):
+    rng = np.random.default_rng(seed)
+    readings: list[list[int]] = []
+
+    def read(batches: list[Batch]) -> list[Batch]:
+        kept = [one for one in batches if rng.random() < 0.7]
+        rng.shuffle(kept)
+        digests = [0]
+        for one in kept:
+            digests.append(minibatch_digest(one.numbers, len(one), digests[-1]))
+        readings.append(digests[1:])
+        return kept
+
+    epochs = [epoch_of(rng, lanes) for _ in range(2)]
+    adam = OptimizerConfig(name="adam", learning_rate=0.05, clipnorm=0.5 if clips else 0.0)
+    job = Job(epochs, adam, num_partitions, dies=0.04, seed=seed, read=read)
+    watched = [WatchedLanes() for _ in job.partitions]
+    for partition, lanes_of in zip(job.partitions, watched, strict=True):
+        partition._steps.lanes = lanes_of
+    job.run()
+    event("began anew" if job.ledger.attempts else "never")
+    event("filled" if any(one.filled for one in watched) else "nothing to fill")
+    assert not job.ledger.failures
+    for one in watched:
+        assert all(digests in readings for digests in one.closed)
+        assert sorted(one.closed) == sorted(watched[0].closed)
+    assert len(set(job.versions)) == 1
+    given = sum(one.message.end for lanes in job._epochs for tasks in lanes for one in tasks)
+    for audit in job.audits():
+        counted = np.array(audit.applied_records) + np.array(audit.filtered_records)
+        assert set(counted) == {given} == set(audit.closed_records)
+        assert set(audit.skipped_records) == {0}
+        if not job.ledger.attempts:
+            assert set(audit.repeated_records) == {0}
 
 
 def test_a_task_is_not_begun_before_an_earlier_one_of_its_lane_that_was_given_back():
