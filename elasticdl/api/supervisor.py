@@ -298,11 +298,12 @@ class Supervisor:
             self._relaunch_master()
             if self._has_workers:
                 self._spares.keep()
+        was_stopped = self._stopping
         self._end_children()
         self._server.stop()
         self._master_socket.close()
         clean_up(self._spec)
-        self._write_lost_master(self._master_code)
+        self._write_result(self._master_code, was_stopped)
         return 0 if self._master_code == 0 else 1
 
     def _watch_launcher(self) -> None:
@@ -337,10 +338,13 @@ class Supervisor:
         while self._children:
             self._take_command(0.05)
 
-    def _write_lost_master(self, code: int) -> None:
+    def _write_result(self, code: int, was_stopped: bool) -> None:
         """Say how the job ended where the master no longer could."""
         path = self._job_dir / RESULT_FILE
         if path.exists():
+            return
+        if was_stopped:
+            write_json(path, {"state": "stopped", "error": "the job was stopped", "traceback": ""})
             return
         log = self._job_dir / LOGS / "master.log"
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""

@@ -74,3 +74,16 @@ def test_a_master_that_dies_again_and_again_fails_the_job_with_the_end_of_its_lo
     assert "the master was lost (exit code 1)" in terminal
     assert "FileNotFoundError" in terminal
     job.assert_nothing_is_left()
+
+
+def test_a_job_that_is_stopped_while_it_has_no_master_was_stopped_and_did_not_fail(start):
+    job = start("--num_epochs=1000")
+    wait_until("a worker", lambda: job.running("worker"))
+    (job.directory / "token").rename(job.directory / "token-gone")
+    os.kill(master_of(job), signal.SIGKILL)
+    log = job.directory / "logs" / "master.log"
+    wait_until("the next to die", lambda: "FileNotFoundError" in log.read_text())
+    os.kill(json.loads((job.directory / "supervisor.json").read_text())["pid"], signal.SIGTERM)
+    assert job.wait() != 0
+    assert json.loads((job.directory / "result.json").read_text())["state"] == "stopped"
+    job.assert_nothing_is_left()
