@@ -16,35 +16,25 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.disturbed_job import DEADLINE_S, POLL_S, DisturbedJob, Kill
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
-from elasticdl.api import jobs
-from elasticdl.api.launcher import connect_to_master
-from elasticdl.api.supervisor import FILE_NAME
 from elasticdl.master.journal import Entry, read_journal
-from elasticdl.proto import master_pb2
-from elasticdl.rpc import RpcError
 
 ROLES = ("worker", "ps", "master")
-DEADLINE_S = 600.0
-POLL_S = 0.1
 KILLS_WATCHED = 3
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -62,115 +52,41 @@ class Settings:
     seed: int
 
 
-@dataclass(frozen=True)
-class Kill:
-    """One process that was killed, and when, in seconds since the epoch."""
-
-    role: str
-    index: int
-    incarnation: int
-    at: float
-
-
-@dataclass
-class Job:
-    """A job that trains until it is stopped."""
-
-    directory: Path
-    terminal: Path
-    process: subprocess.Popen[bytes]
-    kills: list[Kill] = field(default_factory=list)
-
-    def records_done(self) -> int | None:
-        """Records counted so far; None while the master cannot be asked."""
-        master = connect_to_master(self.directory)
-        if master is None:
-            return None
-        try:
-            status = master.call("GetStatus", master_pb2.StatusRequest(), 2.0)
-        except RpcError:
-            return None
-        finally:
-            master.close()
-        return int(status.records_done)
-
-    def wait_for_records(self, more_than: int) -> int:
-        """Return once more records are counted."""
-        ends = time.monotonic() + DEADLINE_S
-        while time.monotonic() < ends:
-            if self.process.poll() is not None:
-                said = self.terminal.read_text(errors="replace")[-2000:]
-                raise SystemExit(f"the job has ended:\n{said}")
-            done = self.records_done()
-            if done is not None and done > more_than:
-                return done
-            time.sleep(POLL_S)
-        raise SystemExit(f"no record was counted in {DEADLINE_S:.0f} s")
-
-    def wait_for_recovery(self) -> None:
-        """Return once the journal shows the last kill's recovery whole."""
-        ends = time.monotonic() + DEADLINE_S
-        kill = self.kills[-1]
-        names = {"resumed", "back"} if kill.role == "worker" else {"resumed"}
-        while set(recovery_of(kill, list(read_journal(self.directory)))) < names:
-            if time.monotonic() > ends:
-                raise SystemExit(f"no recovery in {DEADLINE_S:.0f} s of: {kill}")
-            time.sleep(1.0)
-
-    def kill(self, role: str, chance: random.Random) -> None:
-        """Kill one process of a role; nothing happens if none is there at the moment."""
-        processes = json.loads((self.directory / FILE_NAME).read_text())["processes"]
-        victims = sorted(name for name in processes if name.partition("-")[0] == role)
-        if not victims:
-            return
-        name = chance.choice(victims)
-        index, _, incarnation = name.partition("-")[2].partition(".")
-        at = time.time()
-        try:
-            os.kill(processes[name], signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self.kills.append(Kill(role, int(index or 0), int(incarnation or 0), at))
-
-
 @contextmanager
-def training(settings: Settings) -> Iterator[Job]:
+def training(settings: Settings) -> Iterator[DisturbedJob]:
     """A job in training; it is stopped in the end, and its directory is removed."""
     workload = WORKLOADS[settings.model]
     data = workload.prepare(settings.model) / "train" / "*.recordio"
+    options = {
+        "model_zoo": MODEL_ZOO,
+        "model_def": workload.model_def,
+        "params": workload.params_text,
+        "data": data,
+        "minibatch_size": workload.minibatch_size,
+        "records_per_task": 8 * workload.minibatch_size,
+        "num_epochs": 100_000,
+        "num_workers": settings.num_workers,
+        "num_ps": settings.num_ps,
+        "checkpoint_secs": 10,
+    }
     with tempfile.TemporaryDirectory(prefix="elasticdl-recovery-") as place:
-        directory = Path(place) / "job"
-        options = {
-            "model_zoo": MODEL_ZOO,
-            "model_def": workload.model_def,
-            "params": workload.params_text,
-            "data": data,
-            "output": Path(place) / "model",
-            "job_dir": directory,
-            "minibatch_size": workload.minibatch_size,
-            "records_per_task": 8 * workload.minibatch_size,
-            "num_epochs": 100_000,
-            "num_workers": settings.num_workers,
-            "num_ps": settings.num_ps,
-            "checkpoint_secs": 10,
-        }
-        words = [f"--{name}={value}" for name, value in options.items() if value != ""]
-        terminal = Path(place) / "terminal"
-        with terminal.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "elasticdl.api", "train", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        job = Job(directory, terminal, process)
+        job = DisturbedJob(Path(place), options)
         try:
             job.wait_for_records(0)
             yield job
         finally:
-            if process.poll() is None:
-                jobs.stop(str(directory))
-            process.wait(DEADLINE_S)
+            job.end()
+
+
+def wait_for_recovery(job: DisturbedJob) -> None:
+    """Return once the journal shows the last kill's recovery whole."""
+    ends = time.monotonic() + DEADLINE_S
+    kill = job.kills[-1]
+    names = {"resumed", "back"} if kill.role == "worker" else {"resumed"}
+    while set(recovery_of(kill, list(read_journal(job.directory)))) < names:
+        if time.monotonic() > ends:
+            raise SystemExit(f"no recovery in {DEADLINE_S:.0f} s of: {kill}")
+        time.sleep(1.0)
 
 
 def recovery_of(kill: Kill, entries: Sequence[Entry]) -> dict[str, float]:
@@ -242,7 +158,7 @@ def measure_recovery(settings: Settings) -> dict[str, Any]:
             for role in ROLES:
                 job.wait_for_records(job.wait_for_records(0))
                 job.kill(role, chance)
-                job.wait_for_recovery()
+                wait_for_recovery(job)
         entries = list(read_journal(job.directory))
     found: dict[str, Any] = {}
     for role in ROLES:

@@ -48,14 +48,14 @@ def _making(model: str, function: str = "make", **options: Any) -> Callable[[Pat
     return make
 
 
-def _make_clicks(num_records: int) -> Callable[[Path], object]:
+def make_clicks(num_records: int, num_test_records: int = 20_000) -> Callable[[Path], object]:
     """Return what makes clicks on ids of few values, so that pairs of them can be learned."""
 
     def make(output: Path) -> object:
         from model_zoo.ctr.make_data import HiddenModel, make
 
         hidden = HiddenModel(largest_field=30)
-        return make(output, num_records, 20_000, num_shards=4, model=hidden)
+        return make(output, num_records, num_test_records, num_shards=4, model=hidden)
 
     return make
 
@@ -75,7 +75,7 @@ def workloads(size_name: str) -> dict[str, Workload]:
         return Workload(f"mnist.{name}", _making("mnist"), 32, epochs, metric="accuracy")
 
     def clicks(name: str) -> Workload:
-        return Workload(f"ctr.{name}", _make_clicks(size.clicks), 256, 1, "auc", data_version=2)
+        return Workload(f"ctr.{name}", make_clicks(size.clicks), 256, 1, "auc", data_version=2)
 
     shapes = _making("cifar10", "make_shapes", num_images=size.shapes)
     reviews = _making("text", num_records=size.reviews)

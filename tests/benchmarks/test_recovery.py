@@ -1,4 +1,5 @@
-from benchmarks.recovery import Kill, bars, recovery_of
+from benchmarks.disturbed_job import Kill
+from benchmarks.recovery import bars, recovery_of
 from elasticdl.master.journal import Entry
 
 
