@@ -93,6 +93,19 @@ def register(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.
     return reply
 
 
+def find_cluster(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.Cluster | None:
+    """Ask once who is there, for an instance that registered with this request.
+
+    Returns:
+      None while a parameter server or the master is away.
+    """
+    try:
+        reply = master.call("Register", request, timeout_s=5.0)
+    except RpcError:
+        return None
+    return reply.cluster if reply.HasField("cluster") else None
+
+
 def wait_for_cluster(
     master: Client,
     instance: master_pb2.InstanceId,

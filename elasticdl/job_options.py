@@ -525,6 +525,19 @@ class JobOptions(BaseModel):
         le=1_000_000,
     )
 
+    ps_standby: int = option(
+        0,
+        "1: each parameter server keeps a copy of another one in its memory, from which that is "
+        "restored with little to train again; async mode, --num_ps=2 or more",
+        group="Reliability",
+        commands=("train",),
+        metavar="0|1",
+        example="1",
+        also=("standby",),
+        ge=0,
+        le=1,
+    )
+
     output: str | None = option(
         None,
         "where the result goes: a directory for the trained model (train), "

@@ -30,6 +30,7 @@ def check_rules(values: Mapping[str, Any], shown: Callable[[str], str]) -> None:
             f"({shown('num_workers')}=0) launches no worker; leave it out, or give "
             f"{shown('num_workers')}=1 or more"
         )
+    _check_standby(values, shown)
     if values["consistency"] == "async":
         if values["grads_to_wait"] is not None:
             raise UsageError(
@@ -43,3 +44,19 @@ def check_rules(values: Mapping[str, Any], shown: Callable[[str], str]) -> None:
                 f"{shown(name)}={values[name]}: in sync mode no gradient is stale; leave it out, "
                 f"or give {shown('consistency')}=async"
             )
+
+
+def _check_standby(values: Mapping[str, Any], shown: Callable[[str], str]) -> None:
+    if not values.get("ps_standby"):
+        return
+    given = f"{shown('ps_standby')}={values['ps_standby']}"
+    if values["consistency"] == "sync":
+        raise UsageError(
+            f"{given}: in sync mode all parameter servers go back to the last checkpoint; leave it "
+            f"out, and say with {shown('checkpoint_steps')} how often one is taken"
+        )
+    if values["num_ps"] < 2:
+        raise UsageError(
+            f"{given}: there is no other parameter server to keep the copy; give "
+            f"{shown('num_ps')}=2 or more, or leave it out"
+        )

@@ -13,6 +13,7 @@ import numpy as np
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import Manifest, chain_of, directory_of, write_manifest
 from elasticdl.ps.partition import Partition
+from elasticdl.ps.restoring import Source
 from elasticdl.ps.routing_table import RoutingTable
 
 GROUPS = 64
@@ -78,7 +79,7 @@ def commit(
 def restore(checkpoint: Path, num_partitions: int, incarnation: int = 2) -> list[Partition]:
     made = [Partition(index, incarnation) for index in range(num_partitions)]
     for partition in made:
-        partition.restore(checkpoint, routing_of(num_partitions))
+        partition.restore(Source.checkpoint(checkpoint), routing_of(num_partitions))
     return made
 
 

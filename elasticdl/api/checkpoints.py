@@ -83,7 +83,8 @@ def inspect_checkpoint(place: str) -> dict[str, Any]:
         for one in part["files"]:
             if one["kind"] == "rows":
                 tables[one["table"]] = tables.get(one["table"], 0) + one["rows"]
-    chain = {placed.directory for one in part_chains(path, manifest) for placed in one}
+    chains = part_chains(path, manifest)
+    needed = {int(placed.part["number"]) for chain in chains for placed in chain}
     return {
         "directory": str(path),
         "number": manifest.number,
@@ -93,7 +94,9 @@ def inspect_checkpoint(place: str) -> dict[str, Any]:
         "kind": _kind(manifest),
         "builds_on": [str(directory_of(path.parent, n)) for n in manifest.chain[:-1]],
         "bytes": _num_bytes(manifest),
-        "bytes_in_all": sum(_num_bytes(read_manifest(one)) for one in chain),
+        "bytes_in_all": sum(
+            _num_bytes(read_manifest(directory_of(path.parent, number))) for number in needed
+        ),
         "partitions": len(manifest.parts),
         "bucket_groups": len(manifest.routing),
         "tasks_defined": len(manifest.tasks),

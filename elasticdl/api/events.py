@@ -10,8 +10,8 @@ from typing import Any
 from elasticdl.job_spec import resolve_job_dir
 from elasticdl.master.cluster_state import BEGUN, COMMITTED, CommittedCheckpoint
 from elasticdl.master.journal import read_journal
-from elasticdl.master.membership import Role
-from elasticdl.master.placement import ASKED, PLACED, RESCALED
+from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.placement import ASKED, PLACED, RESCALED, RESTORED, restored
 from elasticdl.master.recorded_ledger import EVENT, MASTER, ROLLED_BACK
 from elasticdl.master.recovery import spec_of
 
@@ -110,6 +110,11 @@ def _evaluated(body: Body) -> str:
     return f"round {body['number']}: {numbers or 'of training alone'}"
 
 
+def _restored(body: Body) -> str:
+    spec = InstanceSpec(Role.PS, body["index"], body["incarnation"])
+    return restored(spec, body["source"], body["tasks_again"]).text
+
+
 def _ended(body: Body) -> str:
     reason = body["error"].splitlines()
     return f"the job {body['state']}{f': {reason[0]}' if reason else ''}"
@@ -145,5 +150,6 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     RESCALED: lambda body: (
         f"{body['num_ps']} parameter servers are up after {body['pause_s']:.1f} s"
     ),
+    RESTORED: _restored,
     "ended": _ended,
 }

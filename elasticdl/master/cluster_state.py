@@ -25,10 +25,15 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Restore:
-    """What a parameter server begins with: a checkpoint's directory, or none, and the routing."""
+    """What a parameter server begins with: a checkpoint's directory, or none, and the routing.
+
+    number: of the checkpoint. keeper: who may have a copy of the partition that goes beyond it.
+    """
 
     checkpoint: str
     routing: RoutingTable
+    number: int = 0
+    keeper: Instance | None = None
 
 
 @dataclass(frozen=True)

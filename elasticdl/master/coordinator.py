@@ -33,7 +33,7 @@ from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
-from elasticdl.master.placement import ASKED, PLACED, Placement
+from elasticdl.master.placement import ASKED, PLACED, Placement, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
     MASTER,
@@ -338,10 +338,11 @@ class Coordinator:
         with self._lock:
             return self._membership.retry_after_s
 
-    def restore(self) -> Restore:
+    def restore(self, spec: InstanceSpec) -> Restore:
         """What a parameter server that is not ready is to begin with."""
         with self._together():
-            return self._placement.restore()
+            keeper = self._membership.next_to(spec) if self.spec.ps_standby else None
+            return self._placement.restore(copy.copy(keeper))
 
     def cluster(self) -> Cluster | None:
         """The parameter servers, or None until all are up."""
@@ -538,11 +539,7 @@ class Coordinator:
             elif isinstance(action, membership_module.WorkerGone):
                 self._worker_gone(action)
             elif isinstance(action, membership_module.PartitionUp):
-                spec = action.spec
-                event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
-                self._handle(event)
-                if self._membership.partitions() is not None:
-                    self._notes += self._placement.all_are_up(self._clock())
+                self._partition_up(action)
             elif isinstance(action, membership_module.PartitionLost):
                 spec = action.spec
                 text = f"{spec} is gone: {action.reason}"
@@ -552,6 +549,16 @@ class Coordinator:
                 self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
                 self.end(Outcome("failed", action.message + log_tail(action.log_path)))
+
+    def _partition_up(self, action: membership_module.PartitionUp) -> None:
+        spec = action.spec
+        event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
+        followed = self._handle(event)
+        if action.restored_from:
+            again = sum(isinstance(one, ledger_events.Requeued) for one in followed)
+            self._notes.append(restored(spec, action.restored_from, again))
+        if self._membership.partitions() is not None:
+            self._notes += self._placement.all_are_up(self._clock())
 
     def _roll_back(self) -> None:
         """Sync mode: go back to the last checkpoint, from which all partitions begin again."""

@@ -98,7 +98,7 @@ class Registered(Event):
 
     ready: it is up; a parameter server says so once it has restored what it was told to. closed: a
     ready parameter server's tasks that all its groups have closed, as half-open intervals; None
-    where it is empty.
+    where it is empty. restored_from: what it has these from.
     """
 
     spec: InstanceSpec
@@ -106,6 +106,7 @@ class Registered(Event):
     pid: int = 0
     ready: bool = True
     closed: tuple[tuple[int, int], ...] | None = None
+    restored_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,12 @@ class WorkerGone(Action):
 
 @dataclass(frozen=True)
 class PartitionUp(Action):
-    """A parameter server serves at this address; `closed` as it registered."""
+    """A parameter server serves at this address; `closed` and `restored_from` as it registered."""
 
     spec: InstanceSpec
     address: str
     closed: tuple[tuple[int, int], ...] | None = None
+    restored_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -401,6 +403,12 @@ class Membership:
         known = self._look_up()
         return known.present if known.are_complete else None
 
+    def next_to(self, partition: InstanceSpec) -> Instance | None:
+        """The next parameter server, the first after the last, if it is another and is running."""
+        following = self._present.get((Role.PS, (partition.index + 1) % self.num_ps))
+        is_there = following is not None and following.state is State.RUNNING
+        return following if is_there and self.num_ps > 1 else None
+
     @property
     def cluster_version(self) -> int:
         """Grows whenever a partition comes, goes or moves; the same for the same partitions."""
@@ -451,7 +459,7 @@ class Membership:
         if event.spec.role is not Role.PS:
             return []
         self._were_complete |= self.partitions() is not None
-        return [PartitionUp(event.spec, event.address, event.closed)]
+        return [PartitionUp(event.spec, event.address, event.closed, event.restored_from)]
 
     def _heard(self, event: Heard, now: float) -> list[Action]:
         if self.is_current(event.spec):

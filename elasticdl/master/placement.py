@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint, Restore
 from elasticdl.master.journal import Entry
+from elasticdl.master.membership import Instance, InstanceSpec
 from elasticdl.master.story import Note
 from elasticdl.ps.routing_table import RoutingTable
 
@@ -16,7 +17,17 @@ MOST_FIRST_FAILURES = 3
 ASKED = "rescale"
 PLACED = "placed"
 RESCALED = "rescaled"
-"""Kinds of entries: another number of partitions is wanted; it is; and all of them are up."""
+RESTORED = "restored"
+"""Kinds of entries: another number of partitions is wanted; it is; and all of them are up. A
+partition has what it was told to restore."""
+
+
+def restored(spec: InstanceSpec, source: str, num_again: int) -> Note:
+    """Say what a partition was restored from, and how many tasks it lacks."""
+    again = f"{num_again} task{'' if num_again == 1 else 's'} again"
+    text = f"{spec} was restored from {source}, {again}"
+    body = {"index": spec.index, "incarnation": spec.incarnation}
+    return Note(RESTORED, {**body, "source": source, "tasks_again": num_again}, text)
 
 
 class Placement:
@@ -67,10 +78,15 @@ class Placement:
         goes_on = f"nothing goes on before the {waits} one" if waits else "training goes on"
         return f"checkpoint {number} failed: {why}{stays}, {goes_on}; it is tried again", False
 
-    def restore(self) -> Restore:
-        """What a parameter server that is not ready is to begin with."""
-        checkpoint = "" if self.committed is None else self.committed.path
-        return Restore(checkpoint, self.routing)
+    def restore(self, keeper: Instance | None = None) -> Restore:
+        """What a parameter server that is not ready is to begin with.
+
+        Args:
+          keeper: who may have a copy of its partition.
+        """
+        if self.committed is None:
+            return Restore("", self.routing)
+        return Restore(self.committed.path, self.routing, self.committed.number, keeper)
 
     def refuse(self, num_ps: int) -> str:
         """Why there cannot be so many partitions; empty where there can."""

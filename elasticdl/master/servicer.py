@@ -46,15 +46,20 @@ class MasterServicer:
             request.pid,
             ready=request.ready or not is_ps,
             closed=_intervals(request.closed) if request.restored else None,
+            restored_from=request.restored_from,
         )
         if not self._coordinator.register(event):
             return master_pb2.RegisterReply(accepted=False)
         if not event.ready:
-            restore = self._coordinator.restore()
+            restore = self._coordinator.restore(spec)
+            keeper = restore.keeper
             return master_pb2.RegisterReply(
                 accepted=True,
                 restore=master_pb2.Restore(
-                    checkpoint=restore.checkpoint, routing=_routing_message(restore.routing)
+                    checkpoint=restore.checkpoint,
+                    routing=_routing_message(restore.routing),
+                    number=restore.number,
+                    keeper=None if keeper is None else _partition_message(keeper),
                 ),
             )
         return master_pb2.RegisterReply(
@@ -69,12 +74,7 @@ class MasterServicer:
             return None
         return master_pb2.Cluster(
             routing=_routing_message(cluster.routing),
-            partitions=[
-                master_pb2.Partition(
-                    index=one.spec.index, incarnation=one.spec.incarnation, address=one.address
-                )
-                for one in cluster.partitions
-            ],
+            partitions=[_partition_message(one) for one in cluster.partitions],
             version=cluster.version,
         )
 
@@ -191,6 +191,13 @@ class MasterServicer:
 
 def _routing_message(routing: RoutingTable) -> ps_pb2.Routing:
     return ps_pb2.Routing(version=routing.version, partition_of_group=routing.partition_of_group)
+
+
+def _partition_message(server: membership.Instance) -> master_pb2.Partition:
+    spec = server.spec
+    return master_pb2.Partition(
+        index=spec.index, incarnation=spec.incarnation, address=server.address
+    )
 
 
 def _intervals(bounds: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 
-from elasticdl.heartbeat import Heartbeat, NotAMember
+from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
 from elasticdl.instance import (
     InstanceArguments,
     die_with_parent,
@@ -15,9 +15,11 @@ from elasticdl.instance import (
     start_logging,
 )
 from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.copies import Copies
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
-from elasticdl.rpc import Client, GrpcTransport, Server, Service
+from elasticdl.ps.standby import Standby
+from elasticdl.rpc import Client, GrpcTransport, Server, Service, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,11 @@ def run(arguments: InstanceArguments) -> int:
     num_lanes = (spec.grads_to_wait or spec.num_workers) if spec.consistency == "sync" else 0
     most_waiting = min(MOST_WAITING, num_lanes)
     partition = Partition(arguments.index, arguments.incarnation, most_waiting=most_waiting)
-    service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition)
-    server = Server([service], arguments.token, LISTEN, NUM_THREADS + most_waiting)
+    services = [
+        Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
+        Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),
+    ]
+    server = Server(services, arguments.token, LISTEN, NUM_THREADS + most_waiting)
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )
@@ -49,16 +54,23 @@ def run(arguments: InstanceArguments) -> int:
         if why == "replaced":
             ended.set()
 
-    heartbeat = Heartbeat(master, instance, on_end)
+    def connect(other: master_pb2.Partition) -> Transport:
+        return GrpcTransport(other.address, arguments.token)
+
+    standby = Standby(partition, connect)
+    heartbeat = Heartbeat(master, instance, on_end, on_cluster=standby.heard)
     try:
-        join(master, instance, partition, server.address, on_known=heartbeat.start)
+        said = join(master, instance, partition, server.address, heartbeat.start, connect)
         logger.info("serves partition %d on %s", arguments.index, server.address)
+        if spec.ps_standby:
+            standby.start(lambda: find_cluster(master, said))
         while not ended.wait(1.0):
             pass
     except NotAMember:
         logger.warning("this incarnation is not wanted any more")
     finally:
         heartbeat.stop()
+        standby.stop()
         server.stop()
         master.close()
     return 0

@@ -9,15 +9,15 @@ import numpy as np
 from elasticdl.ps import image_kernels
 from elasticdl.ps.arena import Arena
 
-MAX_NUMBER = (1 << 31) - 1
-"""Of a snapshot: a mark is an int32."""
+MAX_MARK = (1 << 31) - 1
+"""A mark is an int32."""
 
 _SMALLEST_LOG = 1 << 20
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What tells which rows changed since snapshot `base` began, and which ids went."""
+    """What tells which rows changed since the snapshot marked `base` began, and which ids went."""
 
     base: int
     marks: np.ndarray
@@ -34,7 +34,9 @@ class Changes:
 
 
 class ChangeMarks:
-    """The number of the newest snapshot begun before each row's last change. Not thread-safe.
+    """The mark of the newest snapshot begun before each row's last change. Not thread-safe.
+
+    Snapshots of checkpoints and of copies are marked in one sequence, 1 for the first.
 
     Ids that went are kept in a log of bounded length; once it is full it is forgotten, and what
     changed is unknown for the snapshots begun until then.
@@ -42,8 +44,7 @@ class ChangeMarks:
 
     def __init__(self) -> None:
         self._marks = Arena(np.int32, 1)
-        self._number = 0
-        self._begun: set[int] = set()
+        self._newest = 0
         self._gone_ids = Arena(np.int64, 1)
         self._gone_marks = Arena(np.int32, 1)
         self._num_gone = 0
@@ -54,11 +55,10 @@ class ChangeMarks:
         """Memory of a row."""
         return self._marks.row_bytes
 
-    def begin(self, number: int) -> None:
-        """Begin a snapshot; its number is higher than any before."""
-        assert self._number < number <= MAX_NUMBER
-        self._number = number
-        self._begun.add(number)
+    def begin(self, mark: int) -> None:
+        """Begin a snapshot; its mark is higher than any before."""
+        assert self._newest < mark <= MAX_MARK
+        self._newest = mark
 
     def reserve(self, num_rows: int) -> None:
         """Make room for rows below this one; MemoryError leaves everything as it was."""
@@ -66,8 +66,8 @@ class ChangeMarks:
 
     def changed(self, rows: np.ndarray) -> None:
         """Mark rows, int64 ``[n]``."""
-        if self._number:  # else they have this mark
-            image_kernels.mark_rows(self._marks.rows, rows, np.int32(self._number))
+        if self._newest:  # else they have this mark
+            image_kernels.mark_rows(self._marks.rows, rows, np.int32(self._newest))
 
     def gone(self, ids: np.ndarray, num_rows: int) -> None:
         """Note ids whose rows went, int64 ``[n]``.
@@ -75,24 +75,24 @@ class ChangeMarks:
         Args:
           num_rows: of the table; so many ids are noted at least.
         """
-        if not self._number:
+        if not self._newest:
             return
         if self._num_gone + len(ids) > max(num_rows, _SMALLEST_LOG):
-            self._num_gone, self._forgotten = 0, self._number
+            self._num_gone, self._forgotten = 0, self._newest
             return
         end = self._num_gone + len(ids)
         self._gone_ids.reserve(end)
         self._gone_marks.reserve(end)
         self._gone_ids.rows[self._num_gone : end, 0] = ids
-        self._gone_marks.rows[self._num_gone : end, 0] = self._number
+        self._gone_marks.rows[self._num_gone : end, 0] = self._newest
         self._num_gone = end
 
     def knows(self, base: int) -> bool:
-        """Whether it was begun here, and all that changed since is known."""
-        return base in self._begun and base > self._forgotten
+        """Whether a snapshot was begun here by then, and all that changed since is known."""
+        return self._forgotten < base <= self._newest
 
     def since(self, base: int, end_row: int) -> Changes:
-        """Return copies of what tells the changes since a snapshot began, of rows below `end_row`.
+        """Return copies of what tells the changes since a mark, of rows below `end_row`.
 
         Copying is all that is done: a search would be an order of magnitude slower.
         """

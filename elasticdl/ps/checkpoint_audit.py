@@ -8,7 +8,8 @@ from typing import Any
 from elasticdl.errors import JobError
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.interval_set import IntervalSet
-from elasticdl.ps.manifest import PlacedPart, damages, read_manifest
+from elasticdl.ps.manifest import read_manifest
+from elasticdl.ps.part_files import Directory, PlacedPart, damages
 from elasticdl.ps.progress import TOTALS
 
 
@@ -20,7 +21,7 @@ def audits_of(checkpoint: Path) -> list[ps_pb2.PartitionAudit]:
     """
     manifest = read_manifest(checkpoint)
     parts = sorted(manifest.parts, key=lambda part: int(part["partition"]))
-    return [_audit_of(PlacedPart(checkpoint, part)) for part in parts]
+    return [_audit_of(PlacedPart(Directory(checkpoint), part)) for part in parts]
 
 
 def _audit_of(placed: PlacedPart) -> ps_pb2.PartitionAudit:
@@ -30,8 +31,8 @@ def _audit_of(placed: PlacedPart) -> ps_pb2.PartitionAudit:
     if problems:
         raise JobError(problems[0])
     rows: list[dict[str, Any]] = []
-    for path in placed.files("progress"):
-        rows += pa.ipc.open_file(path).read_all().to_pylist()
+    for file in placed.files("progress"):
+        rows += pa.ipc.open_file(file.open()).read_all().to_pylist()
     first = rows[0] if rows else {"epochs": [], "epoch_records": [], "epoch_losses": []}
     audit = ps_pb2.PartitionAudit(
         groups=[row["group"] for row in rows],

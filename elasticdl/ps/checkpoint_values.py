@@ -11,8 +11,9 @@ from elasticdl.errors import JobError
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import part_schemas
 from elasticdl.ps.contents import optimizer_of, rules_of
-from elasticdl.ps.manifest import PlacedPart, part_chains, read_manifest
+from elasticdl.ps.manifest import part_chains, read_manifest
 from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.part_files import PlacedPart
 from elasticdl.ps.part_reader import model_of, numbers, read_batches, vectors
 
 

@@ -350,17 +350,17 @@ class EmbeddingTable:
     # ------------------------------------------------------------------ the snapshot
 
     def knows_changes_since(self, base: int) -> bool:
-        """Whether a snapshot may hold only what changed since this one began."""
+        """Whether a snapshot may hold only what changed since the one of this mark began."""
         return self._marks.knows(base)
 
-    def begin_snapshot(self, number: int, base: int = 0) -> TableSnapshot:
+    def begin_snapshot(self, mark: int, base: int = 0) -> TableSnapshot:
         """Keep what the table holds now, beside a pin, until `end_snapshot`; an older one goes.
 
         At once are copied 4 bytes a row for an increment, 8 where rows age, and the candidates.
 
         Args:
-          number: higher than of any snapshot before.
-          base: a snapshot whose changes since are known, for these only; 0 for everything.
+          mark: higher than of any snapshot before.
+          base: a mark since which changes are known, for these only; 0 for everything.
         """
         assert not base or self.knows_changes_since(base)
         lifetimes, admission = self._lifetimes, self._admission
@@ -372,7 +372,7 @@ class EmbeddingTable:
             self.unadmitted.copy(),
             self.evicted.copy(),
         )
-        self._marks.begin(number)
+        self._marks.begin(mark)
         return self._snapshot
 
     def end_snapshot(self, snapshot: TableSnapshot) -> None:

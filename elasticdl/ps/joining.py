@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from elasticdl.errors import JobError
 from elasticdl.heartbeat import register
-from elasticdl.proto import master_pb2
+from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.ps.copy_source import CopySource
 from elasticdl.ps.partition import Partition
-from elasticdl.rpc import Client
+from elasticdl.ps.restoring import Source
+from elasticdl.rpc import Client, RpcError, Transport
+
+logger = logging.getLogger(__name__)
+
+Connect = Callable[[master_pb2.Partition], Transport]
 
 
 def join(
@@ -18,8 +26,9 @@ def join(
     partition: Partition,
     address: str,
     on_known: Callable[[], None] = lambda: None,
-) -> None:
-    """Register, restore, and register again as ready.
+    connect: Connect | None = None,
+) -> master_pb2.RegisterRequest:
+    """Register, restore, and register again as ready; return what was said then.
 
     Args:
       master: the master's client.
@@ -27,6 +36,7 @@ def join(
       partition: to be restored; it is reachable already.
       address: where.
       on_known: called once the master knows the instance: from then on it expects signs of life.
+      connect: makes a transport to another parameter server; None where none keeps a copy.
 
     Raises:
       NotAMember: this incarnation is not wanted (any more).
@@ -36,10 +46,32 @@ def join(
     restore = register(master, request).restore
     on_known()
     if restore.checkpoint:
-        partition.restore(Path(restore.checkpoint), restore.routing)
-        request.restored = True
+        is_copy = connect is not None and restore.HasField("keeper")
+        source = _restore_copy(partition, restore, connect) if is_copy and connect else ""
+        if not source:
+            partition.restore(Source.checkpoint(Path(restore.checkpoint)), restore.routing)
+            source = f"checkpoint {restore.number}"
+        logger.info("restored from %s", source)
+        request.restored, request.restored_from = True, source
         request.closed.extend(
             bound for pair in partition.progress.closed.intervals for bound in pair
         )
     request.ready = True
     register(master, request)
+    return request
+
+
+def _restore_copy(partition: Partition, restore: master_pb2.Restore, connect: Connect) -> str:
+    """Restore a partition from its copy, if that can be; return what that is called, or nothing."""
+    keeper = restore.keeper
+    descriptor = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
+    client = Client(descriptor, connect(keeper), f"parameter server {keeper.index}")
+    try:
+        source = CopySource(keeper, client, partition.index, partition.incarnation).fetch(restore)
+        partition.restore(source, restore.routing)
+    except (JobError, RpcError, MemoryError) as error:
+        logger.warning("restores checkpoint %d: %s", restore.number, error or "no memory")
+        return ""
+    finally:
+        client.close()
+    return source.name

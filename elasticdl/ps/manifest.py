@@ -6,7 +6,6 @@ is, which is renamed into place after everything it names was synced.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,12 +16,20 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.ps.interval_set import IntervalSet
+from elasticdl.ps.part_files import (
+    Directory,
+    PlacedPart,
+    check_part,
+    check_size,
+    damages,
+    integers,
+    sync_directory,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 30
 _NUMBER_DIGITS = 10
-_HASHED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,27 +65,6 @@ class Manifest:
     model: str
     parts: list[dict[str, Any]]
     tasks: list[Any]
-
-
-@dataclass(frozen=True)
-class PlacedPart:
-    """A part, and the checkpoint directory its files are in."""
-
-    directory: Path
-    part: Mapping[str, Any]
-
-    @property
-    def base(self) -> int:
-        """The number of the checkpoint its changes are of; 0 where it is whole."""
-        return int(self.part["base"])
-
-    def files(self, kind: str, table: str | None = None) -> list[Path]:
-        """The files of one kind (and table)."""
-        return [
-            self.directory / one["name"]
-            for one in self.part["files"]
-            if one["kind"] == kind and table in (None, one["table"])
-        ]
 
 
 def directory_of(root: Path, number: int) -> Path:
@@ -131,15 +117,6 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     except OSError as error:
         raise JobError(f"checkpoint '{directory}': cannot be written ({error.strerror})") from error
     return directory
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(root: Path, numbers: Collection[int]) -> None:
@@ -200,7 +177,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
         ) from None
     for part in manifest.parts:
         for one in part["files"]:
-            _check_size(checkpoint / one["name"], one["bytes"])
+            check_size(Directory(checkpoint), one["name"], one["bytes"])
     return manifest
 
 
@@ -212,7 +189,7 @@ def part_chains(checkpoint: Path, manifest: Manifest) -> Iterator[list[PlacedPar
     """
     manifests = {manifest.number: manifest}
     for part in manifest.parts:
-        placed = [PlacedPart(checkpoint, part)]
+        placed = [PlacedPart(Directory(checkpoint), part)]
         while placed[0].base:
             base = placed[0].base
             directory = directory_of(checkpoint.parent, base)
@@ -224,7 +201,7 @@ def part_chains(checkpoint: Path, manifest: Manifest) -> Iterator[list[PlacedPar
                     f"checkpoint '{checkpoint}': part {part['partition']} builds on one that "
                     f"'{directory}' does not have; use another one"
                 )
-            placed.insert(0, PlacedPart(directory, same[0]))
+            placed.insert(0, PlacedPart(Directory(directory), same[0]))
         yield placed
 
 
@@ -234,25 +211,8 @@ def verify(checkpoint: Path) -> list[str]:
         chains = list(part_chains(checkpoint, read_manifest(checkpoint)))
     except JobError as error:
         return [str(error)]
-    placed = {(one.directory, one.part["partition"]): one for chain in chains for one in chain}
+    placed = {(one.place, one.part["partition"]): one for chain in chains for one in chain}
     return [problem for one in placed.values() for problem in damages(one)]
-
-
-def damages(placed: PlacedPart) -> list[str]:
-    """Read the files of one part; return what is wrong, a line for each."""
-    problems = []
-    for one in placed.part["files"]:
-        path = placed.directory / one["name"]
-        try:
-            _check_size(path, one["bytes"])
-            if _sha256(path) != one["sha256"]:
-                raise JobError(f"checkpoint '{path.parent}': {path.name} is damaged: its SHA-256 "
-                               "is not the manifest's; use another one")  # fmt: skip
-        except OSError as error:
-            problems.append(f"checkpoint '{path.parent}': {path.name}: {error.strerror}")
-        except JobError as error:
-            problems.append(str(error))
-    return problems
 
 
 def _directories(root: Path) -> list[tuple[int, Path]]:
@@ -268,29 +228,6 @@ def _directories(root: Path) -> list[tuple[int, Path]]:
     )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_HASHED_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _check_size(path: Path, num_bytes: int) -> None:
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise JobError(
-            f"checkpoint '{path.parent}': {path.name} is missing ({error.strerror}); "
-            "use another one"
-        ) from None
-    if found != num_bytes:
-        raise JobError(
-            f"checkpoint '{path.parent}': {path.name} has {found:,} bytes, not {num_bytes:,}; "
-            "use another one"
-        )
-
-
 # ------------------------------------------------------------------------------ what it says
 
 
@@ -299,36 +236,15 @@ def _parse(content: Any) -> Manifest:
         raise ValueError(f"not of format {FORMAT}")
     manifest = Manifest(
         **{one.name: content[one.name] for one in fields(Manifest) if one.name != "chain"},
-        chain=tuple(_integers(content["chain"])),
+        chain=tuple(integers(content["chain"])),
     )
     for name in ("number", "entry", "steps", "routing_version"):
-        _integers([getattr(manifest, name)])
-    _integers(manifest.routing)
+        integers([getattr(manifest, name)])
+    integers(manifest.routing)
     if not isinstance(manifest.job_name, str) or not isinstance(manifest.model, str):
         raise TypeError("a name is no text")
     if not isinstance(manifest.time, int | float) or not isinstance(manifest.tasks, list):
         raise TypeError("time or tasks are of a wrong type")
     for part in manifest.parts:
-        _check_part(part, manifest.number)
+        check_part(part, manifest.number)
     return manifest
-
-
-def _check_part(part: Any, number: int) -> None:
-    base, _, of, _ = _integers([part[n] for n in ("base", "version", "number", "partition")])
-    if of != number or base >= number or part["incarnation"] < 0:
-        raise ValueError("a part of another checkpoint")
-    _integers(part["groups"])
-    IntervalSet.of(_integers(part["closed"]))
-    for one in part["files"]:
-        _integers([one["bytes"], one["rows"]])
-        name = one["name"]
-        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-            raise ValueError(f"a file is named {name!r}")
-        if not all(isinstance(one[key], str) for key in ("kind", "table", "sha256")):
-            raise TypeError("a file is described wrongly")
-
-
-def _integers(values: Any) -> list[int]:
-    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in values):
-        raise TypeError("a number is none, or out of range")
-    return values

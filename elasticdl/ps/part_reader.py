@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.manifest import Manifest, PlacedPart
+from elasticdl.ps.manifest import Manifest
+from elasticdl.ps.part_files import PartFile, PlacedPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,11 +48,11 @@ def read_batches(
       ValueError: as `read_file`.
     """
     for placed in parts:
-        for path in placed.files(kind, table):
-            yield from read_file(path, schema)
+        for file in placed.files(kind, table):
+            yield from read_file(file, schema)
 
 
-def read_file(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def read_file(file: PartFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Read a file batch by batch; its columns must be exactly these, without nulls.
 
     Raises:
@@ -61,7 +61,7 @@ def read_file(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with file.open() as source, pa.ipc.open_file(source) as reader:
             if not reader.schema.equals(schema):
                 raise ValueError(f"its columns are {reader.schema.names}, not {schema.names}")
             for i in range(reader.num_record_batches):
@@ -71,7 +71,7 @@ def read_file(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                     raise ValueError("a value is missing")
                 yield batch
     except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file.name}: {' '.join(str(error).split())}") from error
 
 
 def numbers(column: pa.Array, dtype: type) -> np.ndarray:

@@ -1,15 +1,12 @@
-"""Writes a partition's part of a checkpoint: Arrow IPC files, synced, each with its SHA-256."""
+"""Writes a partition's part of a checkpoint or copy: Arrow IPC files, each with its SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +14,7 @@ from elasticdl.ps import part_schemas
 from elasticdl.ps.contents import Contents
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.lanes import LanesState
-from elasticdl.ps.manifest import sync_directory
+from elasticdl.ps.part_files import Destination, Sink
 from elasticdl.ps.progress import TOTALS, Progress
 from elasticdl.ps.routing import group_of
 from elasticdl.ps.table_snapshot import TableSnapshot
@@ -37,14 +34,33 @@ class GivenUp(Exception):
 
 
 @dataclass(frozen=True)
-class PartImage:
-    """One moment of a partition; its tables keep what changes until they are told to let it go."""
+class Moment:
+    """What an image is taken for.
 
-    partition: int
-    incarnation: int
+    number: of the checkpoint or the copy. base: what it is to build on; 0 for nothing. version: of
+    the partition now. mark: of this moment, for the changes after it. since: of the base; 0 where
+    it is not known. newest_checkpoint: as in `Snapshots`.
+    """
+
     number: int
     base: int
     version: int
+    mark: int
+    since: int
+    newest_checkpoint: int
+
+
+@dataclass(frozen=True)
+class PartImage:
+    """One moment of a partition; its tables keep what changes until they are told to let it go.
+
+    base: of the one whose changes since are kept; 0 where everything is.
+    """
+
+    partition: int
+    incarnation: int
+    moment: Moment
+    base: int
     contents: Contents
     dense: np.ndarray
     dense_slots: np.ndarray
@@ -57,43 +73,32 @@ class PartImage:
         cls,
         partition: int,
         incarnation: int,
-        number: int,
-        base: int,
-        version: int,
+        moment: Moment,
         contents: Contents,
         lanes: LanesState | None,
     ) -> PartImage:
         """Keep what there is now; the lock of the partition is held.
 
-        Where what changed since `base` is not known, everything is kept, and base is 0.
+        Where what changed since the moment's base is not known, everything is kept.
 
         Raises:
           MemoryError: nothing is kept.
         """
-        known = [table.knows_changes_since(base) for table in contents.tables]
-        base = base if known and all(known) else 0
+        known = [table.knows_changes_since(moment.since) for table in contents.tables]
+        is_increment = bool(moment.base) and bool(known) and all(known)
+        base, since = (moment.base, moment.since) if is_increment else (0, 0)
         dense, slots = contents.dense.values(), contents.dense.slots()
         progress = contents.progress.copy()
         tables: list[tuple[EmbeddingTable, TableSnapshot]] = []
         try:
             for table in contents.tables:
-                tables.append((table, table.begin_snapshot(number, base)))
+                tables.append((table, table.begin_snapshot(moment.mark, since)))
         except MemoryError:
             for table, snapshot in tables:
                 table.end_snapshot(snapshot)
             raise
         return cls(
-            partition,
-            incarnation,
-            number,
-            base,
-            version,
-            contents,
-            dense,
-            slots,
-            tables,
-            progress,
-            lanes,
+            partition, incarnation, moment, base, contents, dense, slots, tables, progress, lanes
         )
 
     def let_go(self) -> None:
@@ -103,11 +108,11 @@ class PartImage:
 
 
 class PartWriter:
-    """Writes one image into a directory.
+    """Writes one image.
 
     Args:
       image: what is written.
-      directory: where.
+      destination: where.
       lock: of the partition; held for a page at a time.
       is_given_up: asked often.
     """
@@ -115,22 +120,23 @@ class PartWriter:
     def __init__(
         self,
         image: PartImage,
-        directory: Path,
+        destination: Destination,
         lock: threading.Lock,
         is_given_up: Callable[[], bool],
     ) -> None:
         self._image = image
-        self.directory = directory
+        self._destination = destination
         self._lock = lock
         self._is_given_up = is_given_up
         self._files: list[dict[str, Any]] = []
-        self._begun: list[Path] = []
+        self._begun: list[str] = []
 
     def write(self) -> dict[str, Any]:
-        """Write and sync all files; return the part's entry in the manifest.
+        """Write all files; return the part's entry in the manifest.
 
         Raises:
           OSError: a file cannot be written.
+          RpcError: likewise, where it goes to another instance.
           GivenUp: as asked.
         """
         image = self._image
@@ -140,14 +146,14 @@ class PartWriter:
         self._write_dense()
         for position, (table, snapshot) in enumerate(image.tables):
             self._write_table(position, table, snapshot)
-        sync_directory(self.directory)
+        self._destination.finish()
         groups = image.contents.groups.tolist()
         return {
             "partition": image.partition,
             "incarnation": image.incarnation,
-            "number": image.number,
+            "number": image.moment.number,
             "base": image.base,
-            "version": image.version,
+            "version": image.moment.version,
             "groups": groups,
             "closed": image.progress.closed.bounds,
             "files": self._files,
@@ -155,9 +161,8 @@ class PartWriter:
 
     def remove(self) -> None:
         """Remove what was written."""
-        for path in self._begun:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        for name in self._begun:
+            self._destination.remove(name)
 
     # ---------------------------------------------------------------------- tables
 
@@ -281,24 +286,25 @@ class PartWriter:
 
         image = self._image
         prefix = f"p{image.partition}.{image.incarnation}"
-        path = self.directory / f"{prefix}-{kind}{'' if table is None else f'-{table}'}.arrow"
-        name = "" if table is None else image.contents.model.tables[table].name
-        described = {"kind": kind, "table": name, "number": str(image.number)} | (metadata or {})
+        name = f"{prefix}-{kind}{'' if table is None else f'-{table}'}.arrow"
+        of = "" if table is None else image.contents.model.tables[table].name
+        described = {"kind": kind, "table": of, "number": str(image.moment.number)} | (
+            metadata or {}
+        )
         num_rows = 0
-        self._begun.append(path)
-        with open(path, "wb", buffering=0) as file:
+        self._begun.append(name)
+        with self._destination.create(name) as file:
             sink = _Hashing(file, self._is_given_up)
             stream = pa.PythonFile(sink, mode="w")
             with pa.ipc.new_file(stream, schema.with_metadata(described)) as writer:
                 for batch in batches:
                     writer.write_batch(batch.replace_schema_metadata(described))
                     num_rows += batch.num_rows
-            os.fsync(file.fileno())
         self._files.append(
             {
-                "name": path.name,
+                "name": name,
                 "kind": kind,
-                "table": name,
+                "table": of,
                 "rows": num_rows,
                 "bytes": sink.num_bytes,
                 "sha256": sink.digest.hexdigest(),
@@ -311,7 +317,7 @@ class _Hashing:
 
     closed = False
 
-    def __init__(self, file: BinaryIO | Any, is_given_up: Callable[[], bool]) -> None:
+    def __init__(self, file: Sink, is_given_up: Callable[[], bool]) -> None:
         self.digest = hashlib.sha256()
         self.num_bytes = 0
         self._file = file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.lanes import LaneError
 from elasticdl.ps.learning_rates import LearningRates, decided_rate
 from elasticdl.ps.lifetimes import GroupSteps
-from elasticdl.ps.part_writer import PartImage
+from elasticdl.ps.part_files import Destination
+from elasticdl.ps.part_writer import Moment, PartImage, PartWriter
 from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision
 from elasticdl.ps.refusal import Refused
-from elasticdl.ps.restoring import Restoring
+from elasticdl.ps.restoring import Restoring, Source
 from elasticdl.ps.routing import group_of
 from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
@@ -91,20 +92,21 @@ class Partition:
         except (ValueError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
-    def restore(self, checkpoint: Path, routing: ps_pb2.Routing) -> None:
-        """Define the partition and set everything as a checkpoint has it, before it serves.
+    def restore(self, source: Source, routing: ps_pb2.Routing) -> None:
+        """Define the partition and set everything as a checkpoint or copy has it, before it serves.
 
         Args:
-          checkpoint: its directory.
-          routing: the groups to host; their number is that of the checkpoint.
+          source: which.
+          routing: the groups to host.
 
         Raises:
-          JobError: the checkpoint is damaged or does not fit; one line, and nothing was changed.
+          JobError: it is damaged or does not fit; one line, and nothing was changed.
         """
-        contents, lanes = Restoring(checkpoint, routing, self.index).read()
+        contents, lanes = Restoring(source, routing, self.index).read()
         with self._lock:
             self._hold(contents)
             self._was_restored = True
+            self._snapshots.newest_checkpoint = source.newest_checkpoint
             if self._steps is not None and lanes is not None:
                 self._steps.lanes.restore(lanes)
 
@@ -438,11 +440,34 @@ class Partition:
                 reply.model.CopyFrom(self._contents.model)
             return reply
 
-    def _take_part(self, number: int, base: int, version: int) -> PartImage:
+    def _take_part(self, moment: Moment) -> PartImage:
         lanes = None if self._steps is None else self._steps.lanes.state()
-        return PartImage.take(
-            self.index, self.incarnation, number, base, version, self._contents, lanes
-        )
+        return PartImage.take(self.index, self.incarnation, moment, self._contents, lanes)
+
+    # ------------------------------------------------------------------ the copy
+
+    def begin_copy(self, base: int) -> PartImage | None:
+        """Keep what is here for a copy, as `Snapshots.begin_copy` does; `end_copy` follows."""
+        with self._lock:
+            return self._snapshots.begin_copy(base, self._version())
+
+    def write_copy(self, image: PartImage, destination: Destination) -> dict[str, Any]:
+        """Write an image; return its entry.
+
+        Raises:
+          GivenUp: a checkpoint needs its place.
+          RpcError: it cannot be written.
+        """
+
+        def is_given_up() -> bool:
+            return not self._snapshots.has_copy(image)
+
+        return PartWriter(image, destination, self._lock, is_given_up).write()
+
+    def end_copy(self, image: PartImage) -> None:
+        """Keep it no longer."""
+        with self._lock:
+            self._snapshots.end_copy(image)
 
     # ------------------------------------------------------------------ questions
 

@@ -1,7 +1,9 @@
-"""Loads what a partition is to host from a checkpoint, of whatever number of partitions it is."""
+"""Loads what a partition is to host from a checkpoint, of any number of partitions, or a copy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from elasticdl.ps.contents import Contents
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.interval_set import IntervalSet
 from elasticdl.ps.lanes import MAX_LANES, Closing, LanesState, LaneState, Reading, lowest
-from elasticdl.ps.manifest import PlacedPart, damages, part_chains, read_manifest
+from elasticdl.ps.manifest import part_chains, read_manifest
+from elasticdl.ps.part_files import Directory, PartFile, PlacedPart, damages
 from elasticdl.ps.part_reader import (
     model_of,
     numbers,
@@ -31,21 +34,53 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Restoring:
-    """Reads a checkpoint for one partition.
+@dataclass(frozen=True)
+class Source:
+    """What a partition is restored from.
 
-    Args:
-      checkpoint: its directory.
-      routing: which groups the partition is to host.
-      partition: its index.
-
-    Raises:
-      JobError: the checkpoint is not whole, or not one of such groups; one line.
+    name: as text. newest_checkpoint: the highest number of those that it is, or goes beyond.
+    num_groups: bucket groups of the job. chains: for each part, those it builds on, the whole one
+    first, itself last.
     """
 
-    def __init__(self, checkpoint: Path, routing: ps_pb2.Routing, partition: int) -> None:
-        self._checkpoint = checkpoint
-        self._manifest = read_manifest(checkpoint)
+    name: str
+    newest_checkpoint: int
+    num_groups: int
+    model: ps_pb2.ModelDefinition
+    chains: Sequence[Sequence[PlacedPart]]
+
+    def unusable(self, error: object) -> JobError:
+        """What to raise where something is wrong with it; one line."""
+        return JobError(f"{self.name}: {error}; use another one")
+
+    @classmethod
+    def checkpoint(cls, directory: Path) -> Source:
+        """Return a checkpoint, its files unread.
+
+        Raises:
+          JobError: it is not whole, as far as names and sizes tell; one line.
+        """
+        manifest = read_manifest(directory)
+        name = str(Directory(directory))
+        try:
+            model = model_of(manifest)
+        except ValueError as error:
+            raise JobError(f"{name}: {error}; use another one") from None
+        chains = list(part_chains(directory, manifest))
+        return cls(name, manifest.number, len(manifest.routing), model, chains)
+
+
+class Restoring:
+    """Reads what one partition is to hold.
+
+    Args:
+      source: where from.
+      routing: which groups the partition is to host.
+      partition: its index.
+    """
+
+    def __init__(self, source: Source, routing: ps_pb2.Routing, partition: int) -> None:
+        self._source = source
         self._routing = routing
         self._partition = partition
 
@@ -58,23 +93,18 @@ class Restoring:
         try:
             return self._read()
         except (ValueError, TypeError, KeyError, OSError, MemoryError) as error:
-            raise JobError(f"checkpoint '{self._checkpoint}': {error}; use another one") from error
+            raise self._source.unusable(error) from error
 
     def _read(self) -> tuple[Contents, LanesState | None]:
-        manifest = self._manifest
-        if len(self._routing.partition_of_group) != len(manifest.routing):
+        source = self._source
+        if len(self._routing.partition_of_group) != source.num_groups:
             raise ValueError(
-                f"it has {len(manifest.routing)} bucket groups, the job has "
+                f"it has {source.num_groups} bucket groups, the job has "
                 f"{len(self._routing.partition_of_group)}"
             )
-        model = model_of(manifest)
-        contents = Contents.define(model, self._routing, self._partition)
+        contents = Contents.define(source.model, self._routing, self._partition)
         hosted = set(contents.groups.tolist())
-        chains = [
-            chain
-            for chain in part_chains(self._checkpoint, manifest)
-            if hosted & set(chain[-1].part["groups"])
-        ]
+        chains = [chain for chain in source.chains if hosted & set(chain[-1].part["groups"])]
         for problem in (one for chain in chains for placed in chain for one in damages(placed)):
             raise JobError(problem)
         self._read_dense(contents, [chain[-1] for chain in chains])
@@ -84,7 +114,7 @@ class Restoring:
             table.end_restore()
             self._read_candidates(contents, table, [chain[-1] for chain in chains])
         self._read_progress(contents, [chain[-1] for chain in chains])
-        lanes = [_read_lanes(path) for chain in chains for path in chain[-1].files("lanes")]
+        lanes = [_read_lanes(file) for chain in chains for file in chain[-1].files("lanes")]
         return contents, lowest(lanes) if lanes else None
 
     def _read_dense(self, contents: Contents, parts: list[PlacedPart]) -> None:
@@ -110,7 +140,7 @@ class Restoring:
         contents.dense.load(values[0], values[1:])
 
     def _read_table(
-        self, contents: Contents, table: EmbeddingTable, chain: list[PlacedPart]
+        self, contents: Contents, table: EmbeddingTable, chain: Sequence[PlacedPart]
     ) -> None:
         for placed in chain:
             for batch in read_batches([placed], "gone", part_schemas.gone_schema(), table.name):
@@ -194,10 +224,10 @@ def _open_tasks(row: dict[str, Any]) -> dict[int, TaskState]:
     }
 
 
-def _read_lanes(path: Path) -> LanesState:
+def _read_lanes(file: PartFile) -> LanesState:
     lanes: list[LaneState] = []
     metadata: dict[bytes, bytes] = {}
-    for batch in read_file(path, part_schemas.lanes_schema()):
+    for batch in read_file(file, part_schemas.lanes_schema()):
         metadata = batch.schema.metadata
         for row in batch.to_pylist():
             closed = zip(

@@ -1,4 +1,4 @@
-"""The snapshot that a partition is asked for: when it begins, how its writing stands."""
+"""The snapshots of a partition: the one that it is asked for, and the one that its copy is of."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.change_marks import MAX_NUMBER
-from elasticdl.ps.part_writer import GivenUp, PartImage, PartWriter
+from elasticdl.ps.part_files import Directory
+from elasticdl.ps.part_writer import GivenUp, Moment, PartImage, PartWriter
 from elasticdl.ps.refusal import Refused
 
 logger = logging.getLogger(__name__)
@@ -44,19 +44,27 @@ class Snapshots:
     """The newest snapshot asked for of one partition; the partition's lock is held in all methods.
 
     A newer one ends the one before: what is not written yet never will be. A failed one leaves
-    the partition as it is.
+    the partition as it is. An image for a copy is given up when a checkpoint's is taken: a table
+    keeps one.
 
     Args:
       lock: the partition's; the writing thread takes it for a page of rows at a time.
-      take: keeps what there is now, for (number, base, version).
+      take: keeps what there is now.
+
+    Attributes:
+      newest_checkpoint: the highest number of those whose moment has been, in this life or in what
+        it was restored from: all that a committed checkpoint up to this number has is here.
     """
 
-    def __init__(
-        self, lock: threading.Lock, take: Callable[[int, int, int], PartImage]
-    ) -> None:  # fmt: skip
+    def __init__(self, lock: threading.Lock, take: Callable[[Moment], PartImage]) -> None:
+        self.newest_checkpoint = 0
         self._lock = lock
         self._take = take
         self._number = 0
+        self._mark = 0
+        # By number: of checkpoints that others may build on.
+        self._marks: dict[int, int] = {}
+        self._copy: PartImage | None = None
         self._has_begun = False
         self._awaited: ps_pb2.SnapshotRequest | None = None
         self._writing: _Writing | None = None
@@ -77,7 +85,7 @@ class Snapshots:
         """
         if request.ask:
             return ps_pb2.SnapshotReply(version=version)
-        if not 0 <= request.base < request.number <= MAX_NUMBER:
+        if not 0 <= request.base < request.number:
             raise Refused(
                 ps_pb2.PS_INVALID, f"snapshot {request.number} on base {request.base}: no such one"
             )
@@ -113,19 +121,29 @@ class Snapshots:
     def _begin(self, request: ps_pb2.SnapshotRequest, version: int) -> None:
         writing = self._writing = _Writing(version)
         self._has_begun = True
+        self.end_copy(self._copy)
+        self.newest_checkpoint = request.number
+        self._mark += 1
+        since = self._marks.get(request.base, 0)
+        moment = Moment(request.number, request.base, version, self._mark, since, request.number)
+        # What is older than what the master builds on, it never will build on.
+        self._marks = {n: mark for n, mark in self._marks.items() if n >= request.base}
+        self._marks[request.number] = moment.mark
         try:
-            image = writing.image = self._take(request.number, request.base, version)
-            writer = PartWriter(
-                image, Path(request.directory), self._lock, lambda: writing.is_given_up
-            )
+            image = writing.image = self._take(moment)
+            directory = Directory(Path(request.directory))
+            writer = PartWriter(image, directory, self._lock, lambda: writing.is_given_up)
             threading.Thread(
-                target=self._write, args=(writing, writer), name="snapshot", daemon=True
+                target=self._write,
+                args=(writing, writer, directory),
+                name="snapshot",
+                daemon=True,
             ).start()
         except (MemoryError, RuntimeError) as error:  # no memory, or no further thread
             writing.let_go()
             writing.fail(f"snapshot {request.number}: not begun ({error})")
 
-    def _write(self, writing: _Writing, writer: PartWriter) -> None:
+    def _write(self, writing: _Writing, writer: PartWriter, directory: Directory) -> None:
         part, why = "", ""
         try:
             part = json.dumps(writer.write())
@@ -141,10 +159,43 @@ class Snapshots:
             if not why and not writing.is_given_up:
                 writing.state, writing.part = WRITTEN, part
                 return
-            directory = writer.directory
         writer.remove()
         with self._lock:
-            writing.fail(f"checkpoint '{directory}': {why}")
+            writing.fail(f"{directory}: {why}")
+
+    # ------------------------------------------------------------------ the copy
+
+    def begin_copy(self, base: int, version: int) -> PartImage | None:
+        """Keep what there is now for a copy, which is numbered by its mark.
+
+        Args:
+          base: number of the copy since which changes are wanted; 0 for everything.
+          version: of the partition now.
+
+        Returns:
+          None while a checkpoint is being written, and before the first one: a partition that is
+          lost then begins anew.
+
+        Raises:
+          MemoryError: nothing is kept.
+        """
+        writing = self._writing
+        if not self.newest_checkpoint or (writing is not None and writing.state == WRITING):
+            return None
+        self._mark += 1
+        moment = Moment(self._mark, base, version, self._mark, base, self.newest_checkpoint)
+        self._copy = self._take(moment)
+        return self._copy
+
+    def has_copy(self, image: PartImage) -> bool:
+        """Whether an image for a copy is kept still."""
+        return self._copy is image
+
+    def end_copy(self, image: PartImage | None) -> None:
+        """Let an image for a copy go, if it is there still."""
+        if image is not None and self._copy is image:
+            image.let_go()
+            self._copy = None
 
     def _give_up(self) -> None:
         """End what is not written yet; the thread removes the files it has begun."""

@@ -22,6 +22,7 @@ from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of
 from elasticdl.ps.manifest import committed, numbers_in, read_manifest, verify
 from elasticdl.ps.partition import Partition
+from elasticdl.ps.restoring import Source
 from elasticdl.rpc import DirectTransport, Service
 from tests.master.test_coordinator import Recorder
 from tests.partitions import DENSE, DESCRIPTOR, IDS, Servers
@@ -95,13 +96,13 @@ class Job:
         for index, incarnation in launched:
             spec = InstanceSpec(Role.PS, index, incarnation)
             assert self.coordinator.register(Registered(spec, ready=False))
-            told = self.coordinator.restore()
+            told = self.coordinator.restore(spec)
             assert told.checkpoint == str(of)
             routing = ps_pb2.Routing(
                 version=told.routing.version, partition_of_group=told.routing.partition_of_group
             )
             partition = Partition(index, incarnation)
-            partition.restore(of, routing)
+            partition.restore(Source.checkpoint(of), routing)
             self.servers.partitions[index : index + 1] = [partition]
             closed = tuple(partition.progress.closed.intervals)
             assert self.coordinator.register(Registered(spec, closed=closed))
@@ -184,7 +185,7 @@ def test_nothing_is_trained_before_the_initial_values_are_committed(start):
     job.train()
     assert verify(path) == []
     restored = Partition(0, 2)
-    restored.restore(path, job.servers.cluster.routing)
+    restored.restore(Source.checkpoint(path), job.servers.cluster.routing)
     kinds = [entry.kind for entry in read_journal(job.directory)]
 
     def training_granted() -> list[int]:

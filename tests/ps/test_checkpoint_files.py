@@ -29,6 +29,7 @@ from elasticdl.ps.manifest import (
 )
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
+from elasticdl.ps.restoring import Source
 from elasticdl.ps.routing import group_of
 from tests.checkpoints import ask, commit, restore, routing_of, wait_for_writers
 from tests.partitions import DENSE, IDS, MODEL, Servers
@@ -65,7 +66,7 @@ def refusal(checkpoint: Path) -> str:
     """The line by which a partition refuses to be restored; it stays as it was."""
     partition = Partition(0, 2)
     with pytest.raises(JobError) as refused:
-        partition.restore(checkpoint, routing_of(1))
+        partition.restore(Source.checkpoint(checkpoint), routing_of(1))
     assert partition._model is None
     line = str(refused.value)
     assert "\n" not in line

@@ -1,0 +1,231 @@
+"""The files of a partition's part: what describes them, where they lie, and whether they are whole.
+
+Those of a checkpoint lie in its directory, those of a copy in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from elasticdl.errors import JobError
+from elasticdl.ps.interval_set import IntervalSet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_HASHED_AT_ONCE = 1 << 20
+
+
+class Place(Protocol):
+    """Where files of parts lie; as text it begins what is wrong with one of them."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; OSError where it is not there."""
+        ...
+
+    def blocks(self, name: str) -> Iterator[bytes | memoryview]:
+        """All of a file, bit by bit."""
+        ...
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file, for Arrow to read."""
+        ...
+
+
+class Sink(Protocol):
+    """What a file is written to."""
+
+    def write(self, data: memoryview) -> int:
+        """Take bytes from the start of `data`; return how many."""
+        ...
+
+
+class Destination(Protocol):
+    """Where the files of a part are written."""
+
+    def create(self, name: str) -> AbstractContextManager[Sink]:
+        """Begin a file; it is there for good when the context ends."""
+        ...
+
+    def finish(self) -> None:
+        """All files are written."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Take back a file that was begun."""
+        ...
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The directory of a checkpoint: a place and a destination; what is written is synced."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"checkpoint '{self.path}'"
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        with open(self.path / name, "rb") as file:
+            while block := file.read(_HASHED_AT_ONCE):
+                yield block
+
+    def open(self, name: str) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.memory_map(str(self.path / name))
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[Sink]:
+        with open(self.path / name, "wb", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        sync_directory(self.path)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Files in memory, by name.
+
+    name: what they are, for messages.
+    """
+
+    name: str
+    files: Mapping[str, bytes | bytearray]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def size(self, name: str) -> int:
+        if name not in self.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return len(self.files[name])
+
+    def blocks(self, name: str) -> Iterator[memoryview]:
+        yield memoryview(self.files[name])
+
+    def open(self, name: str) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.BufferReader(self.files[name])
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One file of a part."""
+
+    place: Place
+    name: str
+
+    def open(self) -> pa.NativeFile:
+        """Open it for Arrow to read."""
+        return self.place.open(self.name)
+
+
+@dataclass(frozen=True)
+class PlacedPart:
+    """A part, and the place of its files.
+
+    part: its entry, as `Manifest` tells.
+    """
+
+    place: Place
+    part: Mapping[str, Any]
+
+    @property
+    def base(self) -> int:
+        """The number of the part its changes are of; 0 where it is whole."""
+        return int(self.part["base"])
+
+    def files(self, kind: str, table: str | None = None) -> list[PartFile]:
+        """The files of one kind (and table)."""
+        return [
+            PartFile(self.place, one["name"])
+            for one in self.part["files"]
+            if one["kind"] == kind and table in (None, one["table"])
+        ]
+
+
+def damages(placed: PlacedPart) -> list[str]:
+    """Read the files of one part; return what is wrong, a line for each."""
+    problems = []
+    for one in placed.part["files"]:
+        name = one["name"]
+        try:
+            check_size(placed.place, name, one["bytes"])
+            digest = hashlib.sha256()
+            for block in placed.place.blocks(name):
+                digest.update(block)
+            if digest.hexdigest() != one["sha256"]:
+                raise JobError(f"{placed.place}: {name} is damaged: its SHA-256 is not the "
+                               "manifest's; use another one")  # fmt: skip
+        except OSError as error:
+            problems.append(f"{placed.place}: {name}: {error.strerror}")
+        except JobError as error:
+            problems.append(str(error))
+    return problems
+
+
+def check_size(place: Place, name: str, num_bytes: int) -> None:
+    """Raise JobError unless a file is there, with so many bytes."""
+    try:
+        found = place.size(name)
+    except OSError as error:
+        raise JobError(f"{place}: {name} is missing ({error.strerror}); use another one") from None
+    if found != num_bytes:
+        raise JobError(f"{place}: {name} has {found:,} bytes, not {num_bytes:,}; use another one")
+
+
+def check_part(part: Any, number: int) -> None:
+    """Check the entry of a part.
+
+    Raises:
+      ValueError: a value is out of range.
+      TypeError: one is of another type.
+      KeyError: one is missing.
+    """
+    base, _, of, _ = integers([part[n] for n in ("base", "version", "number", "partition")])
+    if of != number or base >= number or part["incarnation"] < 0:
+        raise ValueError("a part of another checkpoint")
+    integers(part["groups"])
+    IntervalSet.of(integers(part["closed"]))
+    for one in part["files"]:
+        integers([one["bytes"], one["rows"]])
+        name = one["name"]
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+            raise ValueError(f"a file is named {name!r}")
+        if not all(isinstance(one[key], str) for key in ("kind", "table", "sha256")):
+            raise TypeError("a file is described wrongly")
+
+
+def integers(values: Any) -> list[int]:
+    """Return a list of numbers from 0 on; TypeError if it is something else."""
+    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in values):
+        raise TypeError("a number is none, or out of range")
+    return values
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
