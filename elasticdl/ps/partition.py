@@ -449,6 +449,8 @@ class Partition:
     def begin_copy(self, base: int) -> PartImage | None:
         """Keep what is here for a copy, as `Snapshots.begin_copy` does; `end_copy` follows."""
         with self._lock:
+            if self._model is None:
+                return None
             return self._snapshots.begin_copy(base, self._version())
 
     def write_copy(self, image: PartImage, destination: Destination) -> dict[str, Any]:

@@ -241,6 +241,17 @@ def test_options_of_one_consistency_are_errors_in_the_other() -> None:
     assert spec.grads_to_wait == 2
 
 
+def test_a_standby_needs_another_parameter_server_and_async_mode() -> None:
+    with pytest.raises(UsageError, match=r"^--ps_standby=1: there is no other .* --num_ps=2"):
+        JobSpec.resolve("train", {**TRAIN, "ps_standby": "1"}, "--")
+    options = {**TRAIN, "ps_standby": "1", "num_ps": "2"}
+    with pytest.raises(UsageError, match=r"^--ps_standby=1: in sync mode .* --checkpoint_steps"):
+        JobSpec.resolve("train", {**options, "consistency": "sync"}, "--")
+    with pytest.raises(UsageError, match="ps_standby"):
+        JobSpec.resolve("train", {**options, "ps_standby": "2"}, "--")
+    assert JobSpec.resolve("train", options, "--").ps_standby == 1
+
+
 def test_paths_are_absolute_and_uris_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

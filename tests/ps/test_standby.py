@@ -156,6 +156,7 @@ def played(tmp_path: Path) -> Played:
 
 
 def test_before_the_first_checkpoint_there_is_no_copy(tmp_path: Path) -> None:
+    assert Partition(0, 1).begin_copy(0) is None, "nor before initial values"
     played = Played(2, ADAM, tmp_path)
     played.minibatch(1, False, [1, 2])
     played.copy(0, None)

@@ -7,6 +7,7 @@ here fails the test.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
 from elasticdl.ps import frames
+from elasticdl.ps.copies import Copies
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.rate_table import BLOCK_STEPS
@@ -48,7 +50,7 @@ class World:
     """A service with its handler, and what can be seen of the handler's state."""
 
     def __init__(self, descriptor: ServiceDescriptor, handler: Any) -> None:
-        self._descriptor = descriptor
+        self._descriptor, self._handler = descriptor, handler
         self._service = Service(descriptor, handler)
 
     def call(self, method: str, request: Message | bytes) -> bytes:
@@ -395,6 +397,72 @@ PS_CASES = {
 }
 
 
+# ------------------------------------------------------------------------ a standby
+
+
+class StandbyWorld(World):
+    """A parameter server that keeps what another one copies to it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(SERVICES["Standby"], Copies(1))
+
+    def part(self, number: int) -> ps_pb2.CopyPart:
+        return ps_pb2.CopyPart(keeper=1, incarnation=1, number=number)
+
+    def write_request(self, number: int) -> bytes:
+        header = ps_pb2.WriteCopyHeader(part=self.part(number), file="a.arrow")
+        return frames.pack(header, [np.arange(number, dtype=np.uint8)])
+
+    def finish_request(self, number: int) -> ps_pb2.FinishCopyRequest:
+        file = {"name": "a.arrow", "kind": "rows", "table": "", "rows": 0, "sha256": ""}
+        described = {"partition": 0, "incarnation": 1, "number": number, "base": 0, "version": 0}
+        described |= {"groups": [], "closed": [], "files": [{**file, "bytes": number}]}
+        return ps_pb2.FinishCopyRequest(part=self.part(number), entry=json.dumps(described))
+
+    def copy(self, number: int) -> None:
+        self.call("WriteCopy", self.write_request(number))
+        self.call("FinishCopy", self.finish_request(number))
+
+    def get_request(self, incarnation: int) -> ps_pb2.GetCopyRequest:
+        return ps_pb2.GetCopyRequest(keeper=1, incarnation=incarnation)
+
+    def read_request(self, number: int) -> bytes:
+        return frames.pack(
+            ps_pb2.ReadCopyHeader(part=self.part(number), file="a.arrow", max_bytes=9)
+        )
+
+    def picture(self) -> Any:
+        copies = self._handler
+        return repr([copies._kept, copies._arriving, copies._earliest])
+
+
+STANDBY_CASES = {
+    "WriteCopy": Case(
+        lambda world: world.write_request(3),
+        later=lambda world: (
+            world.call("FinishCopy", world.finish_request(3)),
+            world.call("WriteCopy", world.write_request(5)),
+        ),
+    ),
+    "FinishCopy": Case(
+        lambda world: world.finish_request(3),
+        before=lambda world: world.call("WriteCopy", world.write_request(3)),
+        later=lambda world: world.copy(5),
+    ),
+    "GetCopy": Case(
+        lambda world: world.get_request(2),
+        before=lambda world: (world.copy(3), world.call("WriteCopy", world.write_request(5))),
+        later=lambda world: world.call("GetCopy", world.get_request(3)),
+    ),
+    "ReadCopy": Case(
+        lambda world: world.read_request(3),
+        before=lambda world: world.copy(3),
+        later=lambda world: world.copy(5),
+        changes=False,
+    ),
+}
+
+
 # ------------------------------------------------------------------- the supervisor
 
 
@@ -458,11 +526,13 @@ SUPERVISOR_CASES = {
 CASES = {
     "Master": MASTER_CASES,
     "ParameterServer": PS_CASES,
+    "Standby": STANDBY_CASES,
     "Supervisor": SUPERVISOR_CASES,
 }
 WORLDS: dict[str, Callable[[Path], World]] = {
     "Master": MasterWorld,
     "ParameterServer": PartitionWorld,
+    "Standby": StandbyWorld,
     "Supervisor": SupervisorWorld,
     "empty": lambda directory: PartitionWorld(directory, initialize=False),
     "sync": SyncWorld,
