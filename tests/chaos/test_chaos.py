@@ -46,8 +46,8 @@ def test_a_job_ends_with_every_record_counted_once_whoever_is_killed_or_stopped(
         rounds.play(
             number,
             mode,
-            disturbances=chance.randint(8, 40),
-            mean_pause_s=chance.choice([0.5, 2.0, 5.0]),
+            disturbances=chance.randint(16, 48),
+            mean_pause_s=chance.choice([0.5, 1.0, 3.0]),
             from_training=chance.random() < 0.5,
         )
         number += 1
