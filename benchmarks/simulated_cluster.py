@@ -52,7 +52,7 @@ class Settings:
     minibatch_s: float = 0.25
     start_s: float = 10.0
     deaths_per_hour: float = 2.0
-    ps_deaths_per_hour: float = 1.0
+    ps_deaths_per_hour: float = 0.2
     checkpoint_s: float = 60.0
     storms: int = 3
     storm_share: float = 0.3
