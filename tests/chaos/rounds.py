@@ -105,7 +105,11 @@ class Rounds:
             "cut_every_s=45,cut_s=4"
         )
         spares = ("--warm_spares=1",) if "spare" in self.roles else ()
-        job = self._start(mode, *spares, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}")
+        # Every other round of async mode.
+        standby = ("--ps_standby=1",) if mode == "async" and number % 4 == 0 else ()
+        job = self._start(
+            mode, *spares, *standby, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}"
+        )
 
         def may_begin() -> bool:
             if from_training:

@@ -30,23 +30,26 @@ def tasks_done(job: Job) -> int:
     return sum(one.body["kind"] == "TRAINING" for one in read_journal(job.directory, "done"))
 
 
-def tasks_copied(job: Job) -> int:
-    """How many tasks are closed in the copy of partition 0, as its keeper has it."""
+def tasks_copied(job: Job, partition: int = 0) -> int:
+    """How many tasks are closed in the copy of the present life of a partition."""
     registered = [one.body for one in read_journal(job.directory, "registered")]
     found = {one["index"]: one for one in registered if one["role"] == "ps" and one["ready"]}
     if len(found) < 2:
         return 0
-    transport = GrpcTransport(found[1]["address"], read_token(job.directory))
+    keeper = 1 - partition
+    transport = GrpcTransport(found[keeper]["address"], read_token(job.directory))
     client = Client(ps_pb2.DESCRIPTOR.services_by_name["Standby"], transport, "the keeper")
     lives = [found[index]["incarnation"] for index in range(2)]
-    request = ps_pb2.GetCopyRequest(keeper=lives[1], partition=0, incarnation=lives[0])
+    request = ps_pb2.GetCopyRequest(
+        keeper=lives[keeper], partition=partition, incarnation=lives[partition]
+    )
     try:
         reply = client.call("GetCopy", request, 5.0)
     except RpcError:
         return 0
     finally:
         client.close()
-    if reply.status != ps_pb2.PS_OK or reply.incarnation != lives[0]:
+    if reply.status != ps_pb2.PS_OK or reply.incarnation != lives[partition]:
         return 0
     return tasks_in(json.loads(reply.entries[-1])["closed"])
 
@@ -94,6 +97,7 @@ def test_a_lost_parameter_server_is_restored_from_its_copy_and_two_from_the_chec
     assert again <= before - copied, "only what was done since the copy"
     assert again < before / 2
     wait_until("a copy of the next life", lambda: tasks_copied(job) > before)
+    wait_until("a copy of the other, which has a new keeper", lambda: tasks_copied(job, 1) > before)
     kill(job, 0, 1)
     both = wait_until("both", lambda: restored(job)[2:] and restored(job)[1:])
     assert [one.text.split(",")[0] for one in both] == [
