@@ -25,6 +25,11 @@ DEADLINE_S = 600.0
 POLL_S = 0.1
 
 
+def end_jobs_on_sigterm() -> None:
+    """Have SIGTERM end this process like an exception, so that the jobs it has begun end, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 @dataclass(frozen=True)
 class Kill:
     """One process that was killed, and when, in seconds since the epoch."""
@@ -94,6 +99,16 @@ class DisturbedJob:
                 return done
             time.sleep(POLL_S)
         raise SystemExit(f"no record was counted in {DEADLINE_S:.0f} s")
+
+    def wait_for_spares(self, number: int) -> None:
+        """Return once so many of its spares are ready."""
+        ends = time.monotonic() + DEADLINE_S
+        while self.is_running and time.monotonic() < ends:
+            spares = json.loads((self.directory / FILE_NAME).read_text())["spares"]
+            if sum(spare["is_ready"] for spare in spares.values()) >= number:
+                return
+            time.sleep(POLL_S)
+        raise SystemExit(f"no {number} spares were ready:\n{self.said()}")
 
     def kill(self, role: str, chance: random.Random) -> Kill | None:
         """Kill one process of a role; nothing happens if none is there at the moment."""

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.disturbed_job import DisturbedJob
+from benchmarks.disturbed_job import DisturbedJob, end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
 from benchmarks.quality import CONSISTENCIES, Comparison
 from benchmarks.workloads import MODEL_ZOO, Workload
@@ -414,4 +414,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_jobs_on_sigterm()
     raise SystemExit(main())

@@ -9,6 +9,8 @@ back: seconds from the kill until a task that was leased to the replaced worker 
 
 Then processes of all roles are killed at random, every so many seconds, and *goodput* is the
 records counted per second over those of the same job, undisturbed.
+
+All that is measured without warm spares and with them: the same kills, chosen by the same seed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import itertools
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +32,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.disturbed_job import DEADLINE_S, POLL_S, DisturbedJob, Kill
+from benchmarks.disturbed_job import DEADLINE_S, POLL_S, DisturbedJob, Kill, end_jobs_on_sigterm
+from benchmarks.goodput_plot import Panel, draw
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
 from elasticdl.master.journal import Entry, read_journal
@@ -41,7 +45,18 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. kills: of each role. secs: how long a job is watched at least."""
+    """What is measured.
+
+    Attributes:
+      model: among `WORKLOADS`.
+      num_workers: of each job.
+      num_ps: of each job.
+      kills: of each role.
+      secs: how long a job is watched at least.
+      every_s: seconds between kills, for each pair of jobs.
+      seed: chooses who is killed.
+      warm_spares: of the second job of each pair.
+    """
 
     model: str
     num_workers: int
@@ -50,10 +65,11 @@ class Settings:
     secs: float
     every_s: tuple[float, ...]
     seed: int
+    warm_spares: int
 
 
 @contextmanager
-def training(settings: Settings) -> Iterator[DisturbedJob]:
+def training(settings: Settings, warm_spares: int) -> Iterator[DisturbedJob]:
     """A job in training; it is stopped in the end, and its directory is removed."""
     workload = WORKLOADS[settings.model]
     data = workload.prepare(settings.model) / "train" / "*.recordio"
@@ -68,6 +84,7 @@ def training(settings: Settings) -> Iterator[DisturbedJob]:
         "num_workers": settings.num_workers,
         "num_ps": settings.num_ps,
         "checkpoint_secs": 10,
+        "warm_spares": warm_spares,
     }
     with tempfile.TemporaryDirectory(prefix="elasticdl-recovery-") as place:
         job = DisturbedJob(Path(place), options)
@@ -150,15 +167,17 @@ def _first_done(entries: Sequence[Entry], tasks: set[int] | None) -> float | Non
     )
 
 
-def measure_recovery(settings: Settings) -> dict[str, Any]:
+def measure_recovery(settings: Settings, warm_spares: int) -> dict[str, Any]:
     """Kill each role's process several times, each time once training is steady again."""
     chance = random.Random(settings.seed)
-    with training(settings) as job:
-        for _ in range(settings.kills):
+    with training(settings, warm_spares) as job:
+        for number in range(settings.kills):
             for role in ROLES:
+                job.wait_for_spares(warm_spares)
                 job.wait_for_records(job.wait_for_records(0))
                 job.kill(role, chance)
                 wait_for_recovery(job)
+                _tell(f"{warm_spares} warm spares: {role} killed and back, {number + 1}")
         entries = list(read_journal(job.directory))
     found: dict[str, Any] = {}
     for role in ROLES:
@@ -171,36 +190,50 @@ def measure_recovery(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def measure_goodput(settings: Settings, every_s: float) -> dict[str, Any]:
+def measure_goodput(settings: Settings, every_s: float, warm_spares: int) -> dict[str, Any]:
     """Train for a while, long enough for three kills every so many seconds; 0 for none."""
     secs = max(settings.secs, KILLS_WATCHED * every_s + every_s / 2)
     chance = random.Random(f"{settings.seed}/{every_s}")
-    with training(settings) as job:
+    killed: list[tuple[float, str]] = []
+    with training(settings, warm_spares) as job:
+        job.wait_for_spares(warm_spares)
         began = time.monotonic()
         first = job.wait_for_records(0)
         samples = [(0.0, first)]
         next_kill_s = every_s or float("inf")
         while (now_s := time.monotonic() - began) < secs:
             if now_s >= next_kill_s:
-                job.kill(chance.choice(ROLES), chance)
+                kill = job.kill(chance.choice(ROLES), chance)
+                if kill is not None:
+                    killed.append((now_s, kill.role))
                 next_kill_s += every_s
             done = job.records_done()
             if done is not None:
                 samples.append((now_s, done))
             time.sleep(POLL_S)
     (start_s, before), (end_s, after) = samples[0], samples[-1]
+    speed = (after - before) / (end_s - start_s)
+    _tell(f"{warm_spares} warm spares, a kill every {every_s:g} s: {speed:,.0f} records/s")
     return {
         "every_s": every_s,
-        "kills": len(job.kills),
-        "records_per_s": (after - before) / (end_s - start_s),
+        "warm_spares": warm_spares,
+        "kills": killed,
+        "records_per_s": speed,
         "samples": samples,
     }
 
 
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def measure(settings: Settings) -> dict[str, Any]:
-    """Measure both."""
-    recovery = measure_recovery(settings) if settings.kills else {}
-    runs = [measure_goodput(settings, every) for every in (0.0, *settings.every_s)]
+    """Measure both, without spares and with them."""
+    ways = list(dict.fromkeys((0, settings.warm_spares)))
+    watched = ways if settings.kills else []
+    recovery = {str(spares): measure_recovery(settings, spares) for spares in watched}
+    runs = [measure_goodput(settings, 0.0, 0)]
+    runs += [measure_goodput(settings, every, n) for every in settings.every_s for n in ways]
     for run in runs:
         run["goodput"] = run["records_per_s"] / runs[0]["records_per_s"]
     return {
@@ -209,6 +242,34 @@ def measure(settings: Settings) -> dict[str, Any]:
         "recovery": recovery,
         "goodput": runs,
     }
+
+
+def plot(result: dict[str, Any]) -> str:
+    """Draw the goodput over time, as SVG."""
+    runs = result["goodput"]
+    panels = [
+        Panel(f"{name_of(run)}: goodput {run['goodput']:.2f}", run["samples"], run["kills"])
+        for run in runs
+    ]
+    title = f"Records counted per second: {subject_of(result)}"
+    return draw(panels, title, usual_per_s=runs[0]["records_per_s"])
+
+
+def name_of(run: dict[str, Any]) -> str:
+    """What was done to a job."""
+    if not run["every_s"]:
+        return "undisturbed"
+    spares = run["warm_spares"]
+    return f"a kill every {run['every_s']:g} s, {f'{spares} warm' if spares else 'no'} spares"
+
+
+def subject_of(result: dict[str, Any]) -> str:
+    """What was measured, and on what machine."""
+    settings, machine = result["settings"], result["machine"]
+    return (
+        f"{settings['model']}, {settings['num_workers']} workers, {settings['num_ps']} parameter "
+        f"servers: {machine['cpu']}, {machine['cores']} cores"
+    )
 
 
 def bars(samples: Sequence[tuple[float, int]], most_per_s: float, width: int = 60) -> str:
@@ -223,31 +284,31 @@ def bars(samples: Sequence[tuple[float, int]], most_per_s: float, width: int = 6
 
 def show(result: dict[str, Any]) -> None:
     """Print the result."""
-    settings, machine = result["settings"], result["machine"]
+    settings = result["settings"]
     console = Console(width=120)
-    title = (
-        f"{settings['model']}, {settings['num_workers']} workers, {settings['num_ps']} parameter "
-        f"servers: {machine['cpu']}, {machine['cores']} cores"
-    )
-    table = Table(title=f"seconds after a kill; {title}", title_justify="left")
-    for column in ("killed", "times", "resumed, median", "worst", "back, median", "worst"):
+    title = f"seconds after a kill; {subject_of(result)}"
+    table = Table(title=title, title_justify="left")
+    for column in ("killed", "spares", "times", "resumed, median", "worst", "back, median"):
         table.add_column(column, justify="left" if column == "killed" else "right")
-    for role, times in result["recovery"].items():
-        row = [role, str(len(times.get("resumed", {}).get("all_s", [])))]
-        for name in ("resumed", "back"):
-            one = times.get(name)
-            row += [f"{one['median_s']:.1f}", f"{one['worst_s']:.1f}"] if one else ["", ""]
-        table.add_row(*row)
+    table.add_column("worst", justify="right")
+    for spares, roles in result["recovery"].items():
+        for role, times in roles.items():
+            row = [role, spares, str(len(times.get("resumed", {}).get("all_s", [])))]
+            for name in ("resumed", "back"):
+                one = times.get(name)
+                row += [f"{one['median_s']:.1f}", f"{one['worst_s']:.1f}"] if one else ["", ""]
+            table.add_row(*row)
     console.print(table)
     runs = result["goodput"]
     table = Table(title=f"goodput over {settings['secs']:.0f} s or more", title_justify="left")
-    for column in ("kill every", "kills", "records/s", "goodput", "records/s over time"):
+    for column in ("kill every", "spares", "kills", "records/s", "goodput", "records/s over time"):
         table.add_column(column, justify="right", no_wrap=True)
     most_per_s = 1.5 * runs[0]["records_per_s"]
     for run in runs:
         table.add_row(
             f"{run['every_s']:.0f} s" if run["every_s"] else "never",
-            str(run["kills"]),
+            str(run["warm_spares"]),
+            str(len(run["kills"])),
             f"{run['records_per_s']:,.0f}",
             f"{run['goodput']:.2f}",
             bars(run["samples"], most_per_s),
@@ -265,7 +326,15 @@ def main() -> None:
     parser.add_argument("--secs", type=float, default=120.0, help="goodput is measured for so long")
     parser.add_argument("--every", default="10,30,60", help="seconds between kills, or 'none'")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--warm_spares", type=int, default=1, help="measured beside none; 0: without them only"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures here as well, and a plot next to it",
+    )
     given = parser.parse_args()
     every_s = () if given.every == "none" else tuple(map(float, given.every.split(",")))
     settings = Settings(
@@ -276,13 +345,18 @@ def main() -> None:
         given.secs,
         every_s,
         given.seed,
+        given.warm_spares,
     )
     result = measure(settings)
     show(result)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=2) + "\n")
+        picture = given.json.with_suffix(".svg")
+        picture.write_text(plot(result))
+        _tell(f"the plot: {picture}")
 
 
 if __name__ == "__main__":
+    end_jobs_on_sigterm()
     main()
