@@ -55,6 +55,11 @@ def _check_standby(values: Mapping[str, Any], shown: Callable[[str], str]) -> No
             f"{given}: in sync mode all parameter servers go back to the last checkpoint; leave it "
             f"out, and say with {shown('checkpoint_steps')} how often one is taken"
         )
+    if not values["num_workers"]:
+        raise UsageError(
+            f"{given}: in a job of one process ({shown('num_workers')}=0) nothing is lost alone; "
+            f"leave it out, or give {shown('num_workers')}=1 or more"
+        )
     if values["num_ps"] < 2:
         raise UsageError(
             f"{given}: there is no other parameter server to keep the copy; give "

@@ -247,6 +247,8 @@ def test_a_standby_needs_another_parameter_server_and_async_mode() -> None:
     options = {**TRAIN, "ps_standby": "1", "num_ps": "2"}
     with pytest.raises(UsageError, match=r"^--ps_standby=1: in sync mode .* --checkpoint_steps"):
         JobSpec.resolve("train", {**options, "consistency": "sync"}, "--")
+    with pytest.raises(UsageError, match=r"^--ps_standby=1: in a job of one process .*=1 or more"):
+        JobSpec.resolve("train", {**options, "num_workers": "0"}, "--")
     with pytest.raises(UsageError, match="ps_standby"):
         JobSpec.resolve("train", {**options, "ps_standby": "2"}, "--")
     assert JobSpec.resolve("train", options, "--").ps_standby == 1
