@@ -82,17 +82,19 @@ class Disturber:
         self._began = time.monotonic()
         for one in self._schedule:
             self._rest(one.pause_s)
-            while not self._somebody_lives() and not self._over.is_set():
-                self._rest(0.1)  # Until the job is resumed.
+            while not self._is_supervised() and not self._over.is_set():
+                # It is resumed when its last process has ended, which one that is stopped cannot.
+                self._let_go_on(everybody=True)
+                self._rest(0.1)
             if self._over.is_set():
                 return
             self._disturb(one)
         while self._stopped and not self._over.is_set():
             self._rest(max(0.0, min(self._stopped.values()) - time.monotonic()))
 
-    def _somebody_lives(self) -> bool:
-        pids = processes(self._job_dir).values()
-        return any(belongs_to(pid, self._job_dir) for pid in pids)
+    def _is_supervised(self) -> bool:
+        pid = processes(self._job_dir).get("supervisor")
+        return pid is not None and belongs_to(pid, self._job_dir)
 
     def _rest(self, seconds: float) -> None:
         """Let time pass, in which processes that were stopped long enough go on."""
