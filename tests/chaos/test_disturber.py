@@ -28,7 +28,7 @@ def test_what_was_stopped_goes_on_and_nobody_is_disturbed_where_the_supervisor_i
         schedule = [
             Disturbance(0.0, "ps", 0.0, stopped_s=1e6),
             Disturbance(0.0, "supervisor", 0.0),
-            Disturbance(0.0, "ps", 0.0),
+            Disturbance(3.0, "ps", 0.0),  # A process that is killed ends a moment later.
         ]
         disturber = Disturber(tmp_path, schedule, may_begin=lambda: True)
         disturber.start()
