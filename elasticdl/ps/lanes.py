@@ -113,7 +113,8 @@ def lowest(states: Sequence[LanesState]) -> LanesState:
     """Return where partitions that closed the same step begin again together.
 
     Of what they applied they know the same. One may have closed a task, or begun an epoch, that
-    another has not yet; it is told again.
+    another has not yet; it is told again. Where one has a filler in the place of what another
+    has, the task begins anew for all.
 
     Raises:
       ValueError: they did not close the same step, or have different lanes.
@@ -125,7 +126,7 @@ def lowest(states: Sequence[LanesState]) -> LanesState:
     if len({len(state.lanes) for state in states}) != 1:
         raise ValueError("the parts have different lanes")
     lanes = tuple(
-        min(same, key=lambda lane: (len(lane.closings), lane.next))
+        min(same, key=lambda lane: (len(lane.closings), lane.next, -lane.reading.attempt))
         for same in zip(*(state.lanes for state in states), strict=True)
     )
     return LanesState(states[0].step, epoch, lanes)
@@ -157,10 +158,10 @@ class _Lane:
         """All minibatches below are known to be on every partition."""
         return self.next - 1 if self.is_buffered and not self.is_confirmed else self.next
 
-    def is_old(self, place: Place) -> bool:
-        """Whether a message is of an older grant; from now on all that are older than its are."""
+    def hears(self, place: Place) -> bool:
+        """Note the grant of a message; return whether none newer has been heard of."""
         self.newest_grant = max(self.newest_grant, place.grant)
-        return place.grant < self.newest_grant
+        return place.grant == self.newest_grant
 
 
 class Lanes:
@@ -236,7 +237,7 @@ class Lanes:
         """Whether an earlier task of its lane is not closed yet."""
         self._check(place)
         if place.epoch != self.epoch:
-            return place.epoch > self.epoch and place.position > 0
+            return place.epoch > self.epoch
         return place.position > self._lanes[place.lane].position
 
     def progress(self, place: Place) -> Verdict:
@@ -247,14 +248,14 @@ class Lanes:
         self._check(place)
         if place.epoch < self.epoch:
             return Verdict(Answer.PAST, CLOSED)
-        if place.epoch > self.epoch:
+        if not self._reaches(place):
             return Verdict(Answer.GO)
         lane = self._lanes[place.lane]
         if place.position < lane.position:
             return Verdict(Answer.PAST, CLOSED, lane.closings[place.position])
         if place.position > lane.position:
             return Verdict(Answer.GO)
-        if lane.is_old(place):
+        if not lane.hears(place):
             return Verdict(Answer.OLD)
         return Verdict(Answer.GO, lane.next, reading=lane.reading)
 
@@ -299,8 +300,8 @@ class Lanes:
         lane = self._lanes[place.lane]
         assert not lane.is_buffered
         lane.is_buffered = True
-        if lane.next >= place.start:
-            lane.reading = Reading(place.attempt, place.start, digest)
+        is_filler = lane.next < place.start
+        lane.reading = Reading(place.attempt, place.start, 0 if is_filler else digest)
         lane.next += 1
 
     def close(self, place: Place, closing: Closing) -> Verdict:
@@ -347,11 +348,8 @@ class Lanes:
         self._check(place)
         if place.epoch < self.epoch:
             return None, Verdict(Answer.PAST, CLOSED)
-        if place.epoch > self.epoch:
-            if not all(lane.has_ended for lane in self._lanes):
-                return None, Verdict(Answer.WAIT)
-            self.epoch = place.epoch
-            self._lanes = [_Lane() for _ in range(place.num_lanes)]
+        if not self._reaches(place):
+            return None, Verdict(Answer.WAIT)
         lane = self._lanes[place.lane]
         if place.position < lane.position:
             return None, Verdict(Answer.PAST, CLOSED, lane.closings[place.position])
@@ -359,9 +357,16 @@ class Lanes:
             raise LaneError(f"lane {place.lane} of epoch {place.epoch} has no such task: it ended")
         if place.position > lane.position:
             return None, Verdict(Answer.WAIT)
-        if lane.is_old(place):
+        if not lane.hears(place):
             return None, Verdict(Answer.OLD)
         return lane, Verdict(Answer.GO)
+
+    def _reaches(self, place: Place) -> bool:
+        """Whether the lanes are of a task's epoch, or are now, as those of the one before ended."""
+        if place.epoch > self.epoch and all(lane.has_ended for lane in self._lanes):
+            self.epoch = place.epoch
+            self._lanes = [_Lane() for _ in range(place.num_lanes)]
+        return place.epoch == self.epoch
 
     def _check(self, place: Place) -> None:
         if (

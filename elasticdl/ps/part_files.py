@@ -163,10 +163,12 @@ class PlacedPart:
         ]
 
 
-def damages(placed: PlacedPart) -> list[str]:
-    """Read the files of one part; return what is wrong, a line for each."""
+def damages(placed: PlacedPart, kind: str | None = None) -> list[str]:
+    """Read the files of one part, or those of one kind; return what is wrong, a line for each."""
     problems = []
     for one in placed.part["files"]:
+        if kind not in (None, one["kind"]):
+            continue
         name = one["name"]
         try:
             check_size(placed.place, name, one["bytes"])

@@ -97,6 +97,8 @@ def lanes_schema() -> pa.Schema:
             ("closed_minibatches", wholes),
             ("closed_records", wholes),
             ("closed_limited", pa.list_(_required("item", pa.bool_()))),
+            ("closed_attempt", wholes),
+            ("closed_start", wholes),
         ]
     )
 

@@ -267,7 +267,7 @@ class PartWriter:
         columns += [[lane.next for lane in lanes], [lane.has_ended for lane in lanes]]
         for name in ("attempt", "start", "digest"):
             columns += [[getattr(lane.reading, name) for lane in lanes]]
-        for name in ("num_minibatches", "emitted_records", "limited"):
+        for name in ("num_minibatches", "emitted_records", "limited", "attempt", "start"):
             columns += [[[getattr(one, name) for one in lane.closings] for lane in lanes]]
         metadata = {"step": str(state.step), "epoch": str(state.epoch)}
         self._write("lanes", schema, [_batch(schema, columns)], metadata=metadata)

@@ -114,7 +114,11 @@ class Restoring:
             table.end_restore()
             self._read_candidates(contents, table, [chain[-1] for chain in chains])
         self._read_progress(contents, [chain[-1] for chain in chains])
-        lanes = [_read_lanes(file) for chain in chains for file in chain[-1].files("lanes")]
+        # All partitions begin with the same lanes, whatever they host.
+        newest = [chain[-1] for chain in source.chains]
+        for problem in (one for placed in newest for one in damages(placed, "lanes")):
+            raise JobError(problem)
+        lanes = [_read_lanes(file) for placed in newest for file in placed.files("lanes")]
         return contents, lowest(lanes) if lanes else None
 
     def _read_dense(self, contents: Contents, parts: list[PlacedPart]) -> None:
@@ -230,9 +234,8 @@ def _read_lanes(file: PartFile) -> LanesState:
     for batch in read_file(file, part_schemas.lanes_schema()):
         metadata = batch.schema.metadata
         for row in batch.to_pylist():
-            closed = zip(
-                row["closed_minibatches"], row["closed_records"], row["closed_limited"], strict=True
-            )
+            names = ("minibatches", "records", "limited", "attempt", "start")
+            closed = zip(*(row[f"closed_{name}"] for name in names), strict=True)
             closings = tuple(Closing(*one) for one in closed)
             reading = Reading(row["attempt"], row["start"], row["digest"])
             lanes.append(LaneState(closings, row["next"], row["has_ended"], reading))

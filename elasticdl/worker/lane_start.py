@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import TaskDiffers
 from elasticdl.ps.progress import CLOSED
+from elasticdl.worker.leases import decided_rate
 from elasticdl.worker.pipeline import Minibatch, TaskEnd
 
 
@@ -104,6 +105,13 @@ def start_of(
 def _filler(
     task: master_pb2.Task, place: ps_pb2.LanePosition, reply: ps_pb2.TaskProgressReply
 ) -> ps_pb2.PushHeader:
+    # One is enough: no partition is more than one minibatch behind another, that of the open step.
     return ps_pb2.PushHeader(
-        task=task.id, k=reply.next, epoch=task.epoch, version=reply.version, skip=True, lane=place
+        task=task.id,
+        k=reply.next,
+        epoch=task.epoch,
+        version=reply.version,
+        skip=True,
+        lane=place,
+        learning_rate=decided_rate(task),
     )
