@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.disturbed_job import DisturbedJob, end_jobs_on_sigterm
+from benchmarks.disturbed_job import DisturbedJob
+from benchmarks.job_process import end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
 from benchmarks.quality import CONSISTENCIES, Comparison
 from benchmarks.workloads import MODEL_ZOO, Workload

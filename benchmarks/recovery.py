@@ -32,8 +32,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.disturbed_job import DEADLINE_S, POLL_S, DisturbedJob, Kill, end_jobs_on_sigterm
+from benchmarks.disturbed_job import DisturbedJob, Kill
 from benchmarks.goodput_plot import Panel, draw
+from benchmarks.job_process import DEADLINE_S, POLL_S, end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
 from elasticdl.master.journal import Entry, read_journal

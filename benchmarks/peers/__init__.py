@@ -1,0 +1,1 @@
+"""How fast jobs are next to everything else that trains the same models on the same machine."""

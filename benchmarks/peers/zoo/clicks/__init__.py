@@ -1,0 +1,1 @@
+"""DeepFM on clicks whose ids are of one large table."""
