@@ -227,7 +227,7 @@ class Coordinator:
     def _is_over(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self._membership.handle(membership_module.JobOver(), self._clock())
-        self._ledger.finished = True
+        self._ledger.end()
 
     # ------------------------------------------------------------- writing it down
 
