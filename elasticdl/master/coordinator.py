@@ -5,20 +5,18 @@ One lock orders everything. Nothing in here decides; the ledger and the membersh
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import logging
-import queue
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
+from elasticdl.master.backend_requests import BackendRequests
 from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
 from elasticdl.master.cluster_state import (
     BEGUN,
@@ -43,14 +41,14 @@ from elasticdl.master.recorded_ledger import (
     starts_anew,
 )
 from elasticdl.master.recovery import PLAN, RESUMED, Recovered, body_of
+from elasticdl.master.running_clock import RunningClock
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.2
-# A longer pause between two ticks means that this process was stopped: time stood still then.
-LONGEST_TICK_S = 3.0
 START_S = 180.0
 _RESCALED_IN = (TaskKind.INITIALIZE, TaskKind.TRAINING)
 
@@ -91,18 +89,19 @@ class Coordinator:
         self._backend = backend
         self._journal = journal
         self._lock = threading.RLock()
-        self._depth = 0
-        self._notes: list[Note] = []
-        self._asked_for: list[membership_module.Launch | membership_module.Stop] = []
+        # A terminal asks for what came after the last message it has, also if another master's.
+        self._messages = Messages(first_number=incarnation << 20)
+        self._requests = BackendRequests(backend, journal, self.ended, self._backend_failed)
+        self._transactions = Transactions(
+            self._lock, journal, self._messages, self._requests, self._wait_for_journal
+        )
         self._incarnation = incarnation
         self._session = session
         self._recorded = recovered.recorded if recovered else RecordedLedger(plan)
         self._told = recovered.told if recovered else set()
         # Workers that are still to say which of the grants of before they hold.
         self._to_confirm: set[InstanceSpec] = set()
-        self._ticked = time.monotonic()
-        # What of this process's time does not count: the clock goes on where it stood.
-        self._time_lost = self._ticked - self._recorded.clock
+        self._clock = RunningClock(self._recorded.clock)
         self._membership = Membership(
             max(1, spec.num_workers),
             spec.num_ps,
@@ -110,15 +109,8 @@ class Coordinator:
             start_s=max(START_S, spec.lease_s),
             restart_together=plan.lanes > 0,
         )
-        # What the backend is asked for, in the order in which it was decided.
-        # Each with the journal's entry that has to be on disk first.
-        self._requests: queue.SimpleQueue[
-            tuple[int, membership_module.Launch | membership_module.Stop]
-        ] = queue.SimpleQueue()
-        # A terminal asks for what came after the last message it has, also if another master's.
-        self._messages = Messages(first_number=incarnation << 20)
         self._losses: dict[int, float] = {}
-        with self._together():
+        with self._transactions.begin():
             if recovered is None:
                 self._begin()
             else:
@@ -138,19 +130,19 @@ class Coordinator:
     def start(self) -> None:
         """Launch everything that does not run, and begin to watch."""
         self._backend.watch(self._on_backend_event)
-        threading.Thread(target=self._ask_backend, name="backend", daemon=True).start()
+        self._requests.start()
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
 
     def _begin(self) -> None:
         self._note("job", {"options": self.spec.to_options()})
         self._note(PLAN, plan_body(self.plan))
-        self._notes += self._recorded.first_notes
+        self._transactions.note(*self._recorded.first_notes)
         self._note_master(resumed=False)
-        self._carry_out_membership(self._membership.start(self._clock()))
+        self._carry_out_membership(self._membership.start(self._clock.now()))
 
     def _go_on(self, recovered: Recovered) -> None:
         """Take over from a master that was lost, or resume a job whose supervisor is gone."""
-        now = self._clock()
+        now = self._clock.now()
         recovered.restore(self._membership, now)
         resumed = recovered.session != self._session
         if recovered.outcome is not None and not resumed:  # All that is left is to tell of it.
@@ -165,7 +157,8 @@ class Coordinator:
             if self.plan.lanes:
                 self._roll_back()
         else:
-            self._asked_for += [membership_module.Stop(one, 0) for one in recovered.given_up]
+            stops = [membership_module.Stop(one, 0) for one in recovered.given_up]
+            self._transactions.ask_backend(*stops)
         self._to_confirm = {one.spec for one in self._membership.instances()}
         self._carry_out_membership(self._membership.go_on(now))
 
@@ -173,38 +166,17 @@ class Coordinator:
         body = {"incarnation": self._incarnation, "session": self._session, "resumed": resumed}
         self._note(MASTER, body, text=RESUMED if resumed else "")
         if resumed and starts_anew(self.plan):
-            self._notes += self._recorded.first_notes
+            self._transactions.note(*self._recorded.first_notes)
         self._handle(ledger_events.MasterStarted(self._incarnation, resumed))
 
-    def _clock(self) -> float:
-        """Seconds of the job's running time."""
-        return time.monotonic() - self._time_lost
-
-    def _ask_backend(self) -> None:
-        while not self.ended.is_set():
-            try:
-                entry, request = self._requests.get(timeout=TICK_S)
-            except queue.Empty:
-                continue
-            try:
-                self._journal.wait_for(entry)
-                if isinstance(request, membership_module.Launch):
-                    self._backend.launch(request.spec)
-                else:
-                    self._backend.stop(request.spec, request.grace_s)
-            except Exception as error:
-                logger.exception("the backend failed")
-                self.end(Outcome("failed", f"the backend failed: {error}"))
+    def _backend_failed(self, error: Exception) -> None:
+        self.end(Outcome("failed", f"the backend failed: {error}"))
 
     def _tick_forever(self) -> None:
         while not self.ended.wait(TICK_S):
             try:
-                with self._together():
-                    paused_s = time.monotonic() - self._ticked
-                    self._ticked += paused_s
-                    if paused_s > LONGEST_TICK_S:
-                        self._time_lost += paused_s
-                    now = self._clock()
+                with self._transactions.begin():
+                    now = self._clock.tick()
                     self._handle(ledger_events.Tick())
                     self._carry_out_membership(
                         self._membership.handle(membership_module.Tick(), now)
@@ -216,7 +188,7 @@ class Coordinator:
     def end(self, outcome: Outcome) -> None:
         """End the job, once: workers are told to leave when they next ask."""
         try:
-            with self._together():
+            with self._transactions.begin():
                 if self.outcome is None:
                     self._is_over(outcome)
                     body = {"state": outcome.state, "error": outcome.error}
@@ -226,41 +198,10 @@ class Coordinator:
 
     def _is_over(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self._membership.handle(membership_module.JobOver(), self._clock())
+        self._membership.handle(membership_module.JobOver(), self._clock.now())
         self._ledger.end()
 
     # ------------------------------------------------------------- writing it down
-
-    @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
-        """What is noted within is in the journal all or none, and before anything else sees it."""
-        is_outermost = False
-        try:
-            with self._lock:
-                is_outermost = self._depth == 0
-                self._depth += 1
-                try:
-                    yield
-                finally:
-                    self._depth -= 1
-                    if is_outermost:
-                        self._write_down()
-        finally:
-            # Others go on while this one waits: a commit is for all who wait for it.
-            if is_outermost:
-                self._wait_for_journal()
-
-    def _write_down(self) -> None:
-        notes, self._notes = self._notes, []
-        if notes:
-            self._journal.write([(note.kind, note.body) for note in notes])
-        for note in notes:
-            if note.text:
-                logger.info(note.text)
-                self._messages.add(note.text)
-        asked_for, self._asked_for = self._asked_for, []
-        for request in asked_for:
-            self._requests.put((self._journal.last_number, request))
 
     def _wait_for_journal(self) -> None:
         """Wait until all that is known is on disk; if it cannot be written, end the job (R5)."""
@@ -278,15 +219,15 @@ class Coordinator:
             self.ended.set()
 
     def _note(self, kind: str, body: dict[str, Any], text: str = "") -> None:
-        self._notes.append(Note(kind, body, text))
+        self._transactions.note(Note(kind, body, text))
 
     def _handle(self, event: ledger_events.Event) -> list[ledger_events.Action]:
         """Let the ledger handle an event, note what came of it, and end the job if that is it."""
-        actions, notes = self._recorded.handle(event, self._clock())
-        self._notes += notes
+        actions, notes = self._recorded.handle(event, self._clock.now())
+        self._transactions.note(*notes)
         for action in actions:
             if isinstance(action, ledger_events.TaskDone):
-                self._membership.handle(membership_module.Progressed(), self._clock())
+                self._membership.handle(membership_module.Progressed(), self._clock.now())
             elif isinstance(action, ledger_events.CheckpointWanted):
                 self.checkpoint_wanted.set()
             elif isinstance(action, ledger_events.JobDone):
@@ -298,7 +239,7 @@ class Coordinator:
     def _on_backend_event(self, event: BackendEvent) -> None:
         has_exited = isinstance(event, InstanceExited)
         kind = "exited" if has_exited else "started"
-        with self._together():
+        with self._transactions.begin():
             if (kind, event.spec) in self._told:
                 return
             self._told.add((kind, event.spec))
@@ -310,20 +251,20 @@ class Coordinator:
             text = f"the master was lost ({reason}); another one goes on" if is_master else ""
             self._note(kind, {**body_of(event.spec), "reason": reason}, text=text)
             exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
-            self._carry_out_membership(self._membership.handle(exited, self._clock()))
+            self._carry_out_membership(self._membership.handle(exited, self._clock.now()))
 
     # ------------------------------------------------------------- instances' requests
 
     def register(self, event: membership_module.Registered) -> bool:
         """An instance is there; False if it is not a current incarnation."""
-        with self._together():
+        with self._transactions.begin():
             if not self._membership.is_current(event.spec):
                 return False
             if self._membership.is_news(event):
                 body = {**body_of(event.spec), "address": event.address, "pid": event.pid}
                 body |= {"ready": event.ready, "closed": event.closed}
                 self._note("registered", body)
-            self._carry_out_membership(self._membership.handle(event, self._clock()))
+            self._carry_out_membership(self._membership.handle(event, self._clock.now()))
             return True
 
     @property
@@ -340,7 +281,7 @@ class Coordinator:
 
     def restore(self, spec: InstanceSpec) -> Restore:
         """What a parameter server that is not ready is to begin with."""
-        with self._together():
+        with self._transactions.begin():
             keeper = self._membership.next_to(spec) if self.spec.ps_standby else None
             return self._placement.restore(copy.copy(keeper))
 
@@ -356,10 +297,10 @@ class Coordinator:
 
     def heartbeat(self, spec: InstanceSpec, grants: Sequence[int], loss: float | None) -> bool:
         """A sign of life, and the leases that are still worked on."""
-        with self._together():
+        with self._transactions.begin():
             if not self._membership.is_current(spec):
                 return False
-            self._membership.handle(membership_module.Heard(spec), self._clock())
+            self._membership.handle(membership_module.Heard(spec), self._clock.now())
             if spec.role is Role.WORKER:
                 self._confirm(spec, grants)
                 self._handle(ledger_events.LeasesHeld(spec.index, spec.incarnation, tuple(grants)))
@@ -378,7 +319,7 @@ class Coordinator:
 
     def lease(self, spec: InstanceSpec, request: int) -> ledger_events.Action | None:
         """Grant, Wait or NoMoreTasks; None if the worker is not a current incarnation."""
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is not None:
                 return ledger_events.NoMoreTasks()
             if not self._membership.is_current(spec):
@@ -396,40 +337,40 @@ class Coordinator:
 
     def complete(self, event: ledger_events.TaskCompleted) -> None:
         """All groups have closed a task, or its result is here."""
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is None:
                 self._handle(event)
 
     def fail(self, event: ledger_events.TaskFailed) -> None:
         """The user's code raised on a task."""
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is None:
                 self._handle(event)
 
     def restart(self, event: ledger_events.TaskDiffers) -> None:
         """The input function made other minibatches of a task than before."""
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is None:
                 self._handle(event)
 
     def give_back(self, spec: InstanceSpec, grants: Sequence[int], goodbye: bool) -> None:
         """A worker returns leases unharmed, and may say that it leaves."""
-        with self._together():
+        with self._transactions.begin():
             if goodbye:
-                self._membership.handle(membership_module.Leaving(spec), self._clock())
+                self._membership.handle(membership_module.Leaving(spec), self._clock.now())
             self._handle(ledger_events.GrantsReturned(tuple(grants)))
 
     def scale(self, num_workers: int) -> None:
         """Run another number of workers from now on."""
-        with self._together():
+        with self._transactions.begin():
             text = f"scaling to {num_workers} worker{'s' if num_workers > 1 else ''}"
             self._note("scaled", {"num_workers": num_workers}, text=text)
             event = membership_module.Scaled(num_workers)
-            self._carry_out_membership(self._membership.handle(event, self._clock()))
+            self._carry_out_membership(self._membership.handle(event, self._clock.now()))
 
     def rescale(self, num_ps: int) -> str:
         """Run another number of parameter servers after the next checkpoint; or say why not."""
-        with self._together():
+        with self._transactions.begin():
             refused = self._placement.refuse(num_ps)
             if not self.plan.checkpoints or self._ledger.phase not in _RESCALED_IN:
                 refused = "only a job that trains can have another number of parameter servers"
@@ -446,7 +387,7 @@ class Coordinator:
     def clock(self) -> float:
         """Seconds of the job's running time."""
         with self._lock:
-            return self._clock()
+            return self._clock.now()
 
     def checkpoint_state(self) -> tuple[str, int]:
         """Why nothing goes on without a checkpoint, empty where all does; steps of training."""
@@ -461,7 +402,7 @@ class Coordinator:
 
         Its number is never used again, by any master.
         """
-        with self._together():
+        with self._transactions.begin():
             cluster = self.cluster()
             if cluster is None or self.outcome is not None:
                 return None
@@ -476,7 +417,7 @@ class Coordinator:
           False where a partition was lost since the version of the cluster that it is of: what that
           partition begins with is not this checkpoint, and nobody may rely on it.
         """
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is not None or self._membership.cluster_version != cluster_version:
                 return False
             is_told = checkpoint.reason in ("steps", "secs")
@@ -499,7 +440,7 @@ class Coordinator:
     def _place(self, num_ps: int) -> None:
         """Stop all partitions, and launch so many from the last checkpoint."""
         assert self.committed is not None
-        self._placement.place(num_ps, self._clock())
+        self._placement.place(num_ps, self._clock.now())
         version = self._placement.routing.version
         body = {"num_ps": num_ps, "routing_version": version, "checkpoint": self.committed.number}
         self._note(PLACED, body)
@@ -507,14 +448,14 @@ class Coordinator:
             self._roll_back()
         self._handle(ledger_events.PartitionsPlaced(num_ps))
         placed = membership_module.Placed(num_ps)
-        self._carry_out_membership(self._membership.handle(placed, self._clock()))
+        self._carry_out_membership(self._membership.handle(placed, self._clock.now()))
 
     def checkpoint_failed(self, number: int, why: str, is_loud: bool = True) -> None:
         """Write down that a checkpoint was given up; training goes on from the one before.
 
         A job that cannot write its first one ends.
         """
-        with self._together():
+        with self._transactions.begin():
             if self.outcome is not None:
                 return
             waits = self._ledger.checkpoint_wanted
@@ -533,9 +474,9 @@ class Coordinator:
                     again = action.spec.incarnation > 1
                     text = f"{action.spec} is relaunched" if again else ""
                     self._note("launch", body_of(action.spec), text=text)
-                self._asked_for.append(action)
+                self._transactions.ask_backend(action)
             elif isinstance(action, membership_module.Stop):
-                self._asked_for.append(action)
+                self._transactions.ask_backend(action)
             elif isinstance(action, membership_module.WorkerGone):
                 self._worker_gone(action)
             elif isinstance(action, membership_module.PartitionUp):
@@ -556,9 +497,9 @@ class Coordinator:
         followed = self._handle(event)
         if action.restored_from:
             again = sum(isinstance(one, ledger_events.Requeued) for one in followed)
-            self._notes.append(restored(spec, action.restored_from, again))
+            self._transactions.note(restored(spec, action.restored_from, again))
         if self._membership.partitions() is not None:
-            self._notes += self._placement.all_are_up(self._clock())
+            self._transactions.note(*self._placement.all_are_up(self._clock.now()))
 
     def _roll_back(self) -> None:
         """Sync mode: go back to the last checkpoint, from which all partitions begin again."""

@@ -102,7 +102,7 @@ def test_ends_that_nobody_saw_are_told_by_the_supervisor_and_old_ones_change_not
 
 def test_who_was_given_up_and_may_still_live_is_ended(masters):
     silent = membership.WorkerGone(WORKER, "not heard from for 30 s")
-    with masters.coordinator._together():
+    with masters.coordinator._transactions.begin():
         masters.coordinator._carry_out_membership([silent])
     masters.next()
     masters.backend.wait_for([PS, InstanceSpec(Role.WORKER, 0, 2)])
@@ -170,7 +170,7 @@ def test_the_clock_goes_on_where_it_stood(masters):
     first.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
     stood = max(entry.body["now"] for entry in read_journal(masters.spec.job_dir, "event"))
     second = masters.next()
-    assert second._clock() >= stood
+    assert second._clock.now() >= stood
     second.lease(WORKER, 1)
     times = [entry.body["now"] for entry in read_journal(masters.spec.job_dir, "event")]
     assert times == sorted(times)
