@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from elasticdl.errors import UsageError
-from elasticdl.job_options import COMMANDS, JobOptions
+from elasticdl.job_options import AllOptions
+from elasticdl.job_options.commands import COMMANDS
 from elasticdl.option_rules import check_rules
 from elasticdl.options import (
     Option,
@@ -32,7 +33,7 @@ from elasticdl.options import (
 JOB_FILE = "job.yaml"
 
 
-class JobSpec(JobOptions):
+class JobSpec(AllOptions):
     """One train, evaluate, predict or check run, described wholly; frozen."""
 
     @classmethod

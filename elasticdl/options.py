@@ -1,6 +1,6 @@
 """How one option of a job is declared, and what is said when its value is wrong.
 
-The options themselves are the fields of `elasticdl.job_spec.JobSpec`.
+The options themselves are in `elasticdl.job_options`, a module for each heading.
 """
 
 from __future__ import annotations

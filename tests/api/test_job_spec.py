@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from elasticdl.errors import UsageError
-from elasticdl.job_options import COMMANDS
+from elasticdl.job_options.commands import COMMANDS
 from elasticdl.job_spec import (
     OPTIONS,
     JobSpec,

@@ -1,0 +1,53 @@
+"""Options under the heading Display: what a person sees of a job."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from elasticdl.job_options.commands import COMMANDS, JOB
+from elasticdl.options import option
+
+
+class DisplayOptions(BaseModel):
+    """What a person sees of a job."""
+
+    print_json: bool = option(
+        False,
+        "print the result as JSON on stdout, and nothing else there",
+        group="Display",
+        commands=COMMANDS,
+        metavar="true|false",
+        example="true",
+        alias="json",
+    )
+
+    quiet: bool = option(
+        False,
+        "show no progress",
+        group="Display",
+        commands=COMMANDS,
+        metavar="true|false",
+        example="true",
+        also=("silent",),
+    )
+
+    debug: bool = option(
+        False,
+        "show this package's own traceback when something fails",
+        group="Display",
+        commands=COMMANDS,
+        metavar="true|false",
+        example="true",
+        also=("traceback", "verbose"),
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = option(
+        "INFO",
+        "least important lines that go to the instances' logs",
+        group="Display",
+        commands=JOB,
+        metavar="LEVEL",
+        example="INFO",
+    )
