@@ -12,11 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from elasticdl.data.shards import Shard
 from elasticdl.master import ledger_events as events
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.ledger_events import Grant, JobDone, JobFailed, NoMoreTasks, TasksDefined
-from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
+from elasticdl.master.tasks import JobPlan, Task, TaskKind
 from elasticdl.ps.progress import CLOSED, Progress
 
 CLOSING = -1
@@ -375,29 +374,3 @@ class ClusterModel:
             for all_of_it, sizes in self.readings[task].items()
             if list(all_of_it[:n]) == digests
         )
-
-
-def make_plan(
-    shard_sizes: list[int],
-    num_epochs: int,
-    minibatch_size: int,
-    records_per_task: int,
-    max_steps: int | None,
-    lanes: int = 0,
-    validation: int = 0,
-    evaluation: EvaluationSchedule | None = None,
-) -> JobPlan:
-    """A training job with its initialization and export."""
-    return JobPlan(
-        phases=(TaskKind.INITIALIZE, TaskKind.TRAINING, TaskKind.EXPORT),
-        shards=tuple(Shard(f"shard-{i}", size) for i, size in enumerate(shard_sizes)),
-        num_epochs=num_epochs,
-        minibatch_size=minibatch_size,
-        records_per_task=records_per_task,
-        max_steps=max_steps,
-        lease_s=30.0,
-        lanes=lanes,
-        validation_shards=(Shard("held-out", validation),) if validation else (),
-        evaluation=evaluation or EvaluationSchedule(),
-        best_path="best",
-    )

@@ -21,7 +21,8 @@ from elasticdl.master.ledger_events import (
 )
 from elasticdl.master.recorded_ledger import RecordedLedger
 from elasticdl.master.tasks import JobPlan, TaskKind
-from tests.master.cluster_model import ClusterModel, make_plan
+from tests.master.cluster_model import ClusterModel
+from tests.master.plans import SEEDS, plans
 from tests.master.restart_model import RestartModel
 
 PLAN = JobPlan(
@@ -32,22 +33,13 @@ PLAN = JobPlan(
     shuffle=False,
 )
 
-plans = st.builds(
-    make_plan,
-    shard_sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
-    num_epochs=st.integers(1, 2),
-    minibatch_size=st.integers(1, 9),
-    records_per_task=st.integers(1, 40),
-    max_steps=st.none() | st.integers(1, 60),
-)
-
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    plan=plans,
+    plan=plans(most_epochs=2),
     num_workers=st.integers(1, 4),
     num_partitions=st.integers(1, 3),
-    seed=st.integers(0, 1 << 32),
+    seed=SEEDS,
     disturbances=st.integers(0, 60),
     restarts=st.booleans(),
 )

@@ -23,7 +23,8 @@ from elasticdl.master.plan import plan_body, plan_of
 from elasticdl.master.recorded_ledger import EVENT, ROLLED_BACK, RecordedLedger, event_of, fold
 from elasticdl.master.story import Note
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, Task, TaskKind
-from tests.master.cluster_model import ClusterModel, Worker, make_plan
+from tests.master.cluster_model import ClusterModel, Worker
+from tests.master.plans import SCHEDULES, SEEDS, make_plan, plans
 
 # Not part of what a ledger knows: how it works, and until when leases hold, which begin anew.
 NOT_STATE = {
@@ -195,29 +196,17 @@ class DyingMaster(ClusterModel):
         return list(read_journal(self.job_dir))
 
 
-plans = st.builds(
-    make_plan,
-    shard_sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
-    num_epochs=st.integers(1, 3),
-    minibatch_size=st.integers(1, 9),
-    records_per_task=st.integers(4, 40),
-    max_steps=st.none() | st.integers(1, 40),
-    lanes=st.integers(0, 4),
-    validation=st.sampled_from([0, 0, 20]),
-    evaluation=st.builds(
-        EvaluationSchedule,
-        epochs=st.integers(0, 2),
-        steps=st.sampled_from([0, 0, 3, 10]),
-        secs=st.sampled_from([0.0, 0.0, 5.0]),
-    ),
-)
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    plan=plans,
+    plan=plans(
+        fewest_records_per_task=4,
+        most_steps=40,
+        most_lanes=4,
+        validation=st.sampled_from([0, 0, 20]),
+        evaluation=SCHEDULES,
+    ),
     num_workers=st.integers(1, 4),
-    seed=st.integers(0, 1 << 32),
+    seed=SEEDS,
     disturbances=st.integers(1, 40),
     stops=st.booleans(),
     user_callbacks=st.booleans(),

@@ -24,7 +24,8 @@ from elasticdl.master.ledger_events import (
     WorkerLost,
 )
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, TaskKind
-from tests.master.cluster_model import ClusterModel, make_plan
+from tests.master.cluster_model import ClusterModel
+from tests.master.plans import SCHEDULES, SEEDS, make_plan, plans
 
 STOPPING = {
     "kind": "early_stopping",
@@ -34,30 +35,18 @@ STOPPING = {
     "restore_best_weights": True,
 }
 
-schedules = st.builds(
-    EvaluationSchedule,
-    epochs=st.integers(0, 2),
-    steps=st.sampled_from([0, 0, 3, 10]),
-    secs=st.sampled_from([0.0, 0.0, 5.0]),
-)
-plans = st.builds(
-    make_plan,
-    shard_sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
-    num_epochs=st.integers(1, 4),
-    minibatch_size=st.integers(1, 9),
-    records_per_task=st.integers(1, 40),
-    max_steps=st.none(),
-    lanes=st.integers(0, 4),
-    validation=st.integers(0, 30),
-    evaluation=schedules,
-)
-
 
 @settings(max_examples=600, deadline=None)
 @given(
-    plan=plans,
+    plan=plans(
+        most_epochs=4,
+        most_steps=None,
+        most_lanes=4,
+        validation=st.integers(0, 30),
+        evaluation=SCHEDULES,
+    ),
     num_workers=st.integers(1, 4),
-    seed=st.integers(0, 1 << 32),
+    seed=SEEDS,
     disturbances=st.integers(0, 60),
     stops=st.sampled_from(["", "loss", "val_loss"]),
     user_callbacks=st.booleans(),
