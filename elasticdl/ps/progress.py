@@ -342,9 +342,15 @@ class Progress:
         closing = decision.apply
         if not closing.any():
             return
-        open_task = self._begin(decision, task)
+        emitted: np.ndarray | int = emitted_records
+        if limited:  # Where nothing came of this attempt, that of the one before stays counted.
+            open_task = self._opened(task)
+            before = open_task.records + open_task.skipped
+            emitted = np.where(open_task.begins(decision.attempt), before, emitted_records)
+        else:
+            open_task = self._begin(decision, task)
         totals = self.totals
-        missing = np.where(closing, task_records - emitted_records, 0)
+        missing = np.where(closing, task_records - emitted, 0)
         totals.closed_records += np.where(closing, task_records, 0)
         unread = totals.beyond_limit_records if limited else totals.filtered_records
         unread += np.maximum(missing, 0)

@@ -149,6 +149,19 @@ def test_a_later_attempt_takes_back_what_the_task_counted_and_an_earlier_one_is_
     assert not late.apply.any(), "what is closed stays closed"
 
 
+def test_an_attempt_that_the_limit_ends_before_its_first_minibatch_takes_nothing_back():
+    progress = Progress(2)
+    progress.advance(progress.decide(7, 0), 7, 0, 10, 1.0)
+    progress.skip(progress.decide(7, 1), 7, 5)
+    progress.close(progress.decide(7, 0, attempt=1), 7, 40, 0, limited=True)
+    totals = progress.totals
+    assert totals.applied_records.tolist() == [10, 10]
+    assert totals.skipped_records.tolist() == [5, 5]
+    assert totals.beyond_limit_records.tolist() == [25, 25]
+    assert totals.repeated_records.tolist() == [0, 0]
+    assert totals.closed_records.tolist() == [40, 40]
+
+
 def test_a_group_moves_with_its_digests_attempts_and_counts():
     progress = Progress(2)
     for attempt in (0, 3):

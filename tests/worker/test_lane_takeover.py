@@ -92,10 +92,12 @@ def quiet_deaths(monkeypatch):
     )
 
 
-def job_of(num_partitions: int = 2, *more_epochs: int, lanes: int = 1) -> tuple[Job, Task]:
+def job_of(
+    num_partitions: int = 2, *more_epochs: int, lanes: int = 1, max_steps: int = 0
+) -> tuple[Job, Task]:
     rng = np.random.default_rng(0)
     epochs = [[[make_batches(rng, count)] for _ in range(lanes)] for count in (3, *more_epochs)]
-    job = Job(epochs, SGD, num_partitions)
+    job = Job(epochs, SGD, num_partitions, max_steps)
     return job, job._epochs[0][0][0]
 
 
@@ -191,3 +193,41 @@ def test_a_filler_changes_no_learning_rate():
     other.join()
     assert len(job.ledger.done) == 2
     assert set(rates) == {0.025}
+
+
+def check_limited(job: Job, task: Task, applied: list[int], repeated: int) -> None:
+    """Each partition applied so many of the task's records; the others are beyond max_steps."""
+    assert job.ledger.done == {task.message.id: (2, True)}
+    assert job.ledger.failures == []
+    for audit, records in zip(job.audits(), applied, strict=True):
+        assert set(audit.applied_records) == {records}
+        assert set(audit.repeated_records) == {repeated}
+        assert set(audit.beyond_limit_records) == {task.message.end - records}
+        assert set(audit.closed_records) == {task.message.end}
+
+
+def test_what_is_not_trained_again_because_max_steps_came_first_is_not_repeated():
+    job, task = job_of(max_steps=2)
+    train(job, task, most=2)
+    for _ in range(2):  # It differs, and begins anew, where nothing is wanted any more.
+        train(job, task, otherwise)
+    first, second, _ = map(len, task.batches)
+    check_limited(job, task, [first + second] * 2, repeated=0)
+
+
+def test_what_one_partition_alone_had_of_the_last_step_is_not_repeated():
+    job, task = job_of(max_steps=2)
+    Worker(job).dies_at_push(1, after=(0,)).take(task).join()
+    for _ in range(2):
+        train(job, task, otherwise)
+    first, second, _ = map(len, task.batches)
+    check_limited(job, task, [first + second, first], repeated=0)
+
+
+def test_what_was_trained_before_a_task_began_anew_is_repeated_up_to_max_steps():
+    job, task = job_of(max_steps=2)
+    train(job, task, most=1)
+    for _ in range(2):
+        train(job, task, otherwise)
+    first, _, last = map(len, task.batches)
+    check_limited(job, task, [last] * 2, repeated=first)
