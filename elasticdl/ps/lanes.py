@@ -136,8 +136,8 @@ def lowest(states: Sequence[LanesState]) -> LanesState:
 class _Lane:
     """One lane: tasks closed so far, the minibatch wanted next, and the one that waits, if any.
 
-    reading: of what was taken of the open task. settled: without the one that waits. newest_grant:
-    of those who were heard of.
+    reading: of what was taken of the open task. reading_at_close: likewise, when the last step
+    closed, so without the one that waits. newest_grant: of those who were heard of.
     """
 
     closings: list[Closing] = field(default_factory=list)
@@ -146,7 +146,7 @@ class _Lane:
     is_confirmed: bool = False
     has_ended: bool = False
     reading: Reading = Reading()
-    settled: Reading = Reading()
+    reading_at_close: Reading = Reading()
     newest_grant: int = 0
 
     @property
@@ -213,7 +213,7 @@ class Lanes:
                     tuple(lane.closings),
                     lane.next - lane.is_buffered,
                     lane.has_ended,
-                    lane.settled,
+                    lane.reading_at_close,
                 )
                 for lane in self._lanes
             ),
@@ -228,7 +228,7 @@ class Lanes:
                 next=lane.next,
                 has_ended=lane.has_ended,
                 reading=lane.reading,
-                settled=lane.reading,
+                reading_at_close=lane.reading,
             )
             for lane in state.lanes
         ]
@@ -326,7 +326,7 @@ class Lanes:
             return Verdict(Answer.WAIT)
         lane.closings.append(closing)
         lane.next = 0
-        lane.reading = lane.settled = Reading()
+        lane.reading = lane.reading_at_close = Reading()
         lane.has_ended = place.last
         return Verdict(Answer.GO, CLOSED, closing)
 
@@ -337,7 +337,7 @@ class Lanes:
         for number in numbers:
             lane = self._lanes[number]
             lane.is_buffered = lane.is_confirmed = False
-            lane.settled = lane.reading
+            lane.reading_at_close = lane.reading
         self.step += 1
         return numbers
 
