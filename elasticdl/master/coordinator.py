@@ -335,20 +335,8 @@ class Coordinator:
         with self._lock:
             return self._ledger.rounds.over
 
-    def complete(self, event: ledger_events.TaskCompleted) -> None:
-        """All groups have closed a task, or its result is here."""
-        with self._transactions.begin():
-            if self.outcome is None:
-                self._handle(event)
-
-    def fail(self, event: ledger_events.TaskFailed) -> None:
-        """The user's code raised on a task."""
-        with self._transactions.begin():
-            if self.outcome is None:
-                self._handle(event)
-
-    def restart(self, event: ledger_events.TaskDiffers) -> None:
-        """The input function made other minibatches of a task than before."""
+    def report(self, event: ledger_events.TaskReport) -> None:
+        """A worker says of a task that it is done, that it failed, or that it has to begin anew."""
         with self._transactions.begin():
             if self.outcome is None:
                 self._handle(event)

@@ -69,6 +69,10 @@ class TaskDiffers(Event):
     attempt: int
 
 
+TaskReport = TaskCompleted | TaskFailed | TaskDiffers
+"""How it went with a task, as a worker says."""
+
+
 @dataclass(frozen=True)
 class GrantsReturned(Event):
     """A worker gives leases back unharmed: it leaves, or its partition moved."""

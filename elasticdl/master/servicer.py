@@ -113,7 +113,7 @@ class MasterServicer:
 
     def complete_task(self, request: master_pb2.CompleteTaskRequest) -> master_pb2.Ack:
         """A task is closed everywhere; true also when it was known already."""
-        self._coordinator.complete(
+        self._coordinator.report(
             ledger_events.TaskCompleted(
                 task=request.task,
                 partition_incarnations=tuple(request.partition_incarnations),
@@ -126,7 +126,7 @@ class MasterServicer:
 
     def fail_task(self, request: master_pb2.FailTaskRequest) -> master_pb2.Ack:
         """The user's code raised; counted once per grant."""
-        self._coordinator.fail(
+        self._coordinator.report(
             ledger_events.TaskFailed(
                 request.grant, request.message, request.traceback, request.fatal
             )
@@ -141,7 +141,7 @@ class MasterServicer:
 
     def restart_task(self, request: master_pb2.RestartTaskRequest) -> master_pb2.Ack:
         """A task cannot be gone on with; true also when that was known already."""
-        self._coordinator.restart(ledger_events.TaskDiffers(request.task, request.attempt))
+        self._coordinator.report(ledger_events.TaskDiffers(request.task, request.attempt))
         return master_pb2.Ack(accepted=True)
 
     def scale(self, request: master_pb2.ScaleRequest) -> master_pb2.Ack:

@@ -74,7 +74,7 @@ class Job:
     def complete(self, task, num_minibatches: int = 0) -> None:
         incarnations = self.servers.client.incarnations
         event = ledger_events.TaskCompleted(task.id, incarnations, num_minibatches)
-        self.coordinator.complete(event)
+        self.coordinator.report(event)
 
     def train(self, num_tasks: int = 1) -> list[int]:
         """Train tasks of one minibatch each; return which."""

@@ -115,7 +115,7 @@ def test_the_job_ends_with_its_last_task(running):
     coordinator = running.coordinator
     for request in range(2):
         task = coordinator.lease(WORKER, request).task
-        coordinator.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
+        coordinator.report(ledger_events.TaskCompleted(task.id, (1,), 1))
     assert coordinator.ended.is_set()
     assert coordinator.outcome.state == "succeeded"
     assert isinstance(coordinator.lease(WORKER, 2), ledger_events.NoMoreTasks)
@@ -124,7 +124,7 @@ def test_the_job_ends_with_its_last_task(running):
 def test_the_journal_tells_the_story(running, tmp_path):
     coordinator = running.coordinator
     task = coordinator.lease(WORKER, 0).task
-    coordinator.complete(ledger_events.TaskCompleted(task.id, (1,), 1, result='{"records": 1}'))
+    coordinator.report(ledger_events.TaskCompleted(task.id, (1,), 1, result='{"records": 1}'))
     coordinator.lease(WORKER, 1)
     coordinator.scale(3)
     kinds = [entry.kind for entry in read_journal(tmp_path)]
@@ -152,7 +152,7 @@ def test_a_failed_task_ends_the_job_with_the_users_traceback(running):
     coordinator = running.coordinator
     for request in range(3):
         grant = coordinator.lease(WORKER, request).grant
-        coordinator.fail(ledger_events.TaskFailed(grant, "ValueError: bad", "Traceback: line 1"))
+        coordinator.report(ledger_events.TaskFailed(grant, "ValueError: bad", "Traceback: line 1"))
     assert coordinator.outcome.state == "failed"
     assert "a, records" in coordinator.outcome.error
     assert coordinator.outcome.traceback == "Traceback: line 1"
