@@ -40,14 +40,14 @@ def test_every_event_has_its_time_and_reason(job_dir, capsys):
     first.register(Registered(PS, "here:1", 1))
     first.register(Registered(WORKER, "", 2))
     grant = first.lease(WORKER, 0).grant
-    first.fail(ledger_events.TaskFailed(grant, "ValueError: bad\nrecord"))
+    first.report(ledger_events.TaskFailed(grant, "ValueError: bad\nrecord"))
     first.lease(WORKER, 1)
     masters.backend.tell(InstanceExited(WORKER, -9, "log"))
     second = masters.next()
     second.scale(2)
     again = InstanceSpec(Role.WORKER, 0, 2)
     task = second.lease(again, 0).task
-    second.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
+    second.report(ledger_events.TaskCompleted(task.id, (1,), 1))
     masters.kill()
 
     assert main(["jobs", "events", str(job_dir)]) == 0

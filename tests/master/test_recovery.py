@@ -121,7 +121,7 @@ def test_a_terminal_misses_no_message_of_the_next_master(masters):
 def test_leases_and_completions_are_kept_and_grants_do_not_collide(masters):
     first = masters.coordinator
     done, held = first.lease(WORKER, 0), first.lease(WORKER, 1)
-    first.complete(ledger_events.TaskCompleted(done.task.id, (1,), 1))
+    first.report(ledger_events.TaskCompleted(done.task.id, (1,), 1))
     second = masters.next()
     again = second.lease(WORKER, 1)
     assert (again.task.id, again.grant, again.repeated) == (held.task.id, held.grant, True)
@@ -145,7 +145,7 @@ def test_a_job_that_ended_is_not_done_again(masters):
     first = masters.coordinator
     for request in range(4):
         task = first.lease(WORKER, request).task
-        first.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
+        first.report(ledger_events.TaskCompleted(task.id, (1,), 1))
     assert first.outcome.state == "succeeded"
     second = masters.next()
     assert second.ended.is_set()
@@ -157,7 +157,9 @@ def test_a_job_that_ended_is_not_done_again(masters):
 def test_how_a_job_failed_is_remembered(masters):
     first = masters.coordinator
     grant = first.lease(WORKER, 0).grant
-    first.fail(ledger_events.TaskFailed(grant, "ValueError: bad", "Traceback: line 1", fatal=True))
+    first.report(
+        ledger_events.TaskFailed(grant, "ValueError: bad", "Traceback: line 1", fatal=True)
+    )
     second = masters.next()
     assert second.outcome.state == "failed"
     assert "ValueError: bad" in second.outcome.error
@@ -167,7 +169,7 @@ def test_how_a_job_failed_is_remembered(masters):
 def test_the_clock_goes_on_where_it_stood(masters):
     first = masters.coordinator
     task = first.lease(WORKER, 0).task
-    first.complete(ledger_events.TaskCompleted(task.id, (1,), 1))
+    first.report(ledger_events.TaskCompleted(task.id, (1,), 1))
     stood = max(entry.body["now"] for entry in read_journal(masters.spec.job_dir, "event"))
     second = masters.next()
     assert second._clock.now() >= stood
@@ -191,7 +193,7 @@ def test_with_another_supervisor_every_instance_is_launched_anew(masters):
 def test_a_job_that_failed_and_is_resumed_goes_on(masters):
     first = masters.coordinator
     grant = first.lease(WORKER, 0).grant
-    first.fail(ledger_events.TaskFailed(grant, "boom", fatal=True))
+    first.report(ledger_events.TaskFailed(grant, "boom", fatal=True))
     second = masters.next(session="second")
     assert second.outcome is None
     third = masters.next(session="second")
@@ -205,7 +207,7 @@ def test_of_a_prediction_that_is_resumed_every_task_is_done_anew(tmp_path):
     first = masters.next()
     first.register(Registered(PS, "here:1", 1))
     task = first.lease(WORKER, 0).task
-    first.complete(ledger_events.TaskCompleted(task.id, (1,), result='{"records": 10}'))
+    first.report(ledger_events.TaskCompleted(task.id, (1,), result='{"records": 10}'))
     second = masters.next(session="second")
     assert second.snapshot().records_done == 0
     again = InstanceSpec(Role.WORKER, 0, 2)
