@@ -12,6 +12,8 @@ is measured for some seconds of training after a warm-up, so that starting is in
 - ceiling: the training step alone; see `benchmarks.peers.step`.
 - ours: a whole job, its parameter server a process of its own; see `benchmarks.peers.job`. Async
   jobs have a staleness of 2.
+- fit, tf_keras_fit: `model.fit` in one process; see `benchmarks.peers.fit`.
+- pss: TensorFlow's ParameterServerStrategy; see `benchmarks.peers.pss`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from benchmarks.peers.ratios import (
     OURS_APART,
     OURS_SYNC,
     PSS,
+    PSS_TUNED,
     TF_KERAS_FIT,
     best_of,
     ratios,
@@ -50,6 +53,7 @@ from benchmarks.peers.workloads import WORKLOADS
 
 FORMS = ("ready", "parsed")
 PARSED = "_parsed"
+CLICKS = ("deepfm",)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,19 @@ def _job_apart(request: Request) -> Answer:
     return job.measure(request, cores=job.Cores.apart())
 
 
+def _fit(request: Request, keras: str) -> Answer:
+    return contestant.run("benchmarks.peers.fit", request, keras)
+
+
+def _pss(request: Request, num_workers: int, lookup: str) -> Answer:
+    request = replace(request, num_workers=num_workers)
+    return contestant.run("benchmarks.peers.pss", request, lookup)
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' * (number > 1)}"
+
+
 CONTESTANTS = {
     CEILING_ONE: Contestant(
         "ceiling", "the step alone, on one core", partial(_step, one_core=True), reads=False
@@ -95,10 +112,24 @@ CONTESTANTS = {
     **{
         name: Contestant(
             "ours",
-            f"{consistency} job, 1 PS and {number} worker{'s' * (number > 1)}",
+            f"{consistency} job, 1 PS and {_workers(number)}",
             partial(_job, num_workers=number, consistency=consistency),
         )
         for names, consistency in ((OURS[1:], "async"), (OURS_SYNC, "sync"))
+        for number, name in enumerate(names, 1)
+    },
+    FIT: Contestant("fit", "Keras 3 model.fit", partial(_fit, keras="keras"), CLICKS),
+    TF_KERAS_FIT: Contestant(
+        "tf_keras_fit", "tf_keras model.fit", partial(_fit, keras="tf_keras"), CLICKS
+    ),
+    **{
+        name: Contestant(
+            "pss",
+            f"ParameterServerStrategy, {lookup}, 1 PS and {_workers(number)}",
+            partial(_pss, num_workers=number, lookup=lookup),
+            CLICKS,
+        )
+        for names, lookup in ((PSS, "plain"), (PSS_TUNED, "tuned"))
         for number, name in enumerate(names, 1)
     },
 }
@@ -174,6 +205,7 @@ def summarize(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "ceiling": (CEILING_ALL,),
         "ceiling_one_core": (CEILING_ONE,),
         "tf_pss": PSS,
+        "tf_pss_tuned": PSS_TUNED,
         "keras3_fit": (FIT,),
         "tf_keras_fit": (TF_KERAS_FIT,),
     }

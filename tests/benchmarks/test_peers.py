@@ -5,6 +5,7 @@ import tensorflow as tf
 from benchmarks.peers import data, ratios
 from benchmarks.peers.clicks import Clicks
 from benchmarks.peers.contestant import Answer, Request, measure
+from benchmarks.peers.datasets import endless
 from benchmarks.peers.job import FILES, options, speeds_of
 from benchmarks.peers.step import clicks_step
 from benchmarks.peers.workloads import WORKLOADS
@@ -107,3 +108,12 @@ def test_a_ratio_is_the_median_over_the_rounds_and_the_best_of_each_side_counts(
     assert not shared.is_met
     assert (pss.median, pss.is_met) == (4.5, True)
     assert "ours_async_2 / pss_2" in pss.text
+
+
+@pytest.mark.parametrize("form", ["ready", "parsed"])
+def test_others_train_on_the_same_minibatches_in_the_same_order(directory, form):
+    given = endless(Request("deepfm", str(directory), form, 0, 0))
+    expected = list(data.read_minibatches(directory))
+    for (features, labels), minibatch in zip(given.take(6), expected * 2, strict=True):
+        for name, values in {**features, "label": labels}.items():
+            np.testing.assert_array_equal(values, minibatch[name])
