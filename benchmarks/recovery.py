@@ -2,10 +2,11 @@
 
 A job trains without end. First each role's process is killed in turn, several times:
 
-resumed: seconds from the kill to the first task of training that is done by all that are needed for
-it: for a worker, a task that it held and another one got; for a parameter server, one that its
-replacement has closed; for the master, one that its replacement knows of.
-back: seconds from the kill until a task that was leased to the replaced worker is done.
+resumed: seconds from the kill to the first task of training that is completed by all that are
+needed for it: for a worker, a task that it held and another one got; for a parameter server, one
+that its replacement has closed; for the master, one that its replacement knows of. Tasks that are
+trained again because a parameter server lost them are tasks like any other here.
+back: seconds from the kill until a task that was leased to the replaced worker is completed.
 
 Then processes of all roles are killed at random, every so many seconds, and *goodput* is the
 records counted per second over those of the same job, undisturbed.
@@ -23,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,48 +125,47 @@ def recovery_of(kill: Kill, entries: Sequence[Entry]) -> dict[str, float]:
             and entry.body["worker"] == kill.index
             and entry.body["incarnation"] > kill.incarnation
         }
-        times = {"resumed": _first_done(after, held), "back": _first_done(after, replaced)}
+        times = {
+            "resumed": _first(after, lambda done: done["task"] in held),
+            "back": _first(after, lambda done: done["task"] in replaced),
+        }
+    elif kill.role == "ps":
+        lost = kill.incarnation
+        times = {
+            "resumed": _first(after, lambda done: done["partition_incarnations"][kill.index] > lost)
+        }
     else:
-        kind = "registered" if kill.role == "ps" else "master"
-        since = next(
-            (
-                entry.number
-                for entry in after
-                if entry.kind == kind
-                and (kill.role == "master" or entry.body["index"] == kill.index)
-            ),
-            None,
-        )
-        late = [entry for entry in after if since is not None and entry.number > since]
-        times = {"resumed": _first_done(late, None)}
+        restarted = itertools.dropwhile(lambda entry: entry.kind != "master", after)
+        times = {"resumed": _first(list(restarted), lambda done: True)}
     return {name: at - kill.at for name, at in times.items() if at is not None}
 
 
 def _held(entries: Sequence[Entry], kill: Kill) -> set[int]:
-    """The tasks that a worker had been leased and that were not done."""
+    """The tasks that a worker had been leased and that were not completed."""
     held: set[int] = set()
     for entry in entries:
         if entry.kind == "granted":
             body = entry.body
             if (body["worker"], body["incarnation"]) == (kill.index, kill.incarnation):
                 held.add(body["task"])
-        elif entry.kind == "done":
+        elif _is_completion(entry):
             held.discard(entry.body["task"])
     return held
 
 
-def _first_done(entries: Sequence[Entry], tasks: set[int] | None) -> float | None:
-    """When the first task of training is done, of `tasks` if these are given."""
-    return next(
-        (
-            entry.time
-            for entry in entries
-            if entry.kind == "done"
-            and entry.body["kind"] == "TRAINING"
-            and (tasks is None or entry.body["task"] in tasks)
-        ),
-        None,
+def _is_completion(entry: Entry) -> bool:
+    """Whether it tells that a task of training is closed: such name the partitions."""
+    return (
+        entry.kind == "event"
+        and entry.body["type"] == "TaskCompleted"
+        and bool(entry.body["partition_incarnations"])
     )
+
+
+def _first(entries: Sequence[Entry], is_meant: Callable[[dict[str, Any]], bool]) -> float | None:
+    """When the first of the completions that are meant was told."""
+    times = (one.time for one in entries if _is_completion(one) and is_meant(one.body))
+    return next(times, None)
 
 
 def measure_recovery(settings: Settings, warm_spares: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import elasticdl
+from elasticdl.early import EARLY
 from elasticdl.job_spec import JobSpec
 
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
@@ -50,6 +51,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     parser.add_argument("--master", default="", help="address of the master, host:port")
     parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
     parser.add_argument("--session", default="", help="which life of the supervisor")
+    parser.add_argument(EARLY, action="store_true", help="started before its job was there")
     given = parser.parse_args(arguments)
     return InstanceArguments(
         spec=JobSpec.load(given.job_dir),
@@ -62,10 +64,13 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     )
 
 
-def child_environment(spec: JobSpec) -> dict[str, str]:
+def child_environment(keras: str | None) -> dict[str, str]:
     """The environment of a process of a job.
 
     It finds this package, has the job's Keras, and dies with this process.
+
+    Args:
+      keras: as the job's description has it.
     """
     home = str(Path(elasticdl.__file__).parents[1])
     paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -74,9 +79,16 @@ def child_environment(spec: JobSpec) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
-        "TF_USE_LEGACY_KERAS": "1" if spec.keras == "legacy" else "0",
+        "TF_USE_LEGACY_KERAS": "1" if keras == "legacy" else "0",
         PARENT_VARIABLE: str(os.getpid()),
     }
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def on_sigterm(action: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from elasticdl.api.launcher import launch, resume
+from elasticdl.api.launcher import early_process, launch, resume
 from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
@@ -49,11 +49,12 @@ def run_job(job_spec: JobSpec) -> JobResult:
         job_spec = with_keras(job_spec)
         with open_progress(job_spec) as show:
             show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
-            report = preflight(job_spec)
-            for warning in report["warnings"]:
-                show(JobStatus(state="checking the model", message=f"warning: {warning}"))
-            limited = _limited(job_spec, report["max_steps"])
-            return launch(limited, show, report["declared_shards"])
+            with early_process(job_spec) as process:
+                report = preflight(job_spec)
+                for warning in report["warnings"]:
+                    show(JobStatus(state="checking the model", message=f"warning: {warning}"))
+                limited = _limited(job_spec, report["max_steps"])
+                return launch(limited, show, process, report["declared_shards"])
     except (KeyboardInterrupt, SystemExit) as stop:
         launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
         stop.add_note(_what_is_there(job_spec) if launched else "nothing was launched")

@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ LAUNCHER_LOCK = "launcher.lock"
 POLL_S = 0.25
 STOP_S = 40.0
 SPEED_WINDOW_S = 10.0
+MOST_SAID = 2000
 
 PHASE_WORDS = {
     "initialize": "starting",
@@ -44,9 +46,85 @@ PHASE_WORDS = {
 }
 
 
+class JobProcess:
+    """The process that is to run a job, its supervisor; ended, with all of its own, by `end`.
+
+    Until `begin` nothing is written.
+
+    Args:
+      spec: the job, whose directory may not be there so far.
+      early: whether its first instances may already import what they need.
+    """
+
+    def __init__(self, spec: JobSpec, early: bool = False) -> None:
+        arguments = [f"--job_dir={spec.job_dir}", f"--keras={spec.keras or '3'}"]
+        if early:
+            arguments += [f"--early_ps={spec.num_ps}", f"--early_workers={spec.num_workers}"]
+        # Until there is a directory for logs.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", supervisor.__name__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+            env=child_environment(spec.keras),
+            start_new_session=True,
+        )
+
+    def begin(self) -> None:
+        """Run the job, which is in its directory."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # It has died: that is found by waiting for it.
+            self._process.stdin.write(supervisor.BEGIN)
+            self._process.stdin.flush()
+
+    def has_ended(self, wait_s: float = 0.0) -> bool:
+        """Whether it has, or does so in time."""
+        try:
+            self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self) -> str:
+        """Ask for the job's end, make sure of it, and say how the process ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        deadline = time.monotonic() + STOP_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                time.sleep(0.02)
+            except KeyboardInterrupt:  # Pressed again: do not wait for a tidy end.
+                break
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)  # Its children die with it.
+        return describe_exit(self._process.wait())
+
+    def last_words(self) -> str:
+        """What it said before it began, if it said anything."""
+        self._said.seek(0)
+        text = self._said.read().decode(errors="replace")[-MOST_SAID:].strip()
+        return f":\n{text}" if text else ""
+
+
+@contextlib.contextmanager
+def early_process(spec: JobSpec) -> Iterator[JobProcess | None]:
+    """Start what is to run a job that may come to nothing; None if it runs in this process."""
+    if spec.num_workers == 0:
+        yield None
+        return
+    process = JobProcess(spec, early=True)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
 def launch(
     spec: JobSpec,
     on_status: Callable[[JobStatus], None],
+    process: JobProcess | None,
     declared_shards: Mapping[str, Any] | None = None,
 ) -> JobResult:
     """Run a job to its end.
@@ -54,6 +132,7 @@ def launch(
     Args:
       spec: the job, validated.
       on_status: called several times a second with where the job stands.
+      process: what is to run it; None if it runs in this process.
       declared_shards: by option, what the user's own reader declared, if the model has one.
 
     Raises:
@@ -66,7 +145,7 @@ def launch(
     if declared_shards:
         save_shards(spec.job_dir, declared_shards)
     with _only_launcher(spec):
-        return _run(spec, on_status)
+        return _run(spec, on_status, process)
 
 
 def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
@@ -84,11 +163,13 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         _set_result_aside(spec)
         (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
         supervisor.clean_up(spec)
-        return _run(spec, on_status)
+        return _run(spec, on_status, JobProcess(spec) if spec.num_workers else None)
 
 
-def _run(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
-    if spec.num_workers == 0:
+def _run(
+    spec: JobSpec, on_status: Callable[[JobStatus], None], process: JobProcess | None
+) -> JobResult:
+    if process is None:
         from elasticdl.api.in_process import run_in_process
 
         try:
@@ -96,7 +177,7 @@ def _run(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         finally:
             supervisor.clean_up(spec)
     else:
-        _run_supervised(spec, on_status)
+        _run_supervised(spec, on_status, process)
     return read_result(spec)
 
 
@@ -164,51 +245,28 @@ def create_job_dir(spec: JobSpec) -> None:
     spec.save(directory)
 
 
-def _run_supervised(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> None:
+def _run_supervised(
+    spec: JobSpec, on_status: Callable[[JobStatus], None], process: JobProcess
+) -> None:
     directory = Path(spec.job_dir)
-    (directory / supervisor.LOGS).mkdir(exist_ok=True)
-    with (directory / supervisor.LOGS / "supervisor.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "elasticdl.api.supervisor", f"--job_dir={directory}"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment(spec),
-            start_new_session=True,
-        )
     try:
+        process.begin()
         _follow(spec, process, on_status)
     finally:
-        _end_supervisor(process)
+        how = process.end()
         if not (directory / RESULT_FILE).exists():  # The supervisor was killed: do its last duties.
-            how = describe_exit(process.returncode)
-            lost = {"state": "failed", "error": f"the supervisor was lost ({how})", "traceback": ""}
+            has_log = (directory / supervisor.LOGS / supervisor.LOG_FILE).exists()
+            error = f"the supervisor was lost ({how}){'' if has_log else process.last_words()}"
+            lost = {"state": "failed", "error": error, "traceback": ""}
             supervisor.write_json(directory / RESULT_FILE, lost)
             supervisor.clean_up(spec)
 
 
-def _end_supervisor(process: subprocess.Popen[bytes]) -> None:
-    """Ask the supervisor to end the job, and make sure that it did."""
-    assert process.stdin is not None
-    process.stdin.close()
-    deadline = time.monotonic() + STOP_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            time.sleep(0.02)
-        except KeyboardInterrupt:  # Pressed again: do not wait for a tidy end.
-            break
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)  # Its children die with it.
-        process.wait()
-
-
-def _follow(
-    spec: JobSpec, process: subprocess.Popen[bytes], on_status: Callable[[JobStatus], None]
-) -> None:
+def _follow(spec: JobSpec, process: JobProcess, on_status: Callable[[JobStatus], None]) -> None:
     master: Client | None = None
     after_message = 0
     speed = _Speed()
-    while process.poll() is None:
+    while not process.has_ended(POLL_S):
         if master is None:
             master = connect_to_master(Path(spec.job_dir))
         if master is not None:
@@ -223,10 +281,6 @@ def _follow(
                     after_message = message.number
                     on_status(_with_message(status, message.text))
                 on_status(status)
-        try:
-            process.wait(POLL_S)
-        except subprocess.TimeoutExpired:
-            continue
     if master is not None:
         master.close()
 

@@ -40,7 +40,7 @@ def preflight(job_spec: JobSpec) -> dict[str, Any]:
     try:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", __name__],
-            env=child_environment(job_spec),
+            env=child_environment(job_spec.keras),
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=_DEADLINE_S,

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elasticdl.early import READY
 from elasticdl.master.membership import describe_exit
-from elasticdl.worker.spare import READY, Role
+from elasticdl.worker.spare import Role
 
 logger = logging.getLogger(__name__)
 

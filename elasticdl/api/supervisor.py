@@ -1,8 +1,10 @@
 """The supervisor: owns every process of one job on one machine, and leaves none behind.
 
-`python -m elasticdl.api.supervisor --job_dir=DIR` launches the master, and whatever the master asks
-for. It ends when the master has ended, when it is told to by SIGTERM, or when its standard input
-closes, which is how it notices the death of whoever launched the job. Its children die with it.
+`python -m elasticdl.api.supervisor --job_dir=DIR` waits for `BEGIN` on its standard input: then the
+job is in its directory. Meanwhile the first instances may import what they need (`--early_ps`,
+`--early_workers`). Then it launches the master, and whatever the master asks for. It ends when the
+master has ended, when it is told to by SIGTERM, or when its standard input closes, which is how it
+notices the death of whoever launched the job. Its children die with it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elasticdl.api.early_instances import EarlyInstances
 from elasticdl.api.spares import Spares, kill_group
 from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import child_environment, on_sigterm, read_token
@@ -45,10 +48,13 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
 LOGS = "logs"
+LOG_FILE = "supervisor.log"
 SPARES_LOG = "spares.log"
+BEGIN = b"begin\n"
 TEMPORARY = "tmp"
 PARTS = "parts"
 CANNOT_LAUNCH = 126
+MOST_SAID_BEFORE = 1 << 20
 LOCK_S = 10.0
 MASTER_GRACE_S = 20.0
 # Of masters in a row, with no task done between, that fail the job.
@@ -68,6 +74,60 @@ class _Child:
     kill_at: float | None = None
 
 
+Commands = queue.Queue[Callable[[], None]]
+
+
+class Lifetime:
+    """What instances are told of one life of the supervisor: where it and the masters listen.
+
+    Both ports are reserved from now on.
+
+    Args:
+      job_dir: the job's directory, there or not yet.
+      keras: which Keras the job uses.
+    """
+
+    def __init__(self, job_dir: Path, keras: str | None) -> None:
+        self.session = secrets.token_hex(8)
+        self._job_dir = job_dir
+        self._keras = keras
+        self._sockets = [_reserve_port() for _ in range(2)]
+        self.master_address, self.address = (
+            f"{HOST}:{one.getsockname()[1]}" for one in self._sockets
+        )
+
+    def command(self, spec: InstanceSpec) -> list[str]:
+        """The command of an instance."""
+        return [
+            *(sys.executable, "-P", "-m", f"elasticdl.{spec.role.value}"),
+            *self.arguments(spec),
+        ]
+
+    def arguments(self, spec: InstanceSpec) -> list[str]:
+        """The arguments of an instance's command."""
+        return [
+            f"--job_dir={self._job_dir}",
+            f"--index={spec.index}",
+            f"--incarnation={spec.incarnation}",
+            f"--master={self.master_address}",
+            f"--supervisor={self.address}",
+            f"--session={self.session}",
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of all."""
+        return {
+            **child_environment(self._keras),
+            "PYTHONFAULTHANDLER": "1",
+            "TMPDIR": str(self._job_dir / TEMPORARY),
+        }
+
+    def end(self) -> None:
+        """Free the ports."""
+        for one in self._sockets:
+            one.close()
+
+
 class Supervisor:
     """The processes of one job.
 
@@ -76,17 +136,23 @@ class Supervisor:
 
     Args:
       spec: the job; its directory holds its description and token.
+      lifetime: what its instances are told.
+      commands: what that thread is to call.
+      early: instances that are there already.
     """
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(
+        self, spec: JobSpec, lifetime: Lifetime, commands: Commands, early: EarlyInstances
+    ) -> None:
         self._spec = spec
         self._job_dir = Path(spec.job_dir)
-        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._lifetime = lifetime
+        self._commands = commands
+        self._early = early
         self._children: dict[InstanceSpec, _Child] = {}
         self._events: list[supervisor_pb2.InstanceEvent] = []
         self._events_changed = threading.Condition()
         self._known: set[InstanceSpec] = set()
-        self._session = secrets.token_hex(8)
         self._stopping = False
         self._has_workers = False
         self._master = InstanceSpec(Role.MASTER, 0, 1)
@@ -99,14 +165,12 @@ class Supervisor:
             spec.warm_spares,
             self._job_dir,
             self._job_dir / LOGS / SPARES_LOG,
-            self._environment,
+            lifetime.environment,
             call=self._commands.put,
             on_change=self._write_processes,
         )
-        self._master_socket = _reserve_port()
-        self._master_address = f"{HOST}:{self._master_socket.getsockname()[1]}"
         service = Service(supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"], self)
-        self._server = Server([service], read_token(self._job_dir))
+        self._server = Server([service], read_token(self._job_dir), lifetime.address)
 
     # ------------------------------------------------------------ the service
 
@@ -136,16 +200,8 @@ class Supervisor:
             return
         self._known.add(spec)
         log_path = self._job_dir / LOGS / f"{_name(spec)}.log"
-        arguments = [
-            f"--job_dir={self._job_dir}",
-            f"--index={spec.index}",
-            f"--incarnation={spec.incarnation}",
-            f"--master={self._master_address}",
-            f"--supervisor={self._server.address}",
-            f"--session={self._session}",
-        ]
         try:
-            process = self._process_of(spec.role, arguments, log_path)
+            process = self._process_of(spec, log_path)
         except OSError as error:  # No room for another process: as if it had ended at once.
             logger.warning("%s cannot be launched: %s", spec, error)
             exited = supervisor_pb2.InstanceEvent.EXITED
@@ -160,20 +216,20 @@ class Supervisor:
         if spec.role is Role.WORKER:
             self._has_workers = True
 
-    def _process_of(
-        self, role: Role, arguments: list[str], log_path: Path
-    ) -> subprocess.Popen[bytes]:
-        """Start a process, or make a worker of a spare."""
-        spare = self._spares.hand_over(arguments, log_path) if role is Role.WORKER else None
-        if spare is not None:
-            return spare
+    def _process_of(self, spec: InstanceSpec, log_path: Path) -> subprocess.Popen[bytes]:
+        """Start a process, unless it was started early, or make a worker of a spare."""
+        process = self._early.hand_over(spec, log_path)
+        if process is None and spec.role is Role.WORKER:
+            process = self._spares.hand_over(self._lifetime.arguments(spec), log_path)
+        if process is not None:
+            return process
         with log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", f"elasticdl.{role.value}", *arguments],
+                self._lifetime.command(spec),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment(),
+                env=self._lifetime.environment(),
                 start_new_session=True,
             )
 
@@ -184,18 +240,11 @@ class Supervisor:
             {
                 "pid": os.getpid(),
                 "address": self._server.address,
-                "master_address": self._master_address,
+                "master_address": self._lifetime.master_address,
                 "processes": {_name(spec): c.process.pid for spec, c in self._children.items()},
                 "spares": self._spares.describe(),
             },
         )
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            **child_environment(self._spec),
-            "PYTHONFAULTHANDLER": "1",
-            "TMPDIR": str(self._job_dir / TEMPORARY),
-        }
 
     def _wait_for(self, child: _Child) -> None:
         code = child.process.wait()
@@ -290,9 +339,8 @@ class Supervisor:
         (self._job_dir / LOGS).mkdir(exist_ok=True)
         (self._job_dir / TEMPORARY).mkdir(exist_ok=True)
         self._launch(self._master)
-        threading.Thread(target=self._watch_launcher, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher's to answer.
-        on_sigterm(lambda: self._commands.put(self._shut_down))
+        on_sigterm(lambda: self._commands.put(self.shut_down))
         while self._master_code is None:
             self._take_command(0.5 if self._relaunch_at is None else 0.02)
             self._relaunch_master()
@@ -301,21 +349,17 @@ class Supervisor:
         was_stopped = self._stopping
         self._end_children()
         self._server.stop()
-        self._master_socket.close()
+        self._lifetime.end()
         clean_up(self._spec)
         self._write_result(self._master_code, was_stopped)
         return 0 if self._master_code == 0 else 1
 
-    def _watch_launcher(self) -> None:
-        while os.read(0, 4096):
-            pass
-        self._commands.put(self._shut_down)
-
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
         """Let the master end the job; it tells the others."""
         if self._stopping:
             return
         self._stopping = True
+        self._early.end()
         self._spares.end()
         self._stop(self._master, MASTER_GRACE_S)
         if self._relaunch_at is not None:  # There is none right now.
@@ -332,6 +376,7 @@ class Supervisor:
 
     def _end_children(self) -> None:
         self._stopping = True
+        self._early.end()
         self._spares.end()
         for spec in list(self._children):
             self._stop(spec, GRACE_S)
@@ -394,15 +439,77 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     os.replace(unfinished, path)
 
 
+class Launcher:
+    """Whoever launched this process, at the other end of its standard input.
+
+    Args:
+      call: has the thread that launches call something.
+    """
+
+    def __init__(self, call: Callable[[Callable[[], None]], None]) -> None:
+        self.has_begun = False
+        self.is_gone = False
+        self.on_gone: Callable[[], None] = lambda: None
+        self._call = call
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        said = b""
+        while more := os.read(0, 4096):
+            said += more
+            if said.startswith(BEGIN):
+                self._call(self._begins)
+        self._call(self._goes)
+
+    def _begins(self) -> None:
+        self.has_begun = True
+
+    def _goes(self) -> None:
+        self.is_gone = True
+        self.on_gone()
+
+
+def own_log(path: Path) -> None:
+    """Write standard output and error to a file from now on, and first what was said before."""
+    path.parent.mkdir(exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    with contextlib.suppress(OSError):  # Where it is no file that can be read.
+        os.write(log, os.pread(1, MOST_SAID_BEFORE, 0))
+    for standard in (1, 2):
+        os.dup2(log, standard)
+    os.close(log)
+
+
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m elasticdl.api.supervisor")
-    parser.add_argument("--job_dir", required=True, help="the job's directory")
-    spec = JobSpec.load(parser.parse_args().job_dir)
+    parser.add_argument("--job_dir", required=True, help="the job's directory, there or not yet")
+    parser.add_argument("--keras", default="3", help="which Keras the job uses")
+    parser.add_argument("--early_ps", type=int, default=0, help="parameter servers started early")
+    parser.add_argument("--early_workers", type=int, default=0, help="workers started early")
+    given = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s supervisor %(levelname)s %(name)s: %(message)s"
     )
-    return Supervisor(spec).run()
+    job_dir = Path(given.job_dir)
+    lifetime = Lifetime(job_dir, given.keras)
+    commands: Commands = queue.Queue()
+    numbers = ((Role.MASTER, 1), (Role.PS, given.early_ps), (Role.WORKER, given.early_workers))
+    first = [InstanceSpec(role, index, 1) for role, number in numbers for index in range(number)]
+    wanted = first if given.early_workers else ()
+    early = EarlyInstances(wanted, lifetime.command, lifetime.environment(), commands.put)
+    launcher = Launcher(commands.put)
+    while not (launcher.has_begun or launcher.is_gone):
+        early.start()
+        commands.get()()
+    if launcher.is_gone:
+        early.end()
+        lifetime.end()
+        return 0
+    own_log(job_dir / LOGS / LOG_FILE)
+    supervisor = Supervisor(JobSpec.load(job_dir), lifetime, commands, early)
+    launcher.on_gone = supervisor.shut_down
+    return supervisor.run()
 
 
 if __name__ == "__main__":

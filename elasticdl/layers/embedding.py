@@ -13,7 +13,7 @@ from elasticdl.layers.row_initializers import row_initializer
 from elasticdl.layers.table_layer import TableLayer
 from elasticdl.model.keras_api import keras
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 
 
 @keras.saving.register_keras_serializable(package="elasticdl")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from elasticdl.layers.lookup_context import current_context
 from elasticdl.layers.row_initializers import initial_rows
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 
 
 class FixedTable(tf.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from elasticdl.early import wait_for_job
 from elasticdl.instance import (
     InstanceArguments,
     die_with_parent,
@@ -47,6 +48,8 @@ def run(arguments: InstanceArguments) -> int:
 def main() -> int:
     """Entry point."""
     die_with_parent()
+    if not wait_for_job(()):
+        return 0
     arguments = parse_arguments("master")
     start_logging("master", arguments)
     return run(arguments)

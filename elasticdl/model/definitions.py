@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 
 
 @dataclass(frozen=True)

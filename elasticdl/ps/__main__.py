@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 
+from elasticdl.early import wait_for_job
 from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
 from elasticdl.instance import (
     InstanceArguments,
@@ -79,6 +80,8 @@ def run(arguments: InstanceArguments) -> int:
 def main() -> int:
     """Entry point."""
     die_with_parent()
+    if not wait_for_job(()):
+        return 0
     arguments = parse_arguments("ps")
     start_logging("ps", arguments)
     return run(arguments)

@@ -11,7 +11,7 @@ from elasticdl.proto import ps_pb2
 from elasticdl.ps.dense_variables import DenseSlices, plan_slices
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.progress import Progress
 

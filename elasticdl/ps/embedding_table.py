@@ -14,7 +14,8 @@ from elasticdl.ps.arrays import require
 from elasticdl.ps.change_marks import ChangeMarks
 from elasticdl.ps.initializers import RowInitializer
 from elasticdl.ps.lifetime_kernels import NEW, REFUSED
-from elasticdl.ps.lifetimes import UNLIMITED, GroupSteps, LifetimeRules, Lifetimes
+from elasticdl.ps.lifetime_rules import LifetimeRules
+from elasticdl.ps.lifetimes import UNLIMITED, GroupSteps, Lifetimes
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
 from elasticdl.ps.row_directory import RowDirectory
 from elasticdl.ps.table_image import TableImage

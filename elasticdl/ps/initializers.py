@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elasticdl.ps import kernels
 from elasticdl.ps.arrays import require
 
+# By kind, the name of a constant of `elasticdl.ps.kernels`.
 _DISTRIBUTIONS = {
-    "zeros": kernels.CONSTANT,
-    "constant": kernels.CONSTANT,
-    "uniform": kernels.UNIFORM,
-    "normal": kernels.NORMAL,
-    "truncated_normal": kernels.TRUNCATED_NORMAL,
+    "zeros": "CONSTANT",
+    "constant": "CONSTANT",
+    "uniform": "UNIFORM",
+    "normal": "NORMAL",
+    "truncated_normal": "TRUNCATED_NORMAL",
 }
 
 
@@ -52,9 +52,12 @@ class RowInitializer:
         ids = require("ids", ids, np.int64, (None,))
         if self.kind == "zeros":
             return np.zeros((len(ids), dim), np.float32)
+        # Not at the top: who only describes a table does not wait for numba's import.
+        from elasticdl.ps import kernels
+
         values = np.empty((len(ids), dim), np.float32)
         kernels.fill_initial_rows(
-            _DISTRIBUTIONS[self.kind],
+            getattr(kernels, _DISTRIBUTIONS[self.kind]),
             np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF),
             float(self.a),
             float(self.b),

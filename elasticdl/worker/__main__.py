@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from elasticdl.early import wait_for_job
 from elasticdl.heartbeat import Heartbeat, NotAMember, register
 from elasticdl.instance import (
     InstanceArguments,
@@ -14,6 +15,7 @@ from elasticdl.instance import (
     on_sigterm,
     parse_arguments,
     start_logging,
+    usable_cores,
 )
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.keras_choice import use_keras
@@ -22,11 +24,13 @@ from elasticdl.rpc import Client, GrpcTransport
 
 logger = logging.getLogger(__name__)
 
+IMPORTS = ("elasticdl.worker.devices", "elasticdl.worker.watchdog", "elasticdl.worker.worker")
+"""What takes long to import; whoever does it has chosen a Keras before."""
+
 
 def share_of_threads(spec: JobSpec) -> int:
     """Threads TensorFlow may use in one worker, when a machine's workers share its cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return spec.worker_threads or max(1, (cores or 1) // max(1, spec.num_workers))
+    return spec.worker_threads or max(1, usable_cores() // max(1, spec.num_workers))
 
 
 def run(arguments: InstanceArguments) -> int:
@@ -89,6 +93,8 @@ def run(arguments: InstanceArguments) -> int:
 def main() -> int:
     """Entry point. Threads of TensorFlow are not waited for: everything is told by then."""
     die_with_parent()
+    if not wait_for_job(IMPORTS):
+        return 0
     arguments = parse_arguments("worker")
     start_logging("worker", arguments)
     code = run(arguments)

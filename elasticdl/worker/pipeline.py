@@ -295,9 +295,14 @@ def _minibatches(
         return _num_records(features), (features, labels, weights, ids)
 
     schema, where = contract.source.schema, contract.function("dataset")
+    # AutoGraph is for the user's code; converting this project's takes it a second.
+    with_autograph = tf.__internal__.autograph.control_status_ctx()
 
+    @tf.autograph.experimental.do_not_convert
     def of_task(task_id: tf.Tensor, limit: tf.Tensor, *arrays: tf.Tensor) -> tf.data.Dataset:
-        elements = contract.dataset(records_dataset(arrays, schema, minibatch_size), mode)
+        records = records_dataset(arrays, schema, minibatch_size)
+        with with_autograph:
+            elements = contract.dataset(records, mode)
         batches = minibatches(elements, schema, minibatch_size, where).take(limit).enumerate()
         finished = batches.map(lambda k, element: (k, *finish(*_as_arguments(element))))
         spec = finished.element_spec[2]

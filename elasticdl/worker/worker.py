@@ -31,7 +31,7 @@ from elasticdl.ps.client import (
     TaskDiffers,
     TaskRewound,
 )
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.rpc import Client, RpcError, Transport
 from elasticdl.worker.callbacks import CallbackHost, describe_callbacks

@@ -15,6 +15,7 @@ import pytest
 import elasticdl
 from elasticdl.api import functions
 from elasticdl.api.command_line import main
+from elasticdl.api.launcher import JobProcess
 from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import OnStatus
 from elasticdl.api.result import JobResult, JobStatus
@@ -55,7 +56,10 @@ def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         shapes = "outputs are of shape (64, 1)"
         return {"warnings": [shapes], "max_steps": 20, "declared_shards": {}}
 
-    def launch(job_spec: JobSpec, on_status: OnStatus, declared_shards: object) -> JobResult:
+    def launch(
+        job_spec: JobSpec, on_status: OnStatus, process: JobProcess, declared_shards: object
+    ) -> JobResult:
+        assert not process.has_ended()
         told.append(f"launch for {job_spec.max_steps} steps")
         on_status(JobStatus(state="training", message="worker 1 was lost"))
         return JobResult(

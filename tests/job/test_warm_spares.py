@@ -56,6 +56,11 @@ def process_of(job: Job, name: str) -> int:
     return wait_until(name, lambda: described(job)["processes"].get(name))
 
 
+def first_of(job: Job, pid: int) -> str:
+    """The name of what runs as a process."""
+    return next(name for name, one in described(job)["processes"].items() if one == pid)
+
+
 def tasks_done_by(job: Job, name: str) -> set[int]:
     """Tasks that were leased to a worker and that are done."""
     index, incarnation = map(int, name.partition("-")[2].split("."))
@@ -107,7 +112,9 @@ def test_a_lost_worker_is_replaced_by_what_was_a_spare_and_spares_by_other_ones(
         {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} for pid in (survivor, spare)
     )
     assert was_spare == {0: os.devnull, 1: str(log), 2: str(log)}
-    assert launched[0] == os.devnull
+    survivors_log = str(log.with_name(f"{first_of(job, survivor)}.log"))
+    assert launched == {0: os.devnull, 1: survivors_log, 2: survivors_log}
+    assert b"--early" in Path(f"/proc/{survivor}/cmdline").read_bytes().split(b"\0")
     environments = [
         set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) for pid in (survivor, spare)
     ]

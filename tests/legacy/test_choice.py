@@ -132,10 +132,10 @@ def test_every_process_of_the_job_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     options = {"model_zoo": "z", "model_def": "a.B", "data": "x", "output": "y", "keras": "legacy"}
     spec = JobSpec.resolve("train", {**options, "job_dir": str(tmp_path)})
     spec.save()
-    assert child_environment(JobSpec.load(tmp_path))["TF_USE_LEGACY_KERAS"] == "1"
+    assert child_environment(JobSpec.load(tmp_path).keras)["TF_USE_LEGACY_KERAS"] == "1"
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     other = spec.model_copy(update={"keras": "3"})
-    assert child_environment(other)["TF_USE_LEGACY_KERAS"] == "0"
+    assert child_environment(other.keras)["TF_USE_LEGACY_KERAS"] == "0"
 
 
 def test_a_process_that_has_the_other_keras_is_told_what_to_set(

@@ -18,7 +18,7 @@ from elasticdl.model.warm_start import (
 )
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from tests.checkpoints import ask, commit

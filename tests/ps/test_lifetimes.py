@@ -14,7 +14,8 @@ from elasticdl.ps.admission import Admission
 from elasticdl.ps.embedding_table import EmbeddingTable, TableFullError
 from elasticdl.ps.id_index import IdIndex
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import GroupSteps, LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
+from elasticdl.ps.lifetimes import GroupSteps
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.routing import group_of
 

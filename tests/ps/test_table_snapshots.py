@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from elasticdl.ps import change_marks
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.initializers import RowInitializer
-from elasticdl.ps.lifetimes import GroupSteps, LifetimeRules
+from elasticdl.ps.lifetime_rules import LifetimeRules
+from elasticdl.ps.lifetimes import GroupSteps
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.routing import group_of
 from elasticdl.ps.table_snapshot import Candidates, TableSnapshot

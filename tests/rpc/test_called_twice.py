@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import queue
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from elasticdl.api.supervisor import LOGS, Supervisor
+from elasticdl.api.early_instances import EarlyInstances
+from elasticdl.api.supervisor import LOGS, Commands, Lifetime, Supervisor
 from elasticdl.data.shards import Shard
 from elasticdl.instance import TOKEN_FILE
 from elasticdl.job_spec import JobSpec
@@ -477,7 +479,10 @@ class SupervisorWorld(World):
         (directory / TOKEN_FILE).write_text("secret")
         spec = JobSpec(command="train", job_dir=str(directory))
         spec.save()
-        self.supervisor = Supervisor(spec)
+        commands: Commands = queue.Queue()
+        lifetime = Lifetime(directory, None)
+        early = EarlyInstances((), lifetime.command, {}, commands.put)
+        self.supervisor = Supervisor(spec, lifetime, commands, early)
         super().__init__(SERVICES["Supervisor"], self.supervisor)
 
     def call(self, method: str, request: Message | bytes) -> bytes:
@@ -507,7 +512,7 @@ class SupervisorWorld(World):
     def close(self) -> None:
         self.supervisor._end_children()
         self.supervisor._server.stop()
-        self.supervisor._master_socket.close()
+        self.supervisor._lifetime.end()
 
 
 SUPERVISOR_CASES = {

@@ -206,7 +206,11 @@ class Definition:
         try:
             with self._users("dataset"), ordered:
                 arguments = {"dataset": dataset, "mode": mode, "metadata": self.metadata}
-                mapped = call_by_names(self._value("dataset"), arguments)
+                function = self._value("dataset")
+                if not tf.executing_eagerly():
+                    autograph = tf.__internal__.autograph
+                    function = autograph.tf_convert(function, autograph.control_status_ctx())
+                mapped = call_by_names(function, arguments)
         except UserCodeError as error:
             hint = separator_hint([column.name for column in self.source.schema])
             if not hint:
