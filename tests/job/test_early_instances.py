@@ -1,4 +1,4 @@
-"""A job's first instances import while the model is checked, and are none until the job is there."""
+"""A job's first instances import while its model is checked, and do nothing until it is there."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ def test_a_lost_worker_is_replaced_by_what_was_a_spare_and_spares_by_other_ones(
     assert was_spare == {0: os.devnull, 1: str(log), 2: str(log)}
     survivors_log = str(log.with_name(f"{first_of(job, survivor)}.log"))
     assert launched == {0: os.devnull, 1: survivors_log, 2: survivors_log}
-    assert b"--early" in Path(f"/proc/{survivor}/cmdline").read_bytes().split(b"\0")
+    master = described(job)["processes"]["master"]
+    assert b"--early" in Path(f"/proc/{master}/cmdline").read_bytes().split(b"\0")
     environments = [
         set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) for pid in (survivor, spare)
     ]
