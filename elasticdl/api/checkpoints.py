@@ -56,6 +56,7 @@ def list_checkpoints(place: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"number": int(path.name)} if path.name.isdigit() else {"number": 0}
         try:
             manifest = read_manifest(path)
+            list(part_chains(path, manifest))  # All it builds on has to be there as well.
             row |= {
                 "steps": manifest.steps,
                 "time": _time(manifest),

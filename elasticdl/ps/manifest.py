@@ -42,7 +42,7 @@ class Manifest:
       entry: number of the last journal entry when it was begun.
       job_name: whose it is.
       steps: minibatches applied by then, in sync mode steps closed.
-      time: when it was begun, seconds since 1970.
+      time: when all its parts were written, seconds since 1970.
       routing: the partition of each bucket group then.
       routing_version: of that table.
       model: `ps_pb2.ModelDefinition`, base64.

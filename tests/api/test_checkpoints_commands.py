@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_verify_names_what_is_damaged_and_fails(
     found = json.loads(output(capsys, "verify", "mnist-1", "--json", code=1))
     assert [len(one["problems"]) for one in found] == [0, 1]
     assert "damaged" in output(capsys, "list", "mnist-1")
+
+
+def test_an_increment_is_damaged_where_what_it_builds_on_is_gone(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(job / "checkpoints" / "0000000001")
+    (row,) = json.loads(output(capsys, "list", "mnist-1", "--json"))
+    assert (row["number"], row["state"]) == (2, "damaged")
 
 
 @pytest.mark.parametrize("place", ["none", "."])
