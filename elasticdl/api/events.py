@@ -14,6 +14,7 @@ from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.placement import ASKED, PLACED, RESCALED, RESTORED, restored
 from elasticdl.master.recorded_ledger import EVENT, MASTER, ROLLED_BACK
 from elasticdl.master.recovery import spec_of
+from elasticdl.master.story import leased_twice
 
 Body = Mapping[str, Any]
 
@@ -91,6 +92,8 @@ def _defined(body: Body) -> str:
 
 
 def _granted(body: Body) -> str:
+    if "straggler" in body:
+        return leased_twice(body)
     limit = body["max_minibatches"]
     rate = body["learning_rate"]
     told = [f"at most {limit} minibatches"] if limit is not None else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from elasticdl.master.leases import Lease
 
@@ -15,6 +16,15 @@ DURATIONS_KEPT = 64
 FEWEST_DURATIONS = 4
 MUCH_LONGER = 2.0
 SHORTEST_S = 1.0
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """A lease held for `held_s`, where its peers take `usual_s`."""
+
+    lease: Lease
+    held_s: float
+    usual_s: float
 
 
 class Backups:
@@ -29,7 +39,7 @@ class Backups:
 
     def overdue(
         self, leases: Iterable[Lease], may_be: Callable[[Lease], bool], now: float
-    ) -> Lease | None:
+    ) -> Overdue | None:
         """Return the first lease that is held much longer than usual and may be had twice.
 
         Args:
@@ -39,10 +49,11 @@ class Backups:
         """
         if len(self._durations) < FEWEST_DURATIONS:
             return None
-        usual_s = max(SHORTEST_S, statistics.median(self._durations))
+        usual_s = statistics.median(self._durations)
         for lease in leases:
-            if now - lease.since <= MUCH_LONGER * usual_s:
+            held_s = now - lease.since
+            if held_s <= MUCH_LONGER * max(SHORTEST_S, usual_s):
                 return None
             if may_be(lease):
-                return lease
+                return Overdue(lease, held_s, usual_s)
         return None

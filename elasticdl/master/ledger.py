@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from elasticdl.errors import JobError
-from elasticdl.master.backups import Backups
+from elasticdl.master.backups import Backups, Overdue
 from elasticdl.master.course import Course
 from elasticdl.master.lanes import follows
 from elasticdl.master.leases import Lease, Leases
@@ -34,6 +34,7 @@ from elasticdl.master.ledger_events import (
     PartitionStarted,
     Requeued,
     RolledBack,
+    Straggler,
     TaskCompleted,
     TaskDiffers,
     TaskFailed,
@@ -216,7 +217,11 @@ class Ledger:
         # The next epoch's tasks exist before this one's last is done: nobody waits at its end.
         if not self._tasks.queue.row_length:
             actions += self._course.define_ahead()
-        task = self._take(event.worker, event.incarnation) or self._straggling(event.worker, now)
+        task = self._take(event.worker, event.incarnation)
+        late: Overdue | None = None
+        if task is None:
+            late = self._overdue(event.worker, now)
+            task = late.lease.task if late is not None else None
         if task is None:
             return [*actions, self._wait()]
         grant = self._next_grant
@@ -224,15 +229,20 @@ class Ledger:
         expires = now + self.plan.lease_s
         self._leases.add(Lease(grant, task, event.worker, event.incarnation, expires, now))
         self._answers[key] = (event.request, grant)
-        return [*actions, Grant(task, grant)]
+        straggler = None
+        if late is not None:
+            straggler = Straggler(late.lease.worker, late.held_s, late.usual_s)
+        return [*actions, Grant(task, grant, straggler=straggler)]
 
     def _wait(self) -> Wait:
         """Ask again: the more workers there are, the later, as all may be waiting."""
         return Wait(max(RETRY_S, len(self._workers) / MOST_RETRIES_PER_S))
 
-    def _straggling(self, worker: int, now: float) -> Task | None:
-        """Return a task that another worker seems to be stuck with, where nothing else is left."""
-        if not self.plan.backups or len(self._tasks.queue) or self._leases.of_worker(worker):
+    def _overdue(self, worker: int, now: float) -> Overdue | None:
+        """Return a lease that another worker seems to be stuck with, for one that has nothing."""
+        if not self.plan.backups or self._leases.of_worker(worker):
+            return None
+        if self._course.is_initializing:  # All that is leased has to wait for that.
             return None
         if self.num_restarted:  # Two workers would not make the same minibatches of it.
             return None
@@ -242,8 +252,7 @@ class Ledger:
             kinds = (TaskKind.TRAINING, TaskKind.EVALUATION)
             return task.kind in kinds and len(self._leases.of_task(task.id)) == 1
 
-        late = self._backups.overdue(self._leases, may_be, now)
-        return None if late is None else late.task
+        return self._backups.overdue(self._leases, may_be, now)
 
     def _take(self, worker: int, incarnation: int) -> Task | None:
         """Take the next task to grant to a worker; None where there is none for it now."""

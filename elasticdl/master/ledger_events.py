@@ -164,12 +164,25 @@ class Action:
 
 
 @dataclass(frozen=True)
+class Straggler:
+    """Why a task has a second lease: `worker` held it for `held_s`, its peers take `usual_s`."""
+
+    worker: int
+    held_s: float
+    usual_s: float
+
+
+@dataclass(frozen=True)
 class Grant(Action):
-    """Answer to LeaseRequested: work on this task under this grant."""
+    """Answer to LeaseRequested: work on this task under this grant.
+
+    straggler: who works on it as well; None for nobody.
+    """
 
     task: Task
     grant: int
     repeated: bool = False
+    straggler: Straggler | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
         max_task_failures=spec.max_task_failures,
         lease_s=spec.lease_s,
         checkpoints=spec.command == "train",
+        backups=spec.command == "train" and not _num_lanes(spec),
     )
 
 

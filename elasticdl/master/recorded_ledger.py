@@ -13,7 +13,7 @@ from typing import Any
 from elasticdl.master.journal import Entry
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
-from elasticdl.master.story import Note, Story
+from elasticdl.master.story import Note, Story, leased_twice
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 EVENT = "event"
@@ -112,7 +112,8 @@ def _of_worker(note: Note, event: Event) -> Note:
     if note.kind != "granted" or not isinstance(event, LeaseRequested):
         return note
     who = {"worker": event.worker, "incarnation": event.incarnation}
-    return dataclasses.replace(note, body={**note.body, **who})
+    body = {**note.body, **who}
+    return Note(note.kind, body, leased_twice(body) if "straggler" in body else "")
 
 
 def starts_anew(plan: JobPlan) -> bool:

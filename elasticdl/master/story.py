@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +126,8 @@ class Story:
             "max_minibatches": task.max_minibatches,
             "learning_rate": task.learning_rate,
         }
-        return Note("granted", body)
+        late = action.straggler
+        return Note("granted", body | ({"straggler": dataclasses.asdict(late)} if late else {}))
 
     def _task_done(self, action: ledger_events.TaskDone, now: float) -> Note:
         kind = action.task.kind
@@ -192,6 +193,16 @@ class Story:
         stops = decision.kind == "stop"
         what = "training stops" if stops else f"learning rate {decision.value:g}"
         return Note("decided", body, text=f"{what}: {decision.reason}")
+
+
+def leased_twice(body: Mapping[str, Any]) -> str:
+    """Say of a second lease's entry that it is one, and why."""
+    late = body["straggler"]
+    return (
+        f"task {body['task']} is leased to worker {body['worker']} as well: worker "
+        f"{late['worker']} has held it for {late['held_s']:.1f} s, its peers take "
+        f"{late['usual_s']:.1f} s"
+    )
 
 
 def definition(task: Task) -> list[Any]:

@@ -60,8 +60,9 @@ class JobPlan:
     evaluates on, when `evaluation` says. lease_s: a lease that nobody extends ends after this.
     max_steps: steps of training in all, exactly; None for no limit. lanes: how many sync mode has;
     0 is async. best_path: where the model to be restored at the end is kept. checkpoints: nothing
-    is trained before the first is committed, nor exported before the last. backups: near an epoch's
-    end, a task may be leased to two workers.
+    is trained before the first is committed, nor exported before the last. backups: a task
+    that one worker holds much longer than usual may be leased to a second one that has nothing to
+    do.
     """
 
     phases: tuple[TaskKind, ...]

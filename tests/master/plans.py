@@ -41,6 +41,7 @@ def make_plan(
         validation_shards=(Shard("held-out", validation),) if validation else (),
         evaluation=evaluation or EvaluationSchedule(),
         best_path="best",
+        backups=not lanes,
     )
 
 

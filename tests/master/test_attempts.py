@@ -46,7 +46,7 @@ PLAN = JobPlan(
 def test_whoever_dies_every_group_has_all_of_one_reading_of_each_task(
     plan, num_workers, num_partitions, seed, disturbances, restarts
 ):
-    plan = dataclasses.replace(plan, checkpoints=restarts, backups=True)
+    plan = dataclasses.replace(plan, checkpoints=restarts)
     model = RestartModel if restarts else ClusterModel
     cluster = model(plan, num_workers, num_partitions, seed)
     cluster.varies = True

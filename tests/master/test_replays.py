@@ -30,7 +30,7 @@ from tests.master.restart_model import RestartModel, common
 def test_restored_partitions_catch_up_and_nothing_is_lost_or_applied_twice(
     plan, num_workers, num_partitions, seed, disturbances, keeps_best
 ):
-    plan = dataclasses.replace(plan, checkpoints=True, backups=True)
+    plan = dataclasses.replace(plan, checkpoints=True)
     cluster = RestartModel(plan, num_workers, num_partitions, seed)
     if keeps_best and plan.validation_shards:
         best = {"kind": "best_model", "monitor": "val_loss", "mode": "min", "path": "kept"}
