@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from elasticdl.api.launcher import connect_to_master
-from elasticdl.errors import JobError
+from elasticdl.api.supervisor import state_in
+from elasticdl.errors import JobError, UsageError
 from elasticdl.job_spec import JOB_FILE, jobs_home, resolve_job_dir
+from elasticdl.master.audit import audit_of_journal
 from elasticdl.master.journal import read_journal
 from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.recorded_ledger import MASTER
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
 
@@ -19,31 +23,52 @@ DEADLINE_S = 10.0
 
 
 def audit(job: str) -> dict[str, Any]:
-    """The job's audit: the final one, or as it stands while the job runs.
+    """The job's audit: the final one, as it stands while the job runs, or as its journal has it.
+
+    The journal's has `as_of`: when that was.
 
     Raises:
       UsageError: there is no such job.
-      JobError: it neither runs nor has ended with an audit.
+      JobError: it did not get so far that there is anything to audit.
     """
     directory = resolve_job_dir(job)
-    if (directory / RESULT_FILE).exists():
-        results = [entry.body for entry in read_journal(directory, "result")]
-        if results and results[-1].get("audit"):
-            return results[-1]["audit"]
-        state = results[-1]["state"] if results else "failed"
-        raise JobError(f"job '{job}': it {state} before there was anything to audit")
-    with _Master(directory, job) as master:
-        return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
+    has_ended = (directory / RESULT_FILE).exists()
+    if has_ended:
+        found = _final_audit(directory)
+        if found:
+            return found
+    else:
+        with contextlib.suppress(JobError), _Master(directory, job) as master:
+            return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
+    try:
+        return audit_of_journal(directory)
+    except JobError as error:
+        how = f"it {state_in(directory / RESULT_FILE) or 'ended'}" if has_ended else "it was lost"
+        raise JobError(f"job '{job}': {how} before there was anything to audit ({error})") from None
 
 
-def scale(job: str, num_workers: int = 0, num_ps: int = 0) -> None:
-    """Run another number of workers, or of parameter servers, from now on; 0: as many as now.
+def _final_audit(directory: Path) -> dict[str, Any]:
+    """What the last master found at the job's end; empty where it did not come to that."""
+    with contextlib.suppress(JobError):
+        results = list(read_journal(directory, "result"))
+        masters = [entry.number for entry in read_journal(directory, MASTER)]
+        if results and results[-1].number > max(masters, default=0):
+            return results[-1].body.get("audit", {})
+    return {}
+
+
+def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -> None:
+    """Run another number of workers, or of parameter servers, from now on; None: as many as now.
 
     Raises:
+      UsageError: there is no such job, or it cannot have so few.
       JobError: the job does not run, or refuses.
     """
+    for name, number in (("num_workers", num_workers), ("num_ps", num_ps)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name}={number}: a job that runs has at least 1; give 1 or more")
     with _Master(resolve_job_dir(job), job) as master:
-        request = master_pb2.ScaleRequest(num_workers=num_workers, num_ps=num_ps)
+        request = master_pb2.ScaleRequest(num_workers=num_workers or 0, num_ps=num_ps or 0)
         ack = master.call_until("Scale", request, DEADLINE_S)
     if not ack.accepted:
         raise JobError(f"job '{job}': {ack.message}")

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 
@@ -124,7 +125,15 @@ def audit_line(audit: Mapping[str, Any]) -> str:
         for name, counts in audit.get("tables", {}).items()
         if (come_and_gone := _row_counts(counts))
     )
-    return f"audit: {audit['records_expected']:,} records expected, {once}, {rest}{tables}"
+    told_as_of = _as_of(audit["as_of"]) if "as_of" in audit else ""
+    expected = f"{audit['records_expected']:,} records expected"
+    return f"audit: {expected}, {once}, {rest}{tables}{told_as_of}"
+
+
+def _as_of(moment: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(moment["time"]).astimezone().isoformat(" ", "seconds")
+    number = moment["checkpoint"]
+    return f"; as of {'the journal' if number is None else f'checkpoint {number}'}, {at}"
 
 
 def _row_counts(counts: Mapping[str, int]) -> str:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from elasticdl.errors import JobError
+from elasticdl.master.cluster_state import COMMITTED
+from elasticdl.master.journal import read_journal
+from elasticdl.master.recovery import recover
+from elasticdl.master.story import Story
+from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import ps_pb2
+from elasticdl.ps.checkpoint_audit import audits_of
 
 _COUNTS = {
     "filtered": "filtered_records",
@@ -15,6 +23,75 @@ _COUNTS = {
     "repeated": "repeated_records",
 }
 _OF_TABLES = ("rows", "num_bytes", "candidates", "unadmitted_gradients", "evicted_rows")
+
+
+def audit_job(
+    plan: JobPlan,
+    story: Story,
+    granted: tuple[int, int],
+    partitions: Callable[[], Sequence[ps_pb2.PartitionAudit]],
+    relaunches: int,
+    done: bool,
+    tasks_restarted: int = 0,
+) -> dict[str, Any]:
+    """Make the audit of a job of any kind; see `audit_training` and `audit_records`.
+
+    Args:
+      plan: what the job is to do.
+      story: what it counted so far.
+      granted: records and tasks of training that were granted.
+      partitions: called for what they counted, where that is needed.
+      relaunches: instances that were replaced.
+      done: whether the job has succeeded.
+      tasks_restarted: tasks that began anew.
+    """
+
+    def audit_counted(kind: TaskKind) -> dict[str, Any]:
+        counted = story.counted[kind]
+        # A job of this kind alone spans its data, also before its tasks are defined.
+        spanned = sum(shard.num_records for shard in plan.shards)
+        expected = spanned if plan.main_kind is kind else counted.defined
+        return audit_records(expected, counted.expected, counted.counted, relaunches, done)
+
+    if TaskKind.TRAINING not in plan.phases:
+        predicts = TaskKind.PREDICTION in plan.phases
+        return audit_counted(TaskKind.PREDICTION if predicts else TaskKind.EVALUATION)
+    records, tasks = granted
+    of_partitions = partitions() if tasks else []
+    audit = audit_training(records, tasks, of_partitions, relaunches, done, tasks_restarted)
+    if plan.validation_shards:
+        audit["evaluation"] = audit_counted(TaskKind.EVALUATION)
+    return audit
+
+
+def audit_of_journal(job_dir: str | Path) -> dict[str, Any]:
+    """Make the audit of a job that nobody can be asked of: what it would go on from.
+
+    `as_of` says when that was: of training, the last checkpoint; what was trained after it is in
+    progress, and would be trained again.
+
+    Raises:
+      JobError: there is no journal, or nothing in it.
+    """
+    recovered = recover(job_dir)
+    if recovered is None:
+        raise JobError(f"journal of '{job_dir}': it does not say what the job is to do")
+    recorded, plan = recovered.recorded, recovered.plan
+    entries = list(read_journal(job_dir))
+    kept = [entry for entry in entries if entry.kind == COMMITTED]
+    trains = TaskKind.TRAINING in plan.phases
+    audit = audit_job(
+        plan,
+        recorded.story,
+        recorded.ledger.training_granted(),
+        lambda: audits_of(Path(kept[-1].body["path"])) if kept else [],
+        sum(one.kind == "launch" and one.body["incarnation"] > 1 for one in entries),
+        recovered.outcome is not None and recovered.outcome.state == "succeeded",
+        recorded.ledger.num_restarted,
+    )
+    last = kept[-1] if trains and kept else entries[-1]
+    number = last.body["number"] if last.kind == COMMITTED else None
+    return {**audit, "as_of": {"checkpoint": number, "time": last.time}}
 
 
 def audit_training(
@@ -110,6 +187,7 @@ def audit_records(
     return {
         "records_expected": records_expected,
         "applied_once": {},
+        "counted_once": min(records_done, records_counted),
         "filtered": max(0, records_done - records_counted),
         "added": max(0, records_counted - records_done),
         "skipped": 0,

@@ -13,7 +13,7 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.audit import audit_records, audit_training
+from elasticdl.master.audit import audit_job
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.coordinator import Coordinator
@@ -131,29 +131,14 @@ class Master:
           JobError: a parameter server cannot be asked.
         """
         outcome, relaunches = self.coordinator.outcome, self.coordinator.relaunches
-        done = outcome is not None and outcome.state == "succeeded"
-        if TaskKind.TRAINING not in self._plan.phases:
-            predicts = TaskKind.PREDICTION in self._plan.phases
-            kind = TaskKind.PREDICTION if predicts else TaskKind.EVALUATION
-            return self._audit_counted(kind, done)
-        records, tasks = self.coordinator.training_granted()
-        partitions = self._counted() if tasks else []
-        restarted = self.coordinator.tasks_restarted
-        audit = audit_training(records, tasks, partitions, relaunches, done, restarted)
-        if self._plan.validation_shards:
-            audit["evaluation"] = self._audit_counted(TaskKind.EVALUATION, done)
-        return audit
-
-    def _audit_counted(self, kind: TaskKind, done: bool) -> dict[str, Any]:
-        counted = self.coordinator.story.counted[kind]
-        # A job of this kind alone spans its data, also before its tasks are defined.
-        spanned = sum(shard.num_records for shard in self._plan.shards)
-        return audit_records(
-            spanned if self._plan.main_kind is kind else counted.defined,
-            counted.expected,
-            counted.counted,
-            self.coordinator.relaunches,
-            done,
+        return audit_job(
+            self._plan,
+            self.coordinator.story,
+            self.coordinator.training_granted(),
+            self._counted,
+            relaunches,
+            done=outcome is not None and outcome.state == "succeeded",
+            tasks_restarted=self.coordinator.tasks_restarted,
         )
 
     def _history(self, partitions: list[ps_pb2.PartitionAudit]) -> list[dict[str, Any]]:
