@@ -14,6 +14,7 @@ is measured for some seconds of training after a warm-up, so that starting is in
   jobs have a staleness of 2.
 - fit, tf_keras_fit: `model.fit` in one process; see `benchmarks.peers.fit`.
 - pss: TensorFlow's ParameterServerStrategy; see `benchmarks.peers.pss`.
+- quality: not a speed: whether a job's model is as good; see `benchmarks.peers.quality`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from rich.table import Table
 
 from benchmarks.job_process import end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
-from benchmarks.peers import contestant, job
+from benchmarks.peers import contestant, job, quality
 from benchmarks.peers.contestant import Answer, Request
 from benchmarks.peers.ratios import (
     CEILING_ALL,
@@ -118,7 +119,7 @@ CONTESTANTS = {
         for names, consistency in ((OURS[1:], "async"), (OURS_SYNC, "sync"))
         for number, name in enumerate(names, 1)
     },
-    FIT: Contestant("fit", "Keras 3 model.fit", partial(_fit, keras="keras"), CLICKS),
+    FIT: Contestant("fit", "Keras 3 model.fit", partial(_fit, keras="keras")),
     TF_KERAS_FIT: Contestant(
         "tf_keras_fit", "tf_keras model.fit", partial(_fit, keras="tf_keras"), CLICKS
     ),
@@ -134,7 +135,8 @@ CONTESTANTS = {
     },
 }
 GROUPS = tuple(dict.fromkeys(each.group for each in CONTESTANTS.values()))
-ONLY = (*GROUPS, *CONTESTANTS)
+QUALITY = "quality"
+ONLY = (*GROUPS, QUALITY, *CONTESTANTS)
 
 
 @dataclass(frozen=True)
@@ -188,15 +190,19 @@ def measure(settings: Settings) -> dict[str, Any]:
             answers[name].append(found.as_dict())
             speed = f"{found.samples_per_s:,.0f} samples/s"
             print(f"round {number}, {name}: {speed}", file=sys.stderr, flush=True)
+    wants_quality = QUALITY in settings.only and settings.model in CLICKS
     return {
         "machine": describe_machine(),
         "load_before": load_before,
+        QUALITY: quality.compare(directory, settings.rounds) if wants_quality else None,
         "settings": asdict(settings),
-        **summarize(answers),
+        **summarize(answers, WORKLOADS[settings.model].targets),
     }
 
 
-def summarize(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summarize(
+    answers: Mapping[str, Sequence[dict[str, Any]]], targets: Mapping[str, float]
+) -> dict[str, Any]:
     """Return the speeds by well-known names, each contestant's figures, and the ratios."""
     rounds = {name: [one["samples_per_s"] for one in each] for name, each in answers.items()}
     known = {
@@ -228,7 +234,7 @@ def summarize(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             }
             for name, each in answers.items()
         },
-        "ratios": [{**asdict(each), "is_met": each.is_met} for each in ratios(rounds)],
+        "ratios": [{**asdict(each), "is_met": each.is_met} for each in ratios(rounds, targets)],
     }
 
 
@@ -255,9 +261,19 @@ def show(result: dict[str, Any]) -> None:
         roles = ", ".join(f"{role} {seconds:.1f}" for role, seconds in sorted(used.items()))
         figures = [f"{one:,.0f}" for one in (each["samples_per_s"], min(speeds), max(speeds))]
         table.add_row(each["title"], each["form"], *figures, roles)
-    console.print(table)
+    if result["contestants"]:
+        console.print(table)
     if result["ratios"]:
         console.print(_ratio_table(result["ratios"]))
+    if result[QUALITY] is not None:
+        console.print(quality.table(result[QUALITY]))
+
+
+def is_met(result: dict[str, Any]) -> bool:
+    """Whether everything that is demanded, of what was measured, is so."""
+    found = result[QUALITY]
+    is_as_good = found is None or quality.is_met(found)
+    return is_as_good and all(each["is_met"] for each in result["ratios"])
 
 
 def _ratio_table(found: Iterable[dict[str, Any]]) -> Table:
@@ -267,8 +283,11 @@ def _ratio_table(found: Iterable[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("met")
     for each in found:
-        figures = [f"{each[name]:.2f}" for name in ("median", "lowest", "highest", "target")]
-        table.add_row(each["text"], *figures, "yes" if each["is_met"] else "no")
+        figures = [f"{each[name]:.2f}" for name in ("median", "lowest", "highest")]
+        demanded = each["target"] is not None
+        target = f"{each['target']:.2f}" if demanded else ""
+        met = ("yes" if each["is_met"] else "no") if demanded else ""
+        table.add_row(each["text"], *figures, target, met)
     return table
 
 
@@ -280,14 +299,16 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", choices=WORKLOADS, default="deepfm")
-    parser.add_argument("--only", default=",".join(GROUPS), help=f"some of {', '.join(ONLY)}")
+    parser.add_argument(
+        "--only", default=",".join((*GROUPS, QUALITY)), help=f"some of {', '.join(ONLY)}"
+    )
     parser.add_argument("--forms", default=",".join(FORMS), help="ready, parsed, or both")
     parser.add_argument("--rounds", type=int, default=3, help="how often each has its turn")
     parser.add_argument("--seconds", type=float, default=10.0, help="of training that count")
     parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of training before")
     parser.add_argument("--minibatches", type=int, help="of the data that is made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
-    parser.add_argument("--check", action="store_true", help="exit code 1 if a ratio is not met")
+    parser.add_argument("--check", action="store_true", help="exit code 1 if anything is not met")
     given = parser.parse_args(words)
     for name, known in (("only", ONLY), ("forms", FORMS)):
         for each in getattr(given, name).split(","):
@@ -307,7 +328,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=2) + "\n")
-    return int(given.check and not all(each["is_met"] for each in result["ratios"]))
+    return int(given.check and not is_met(result))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _DEADLINE_S = 900.0
 
@@ -79,7 +79,12 @@ class Answer:
 
 
 def run(module: str, request: Request, *words: str) -> Answer:
-    """Run a contestant's module in a process of its own.
+    """Run a contestant's module, which measures its speed, in a process of its own."""
+    return Answer(**ask(module, request, *words))
+
+
+def ask(module: str, request: Request, *words: str) -> dict[str, Any]:
+    """Run a contestant's module in a process of its own and return what it tells.
 
     Raises:
       SystemExit: it failed; says how.
@@ -97,7 +102,7 @@ def run(module: str, request: Request, *words: str) -> Answer:
     )
     if ended.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr[-4000:]}")
-    return Answer(**json.loads(ended.stdout.splitlines()[-1]))
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def start(words: list[str]) -> Request:
@@ -109,9 +114,9 @@ def start(words: list[str]) -> Request:
     return request
 
 
-def answer(found: Answer) -> None:
-    """Tell what was measured, as the last thing of a contestant's process."""
-    print(json.dumps(asdict(found)))
+def answer(found: Mapping[str, Any]) -> NoReturn:
+    """Tell what was found, as the last thing of a contestant's process."""
+    print(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)  # Whatever threads there are need not be waited for.
 

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from benchmarks.peers.contestant import Request
 from benchmarks.peers.data import LABEL, Layout
-from benchmarks.peers.zoo.clicks import network
 
 
 def dataset(request: Request, part: str = "train") -> tf.data.Dataset:
@@ -44,11 +43,14 @@ def _ready(request: Request, part: str) -> tf.data.Dataset:
 
 
 def _parsed(request: Request, part: str) -> tf.data.Dataset:
-    size = Layout.load(request.place).minibatch_size
+    layout = Layout.load(request.place)
+    description = {
+        column.name: tf.io.FixedLenFeature(column.shape, column.dtype) for column in layout.columns
+    }
 
     def parse(records: tf.Tensor) -> Any:
-        features = tf.io.parse_example(records, network.description())
+        features = tf.io.parse_example(records, description)
         return features, features.pop(LABEL)
 
     records = tf.data.TFRecordDataset(str(request.place / f"{part}.tfrecord"))
-    return records.batch(size, drop_remainder=True).map(parse, tf.data.AUTOTUNE)
+    return records.batch(layout.minibatch_size).map(parse, tf.data.AUTOTUNE)

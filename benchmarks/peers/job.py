@@ -66,7 +66,6 @@ def options(request: Request, consistency: str) -> dict[str, object]:
     return {
         "model_zoo": workload.model_zoo,
         "model_def": workload.model_def,
-        "params": workload.params,
         "data": request.place / f"train.{FILES[request.form]}",
         "minibatch_size": workload.minibatch_size,
         "records_per_task": workload.minibatches_per_task * workload.minibatch_size,

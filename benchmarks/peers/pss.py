@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import tensorflow as tf
@@ -35,7 +36,6 @@ from benchmarks.peers.zoo.clicks import network
 from benchmarks.peers.zoo.clicks.sizes import DIM, NUM_IDS
 from elasticdl.instance import PARENT_VARIABLE, die_with_parent
 
-LOOKUPS = ("plain", "tuned")
 _STEPS = 8  # of a function that is scheduled
 _HOST = "127.0.0.1"
 
@@ -167,7 +167,7 @@ def main() -> None:
     cluster = {"worker": workers, "ps": [ps]}
     with running_servers(cluster) as pids:
         found = measure(request, pids, cluster, sys.argv[2])
-    contestant.answer(found)
+    contestant.answer(asdict(found))
 
 
 if __name__ == "__main__":

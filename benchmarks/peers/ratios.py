@@ -22,21 +22,43 @@ TF_KERAS_FIT = "tf_keras_fit"
 
 
 @dataclass(frozen=True)
-class Demand:
-    """That the best of some contestants is so many times the best of others, or more."""
+class Comparison:
+    """The best of some contestants, next to the best of others."""
 
     text: str
     of: tuple[str, ...]
     to: tuple[str, ...]
-    target: float
+
+
+COMPARISONS = {
+    "apart": Comparison(
+        "async, worker and parameter server on a core each / ceiling of one core",
+        (OURS_APART,),
+        (CEILING_ONE,),
+    ),
+    "sharing": Comparison(
+        "async, all sharing the cores / ceiling of all cores", OURS_SHARING, (CEILING_ALL,)
+    ),
+    "pss": Comparison("async / ParameterServerStrategy", OURS, PSS),
+    "pss_tuned": Comparison(
+        "async / ParameterServerStrategy, lookup tuned by hand", OURS, PSS_TUNED
+    ),
+    "tf_keras_fit": Comparison("async / tf_keras fit", OURS, (TF_KERAS_FIT,)),
+    "fit": Comparison("async / Keras 3 fit", OURS, (FIT,)),
+    "sync": Comparison("sync / async", OURS_SYNC, OURS_SHARING),
+}
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What a demand has come to: the median over the rounds, lowest and highest."""
+    """What a comparison has come to: the median over the rounds, lowest and highest.
+
+    Attributes:
+      target: what it is to be at least, if anything was demanded.
+    """
 
     text: str
-    target: float
+    target: float | None
     median: float
     lowest: float
     highest: float
@@ -44,25 +66,7 @@ class Ratio:
     @property
     def is_met(self) -> bool:
         """Whether the median is what it has to be."""
-        return self.median >= self.target
-
-
-DEMANDS = (
-    Demand(
-        "async, worker and parameter server on a core each / ceiling of one core",
-        (OURS_APART,),
-        (CEILING_ONE,),
-        0.80,
-    ),
-    Demand(
-        "async, all sharing the cores / ceiling of all cores", OURS_SHARING, (CEILING_ALL,), 0.65
-    ),
-    Demand("async / ParameterServerStrategy", OURS, PSS, 2.0),
-    Demand("async / ParameterServerStrategy, lookup tuned by hand", OURS, PSS_TUNED, 2.0),
-    Demand("async / tf_keras fit", OURS, (TF_KERAS_FIT,), 1.3),
-    Demand("async / Keras 3 fit", OURS, (FIT,), 3.5),
-    Demand("sync / async", OURS_SYNC, OURS_SHARING, 0.80),
-)
+        return self.target is None or self.median >= self.target
 
 
 def best_of(names: Sequence[str], rounds: Rounds) -> str | None:
@@ -71,14 +75,19 @@ def best_of(names: Sequence[str], rounds: Rounds) -> str | None:
     return max(measured, key=lambda name: statistics.median(rounds[name]), default=None)
 
 
-def ratios(rounds: Rounds, demands: Sequence[Demand] = DEMANDS) -> list[Ratio]:
-    """Return what the demands have come to, those left out of whose sides one was not measured."""
+def ratios(rounds: Rounds, targets: Mapping[str, float]) -> list[Ratio]:
+    """Return what the comparisons have come to, those left out of which a side was not measured.
+
+    Args:
+      targets: what is demanded, by the comparison's key.
+    """
     found = []
-    for demand in demands:
-        of, to = best_of(demand.of, rounds), best_of(demand.to, rounds)
+    for key, comparison in COMPARISONS.items():
+        of, to = best_of(comparison.of, rounds), best_of(comparison.to, rounds)
         if of is None or to is None:
             continue
         each = [a / b for a, b in zip(rounds[of], rounds[to], strict=True)]
-        text = f"{demand.text} ({of} / {to})"
-        found.append(Ratio(text, demand.target, statistics.median(each), min(each), max(each)))
+        text = f"{comparison.text} ({of} / {to})"
+        ratio = Ratio(text, targets.get(key), statistics.median(each), min(each), max(each))
+        found.append(ratio)
     return found

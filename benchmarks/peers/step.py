@@ -1,9 +1,9 @@
 """The ceiling: the training step alone, as a `tf.function`, with everything it needs in memory.
 
 Of `deepfm` it is given the minibatch's distinct rows and which of them each id has, as a job's step
-is, and computes the loss and the gradients of the dense variables and of the rows. Of a model
-without rows it computes the loss and the gradients of the variables. Nothing is read, looked up,
-sent or applied.
+is, and computes the loss and the gradients of the dense variables and of the rows. Nothing is read,
+looked up, sent or applied. Of the other models it computes the loss and the gradients of all
+variables, small tables included; nothing of that is applied either.
 
 `python -m benchmarks.peers.step REQUEST` measures it in its process.
 """
@@ -13,15 +13,18 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.fit import with_own_embeddings
 from benchmarks.peers import contestant
 from benchmarks.peers.contestant import Request
 from benchmarks.peers.data import LABEL, read_minibatches
+from benchmarks.peers.workloads import WORKLOADS
 from benchmarks.peers.zoo.clicks import network
 from benchmarks.peers.zoo.clicks.sizes import DIM, NUM_FIELDS, NUM_NUMERIC
 
@@ -70,14 +73,35 @@ def clicks_step(request: Request) -> Callable[[], object]:
     return lambda: step(*next(following))
 
 
+def zoo_step(request: Request) -> Callable[[], object]:
+    """Return what does the step of a model of the model zoo, with embeddings of its own."""
+    contract = WORKLOADS[request.workload].contract()
+    model = with_own_embeddings(contract.create_model())
+    variables = [variable.value for variable in model.trainable_variables]
+
+    @tf.function
+    def step(features: Any, labels: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            loss = contract.loss(model(features, training=True), labels)
+            loss = tf.add_n([loss, *model.losses])
+        return loss, tape.gradient(loss, variables)
+
+    minibatches = []
+    for columns in itertools.islice(read_minibatches(request.place), _NUM_MINIBATCHES):
+        features = {name: tf.constant(array) for name, array in columns.items()}
+        minibatches.append((features, features.pop(LABEL)))
+    following = itertools.cycle(minibatches)
+    return lambda: step(*next(following))
+
+
 def main() -> None:
     """Measure, and tell the result."""
     request = contestant.start(sys.argv)
     tf.config.threading.set_intra_op_parallelism_threads(request.threads)
     tf.config.threading.set_inter_op_parallelism_threads(request.threads)
-    step = clicks_step(request)
-    minibatch = next(read_minibatches(request.place))
-    contestant.answer(contestant.measure(step, request, len(minibatch[LABEL])))
+    step = (clicks_step if request.workload == "deepfm" else zoo_step)(request)
+    samples = WORKLOADS[request.workload].minibatch_size
+    contestant.answer(asdict(contestant.measure(step, request, samples)))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.peers import data, ratios
+from benchmarks.peers import data, quality, ratios
 from benchmarks.peers.clicks import Clicks
 from benchmarks.peers.contestant import Answer, Request, measure
 from benchmarks.peers.datasets import endless
 from benchmarks.peers.job import FILES, options, speeds_of
-from benchmarks.peers.step import clicks_step
+from benchmarks.peers.step import clicks_step, zoo_step
 from benchmarks.peers.workloads import WORKLOADS
 from elasticdl.data.readers import open_reader
 from elasticdl.data.schema import arrays_of
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.journal import Entry
-from elasticdl.model.contract import load_contract
 from elasticdl.model.mode import Mode
-from elasticdl.model.source import ModelSource
 
 SIZE = 8
 
@@ -42,8 +40,7 @@ def test_all_forms_hold_the_same_records_and_a_job_reads_them_alike(directory):
     rows = reader.read(0, 3 * SIZE, reader.schema())
     arrow = dict(zip(together, arrays_of(rows, reader.schema(), "here"), strict=True))
     workload = WORKLOADS["deepfm"]
-    source = ModelSource(workload.model_zoo, workload.model_def, "")
-    contract = load_contract(source, Mode.TRAINING)
+    contract = workload.contract()
     records = open_reader(str(directory / "train.recordio"), 1 << 28).read(0, 3 * SIZE, ())
     parsed = contract.dataset(tf.data.Dataset.from_tensor_slices(records), Mode.TRAINING)
     ready = contract.dataset(tf.data.Dataset.from_tensors(arrow), Mode.TRAINING)
@@ -103,10 +100,10 @@ def test_a_ratio_is_the_median_over_the_rounds_and_the_best_of_each_side_counts(
         "pss_1": [10.0, 10.0, 10.0],
         "pss_2": [20.0, 50.0, 20.0],
     }
-    shared, pss = ratios.ratios(rounds)
+    shared, pss = ratios.ratios(rounds, {"sharing": 0.65})
     assert (shared.median, shared.lowest, shared.highest) == (0.5, 0.5, 0.9)
     assert not shared.is_met
-    assert (pss.median, pss.is_met) == (4.5, True)
+    assert (pss.median, pss.target, pss.is_met) == (4.5, None, True)
     assert "ours_async_2 / pss_2" in pss.text
 
 
@@ -117,3 +114,23 @@ def test_others_train_on_the_same_minibatches_in_the_same_order(directory, form)
     for (features, labels), minibatch in zip(given.take(6), expected * 2, strict=True):
         for name, values in {**features, "label": labels}.items():
             np.testing.assert_array_equal(values, minibatch[name])
+
+
+@pytest.mark.parametrize("model", ["census", "mnist", "resnet"])
+def test_models_of_the_zoo_take_columns_that_are_ready(tmp_path, model):
+    workload = WORKLOADS[model]
+    workload.make(tmp_path, 2)
+    layout = data.Layout.load(tmp_path)
+    assert (layout.minibatch_size, layout.num_minibatches) == (workload.minibatch_size, 2)
+    loss, gradients = zoo_step(Request(model, str(tmp_path), "ready", 0, 0))()
+    assert np.isfinite(float(loss))
+    assert all(each is not None for each in gradients)
+
+
+def test_a_job_is_as_good_unless_the_comparison_says_worse():
+    def compared(verdict):
+        others = {"ours_async": {"verdict": "same"}, "keras_fit": {"verdict": "worse"}}
+        return {"next_to_keras_fit": {**others, "ours_sync": {"verdict": verdict}}}
+
+    assert quality.is_met(compared("unclear"))
+    assert not quality.is_met(compared("worse"))

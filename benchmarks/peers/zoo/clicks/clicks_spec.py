@@ -9,8 +9,15 @@ import tensorflow as tf
 from elasticdl import ElasticDLSpec, Mode
 from elasticdl.layers import Embedding
 
+from .. import prepared
 from . import network
-from .sizes import DIM
+from .sizes import DIM, NUM_FIELDS, NUM_NUMERIC
+
+COLUMNS = {
+    "numeric": ((NUM_NUMERIC,), tf.float32),
+    "categorical": ((NUM_FIELDS,), tf.int64),
+    "label": ((1,), tf.float32),
+}
 
 
 class Clicks(ElasticDLSpec):
@@ -35,15 +42,4 @@ class Clicks(ElasticDLSpec):
         return {"auc": auc}
 
     def create_dataset(self, dataset: tf.data.Dataset, mode: Mode) -> tf.data.Dataset:
-        is_ready = isinstance(dataset.element_spec, dict)
-
-        def read(record: Any) -> Any:
-            columns = (
-                dict(record)
-                if is_ready
-                else tf.io.parse_single_example(record, network.description())
-            )
-            label = columns.pop("label")
-            return columns if mode == Mode.PREDICTION else (columns, label)
-
-        return dataset.map(read)
+        return prepared.read(dataset, mode, COLUMNS)

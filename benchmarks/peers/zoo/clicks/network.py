@@ -55,12 +55,3 @@ def model(keras: Any, embedding: Any) -> Any:
     ids = keras.Input((NUM_FIELDS,), dtype="int64", name="categorical")
     inputs = {"numeric": numeric, "categorical": ids}
     return keras.Model(inputs, logits(keras, numeric, embedding(ids)))
-
-
-def description() -> dict[str, Any]:
-    """What an Example of a click has, for `tf.io.parse_example`."""
-    return {
-        "numeric": tf.io.FixedLenFeature([NUM_NUMERIC], tf.float32),
-        "categorical": tf.io.FixedLenFeature([NUM_FIELDS], tf.int64),
-        "label": tf.io.FixedLenFeature([1], tf.float32),
-    }
