@@ -11,10 +11,18 @@ from elasticdl.job_spec import resolve_job_dir
 from elasticdl.master.cluster_state import BEGUN, COMMITTED, CommittedCheckpoint
 from elasticdl.master.journal import read_journal
 from elasticdl.master.membership import InstanceSpec, Role
-from elasticdl.master.placement import ASKED, PLACED, RESCALED, RESTORED, restored
+from elasticdl.master.placement import (
+    ASKED,
+    NOT_RESCALED,
+    PLACED,
+    RESCALED,
+    RESTORED,
+    restored,
+)
 from elasticdl.master.recorded_ledger import EVENT, MASTER, ROLLED_BACK
 from elasticdl.master.recovery import spec_of
 from elasticdl.master.story import leased_twice
+from elasticdl.master.wording import count_of
 
 Body = Mapping[str, Any]
 
@@ -55,8 +63,13 @@ def events(job: str) -> Iterator[JobEvent]:
       UsageError: there is no such job.
       JobError: its journal cannot be read.
     """
+    ended: set[InstanceSpec] = set()
     for entry in read_journal(resolve_job_dir(job)):
         kind, body = entry.kind, entry.body
+        if kind == "exited":
+            ended.add(spec_of(body))
+        elif kind == "gone" and spec_of(body) in ended:
+            continue  # A death is told once.
         if kind == EVENT:
             if body["type"] != "TaskFailed":
                 continue  # What follows from the others has entries of its own.
@@ -77,6 +90,15 @@ def _master(body: Body) -> str:
     if body["resumed"]:
         return f"{what}: the job is resumed; every instance of before is gone"
     return f"{what} {'begins' if body['incarnation'] == 1 else 'goes on from the journal'}"
+
+
+def _are(number: int, noun: str) -> str:
+    return f"{count_of(number, noun)} {'is' if number == 1 else 'are'}"
+
+
+def _round(body: Body) -> str:
+    again = f" again: {body['again']}" if "again" in body else ""
+    return f"round {body['number']} begins ({body['reason']}){again}"
 
 
 def _registered(body: Body) -> str:
@@ -125,12 +147,12 @@ def _ended(body: Body) -> str:
 
 _TEXTS: dict[str, Callable[[Body], str]] = {
     MASTER: _master,
-    "launch": lambda body: f"{_name(body)}",
+    "launch": lambda body: f"{_name(body)}: {body['reason']}",
     "started": lambda body: f"{_name(body)}: process {body['pid']}",
     "registered": _registered,
     "exited": lambda body: f"{_name(body)}: {body['reason']}",
     "gone": lambda body: f"{_name(body)} is given up: {body['reason']}",
-    "scaled": lambda body: f"{body['num_workers']} workers are wanted",
+    "scaled": lambda body: f"{_are(body['num_workers'], 'worker')} wanted",
     "tasks": _defined,
     "granted": _granted,
     "restarted": lambda body: (
@@ -141,17 +163,20 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     "done": lambda body: f"task {body['task']} ({body['kind'].lower()})",
     "epoch": lambda body: f"every task of epoch {body['epoch'] + 1} is done",
     "phase": lambda body: f"{body['kind'].lower()} is over",
-    "round": lambda body: f"round {body['number']} begins ({body['reason']})",
+    "round": _round,
     "evaluated": _evaluated,
     "decided": _decided,
     BEGUN: lambda body: f"checkpoint {body['number']} is begun",
     COMMITTED: lambda body: f"{CommittedCheckpoint.of_entry(dict(body))}: {body['reason']}",
     "checkpoint_failed": lambda body: f"checkpoint {body['number']} failed: {body['reason']}",
     ROLLED_BACK: lambda body: f"training goes on from checkpoint {body['checkpoint']}",
-    ASKED: lambda body: f"{body['num_ps']} parameter servers are wanted",
-    PLACED: lambda body: f"the groups move to {body['num_ps']} parameter servers",
+    ASKED: lambda body: f"{_are(body['num_ps'], 'parameter server')} wanted",
+    PLACED: lambda body: f"the groups move to {count_of(body['num_ps'], 'parameter server')}",
     RESCALED: lambda body: (
-        f"{body['num_ps']} parameter servers are up after {body['pause_s']:.1f} s"
+        f"{_are(body['num_ps'], 'parameter server')} up after {body['pause_s']:.1f} s"
+    ),
+    NOT_RESCALED: lambda body: (
+        f"not rescaled to {count_of(body['num_ps'], 'parameter server')}: {body['reason']}"
     ),
     RESTORED: _restored,
     "ended": _ended,

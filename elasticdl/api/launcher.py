@@ -23,9 +23,9 @@ from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.master.exits import describe_exit
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.master import RESULT_FILE
-from elasticdl.master.membership import describe_exit
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, RpcError
 

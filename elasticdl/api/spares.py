@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.early import READY
-from elasticdl.master.membership import describe_exit
+from elasticdl.master.exits import describe_exit
 from elasticdl.worker.spare import Role
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from elasticdl.master.cluster_state import (
     CommittedCheckpoint,
     Restore,
 )
+from elasticdl.master.exits import describe_exit
 from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
@@ -45,6 +46,7 @@ from elasticdl.master.running_clock import RunningClock
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.master.transactions import Transactions
+from elasticdl.master.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +232,9 @@ class Coordinator:
                 self._membership.handle(membership_module.Progressed(), self._clock.now())
             elif isinstance(action, ledger_events.CheckpointWanted):
                 self.checkpoint_wanted.set()
+            elif isinstance(action, ledger_events.PhaseEnded):
+                if action.kind is TaskKind.TRAINING:
+                    self._transactions.note(*self._placement.training_is_over())
             elif isinstance(action, ledger_events.JobDone):
                 self.end(self.story.succeeded())
             elif isinstance(action, ledger_events.JobFailed):
@@ -246,7 +251,8 @@ class Coordinator:
             if not isinstance(event, InstanceExited):
                 self._note(kind, {**body_of(event.spec), "pid": event.pid})
                 return
-            reason = membership_module.describe_exit(event.exit_code)
+            why = self._membership.why_stopped(event.spec)
+            reason = f"stopped, as {why}" if why else describe_exit(event.exit_code)
             is_master = event.spec.role is Role.MASTER
             text = f"the master was lost ({reason}); another one goes on" if is_master else ""
             self._note(kind, {**body_of(event.spec), "reason": reason}, text=text)
@@ -351,7 +357,7 @@ class Coordinator:
     def scale(self, num_workers: int) -> None:
         """Run another number of workers from now on."""
         with self._transactions.begin():
-            text = f"scaling to {num_workers} worker{'s' if num_workers > 1 else ''}"
+            text = f"scaling to {count_of(num_workers, 'worker')}"
             self._note("scaled", {"num_workers": num_workers}, text=text)
             event = membership_module.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock.now()))
@@ -363,7 +369,7 @@ class Coordinator:
             if not self.plan.checkpoints or self._ledger.phase not in _RESCALED_IN:
                 refused = "only a job that trains can have another number of parameter servers"
             if not refused:
-                text = f"rescaling to {num_ps} parameter server{'s' if num_ps > 1 else ''}"
+                text = f"rescaling to {count_of(num_ps, 'parameter server')}"
                 self._note(ASKED, {"num_ps": num_ps}, text=text)
                 self._placement.ask(num_ps)
                 self.checkpoint_wanted.set()
@@ -459,9 +465,8 @@ class Coordinator:
         for action in actions:
             if isinstance(action, membership_module.Launch):
                 if not action.repeated:
-                    again = action.spec.incarnation > 1
-                    text = f"{action.spec} is relaunched" if again else ""
-                    self._note("launch", body_of(action.spec), text=text)
+                    text = f"{action.spec} is relaunched" if action.replaces else ""
+                    self._note("launch", {**body_of(action.spec), "reason": action.reason}, text)
                 self._transactions.ask_backend(action)
             elif isinstance(action, membership_module.Stop):
                 self._transactions.ask_backend(action)

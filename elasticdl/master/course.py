@@ -248,13 +248,16 @@ class Course:
 
     # ------------------------------------------------------------------ rounds
 
-    def _round_began(self) -> list[Action]:
+    def _round_began(self, again: str = "") -> list[Action]:
         assert self.rounds.current is not None
-        began = RoundBegan(self.rounds.current)
+        began = RoundBegan(self.rounds.current, again)
         return [began, *self._define(self.rounds.next_tasks(self._tasks.next_id))]
 
-    def begin_round_again(self) -> tuple[set[int], list[Action]]:
+    def begin_round_again(self, why: str) -> tuple[set[int], list[Action]]:
         """Drop a round whose pin, or a part of it, is gone, and begin it anew.
+
+        Args:
+          why: what became of the pin.
 
         Returns:
           The ids of the tasks that are dropped, and what follows.
@@ -269,7 +272,7 @@ class Course:
         if not self.rounds.begin_again():
             return set(), []
         self._tasks.drop(dropped)
-        return dropped, self._round_began()
+        return dropped, self._round_began(again=why)
 
     def _round_task_done(self, task: Task, result: str, now: float) -> list[Action]:
         """Go on with the round when a stage is done, and with training when the round is."""

@@ -368,7 +368,7 @@ class Ledger:
         reason = f"parameter server {event.index} was restored without it"
         if event.closed is None:
             return self._course.initialize_again(f"parameter server {event.index} began empty")
-        actions = self._begin_round_again()
+        actions = self._begin_round_again(f"parameter server {event.index} was lost meanwhile")
         try:
             again = self._replays.restored(event.closed)
         except JobError as error:
@@ -381,8 +381,8 @@ class Ledger:
             actions.append(Requeued(task, reason))
         return actions
 
-    def _begin_round_again(self) -> list[Action]:
-        dropped, actions = self._course.begin_round_again()
+    def _begin_round_again(self, why: str) -> list[Action]:
+        dropped, actions = self._course.begin_round_again(why)
         for task_id in dropped:
             for lease in self._leases.of_task(task_id):
                 self._leases.end(lease)
@@ -407,7 +407,7 @@ class Ledger:
         self.partition_incarnations = dict.fromkeys(self.partition_incarnations, LOST)
         # Who worked then may be gone, which is not known any more: who works now asks for leases.
         self._workers.clear()
-        actions = self._begin_round_again()
+        actions = self._begin_round_again("training goes on from a checkpoint")
         return actions + self._requeue(list(self._leases), "training goes on from a checkpoint")
 
     def _master_started(self, event: MasterStarted, now: float) -> list[Action]:

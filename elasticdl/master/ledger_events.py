@@ -244,9 +244,13 @@ class PhaseEnded(Action):
 
 @dataclass(frozen=True)
 class RoundBegan(Action):
-    """A round of evaluation, or of the user's callbacks, comes before further training tasks."""
+    """A round of evaluation, or of the user's callbacks, comes before further training tasks.
+
+    again: why the one under way is dropped and begins anew as this one; empty where none is.
+    """
 
     round: Round
+    again: str = ""
 
 
 @dataclass(frozen=True)

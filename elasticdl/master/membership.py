@@ -5,22 +5,18 @@ Pure, as the ledger is: `actions = membership.handle(event, now)`.
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from elasticdl.instance import STUCK_EXIT_CODE
+from elasticdl.master.exits import describe_exit, is_crash
+from elasticdl.master.wording import there_are_now
 
 HEARTBEAT_S = 1.0
 # Of all workers that wait for a partition together; a master hears their signs of life as well.
 MOST_POLLS_PER_S = 5000
-# Signals by which the instance's own code crashed; any other signal is somebody else's doing.
-CRASHES = frozenset(
-    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
-)
 
 
 class Role(StrEnum):
@@ -63,6 +59,7 @@ class Instance:
     """What an instance is now.
 
     heard: when it last gave a sign of life, in seconds. registered: it has said that it is there.
+    stopped: what the job has ended it for; empty where it runs, or ended by itself.
     """
 
     spec: InstanceSpec
@@ -73,6 +70,7 @@ class Instance:
     registered: bool = False
     reason: str = ""
     log_path: str = ""
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,10 +169,15 @@ class Action:
 
 @dataclass(frozen=True)
 class Launch(Action):
-    """Start this instance; `repeated` where another master may have asked for that."""
+    """Start this instance; `repeated` where another master may have asked for that.
+
+    reason: why. replaces: it is in the place of one that was lost.
+    """
 
     spec: InstanceSpec
     repeated: bool = False
+    reason: str = field(default="", compare=False)
+    replaces: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -229,23 +232,6 @@ _MOST_AGES = 1 << 40
 _AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
 
-def is_crash(exit_code: int) -> bool:
-    """Whether a process ended by its own doing."""
-    return exit_code >= 0 or -exit_code in CRASHES
-
-
-def describe_exit(exit_code: int) -> str:
-    """Return how a process ended, in words."""
-    if exit_code == STUCK_EXIT_CODE:
-        return "its model code hung for longer than --task_timeout; its log says where"
-    if exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"killed by signal {-exit_code}"
-
-
 class Membership:
     """The instances of a job, the master itself left out.
 
@@ -282,6 +268,8 @@ class Membership:
         # The present incarnation of each role and index, and when the replacement of one is due.
         self._present: dict[tuple[Role, int], Instance] = {}
         self._relaunch_at: dict[tuple[Role, int], float] = {}
+        # What was ended by the job, and is still to be seen to end: what for.
+        self._stopped: dict[InstanceSpec, str] = {}
         # The present partitions, whether all of them run, and their ages; None: to be looked up.
         self._partitions: _Partitions | None = None
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
@@ -298,26 +286,28 @@ class Membership:
 
     def start(self, now: float) -> list[Action]:
         """Launch everything for the first time."""
-        actions = [self._launch(Role.PS, index, 1, now) for index in range(self.num_ps)]
-        return actions + self._fill_workers(now)
+        why = "the job begins"
+        servers = [InstanceSpec(Role.PS, index, 1) for index in range(self.num_ps)]
+        return [self._launch(spec, now, why) for spec in servers] + self._fill_workers(now, why)
 
     # ------------------------------------------------- what another master has done
 
     def was_launched(self, spec: InstanceSpec, now: float) -> None:
         """A master before this one launched an instance, or was about to."""
-        self._launch(spec.role, spec.index, spec.incarnation, now)
+        self._launch(spec, now, "")
         self.relaunches += spec.incarnation > 1
 
     def was_lost(self, spec: InstanceSpec, reason: str) -> None:
         """A master before this one saw an instance end, or gave it up."""
         if self.is_current(spec):
             self._enter(self._present[spec.role, spec.index], State.GONE, reason)
+            self._stopped[spec] = reason
 
     def were_placed(self, num_ps: int) -> list[InstanceSpec]:
         """The partitions are so many from now on, and none of them is up; return who was."""
         running = [one for one in self._servers() if one.state is not State.GONE]
         for instance in running:
-            self._enter(instance, State.GONE, f"there are {num_ps} partitions now")
+            self._end(instance, State.GONE, there_are_now(num_ps, "parameter server"))
         for key in [key for key in self._relaunch_at if key[0] is Role.PS]:
             del self._relaunch_at[key]
         self.num_ps = num_ps
@@ -332,6 +322,7 @@ class Membership:
         for instance in self._present.values():
             if instance.state is not State.GONE:
                 self._enter(instance, State.GONE, reason)
+                instance.stopped = reason
 
     def go_on(self, now: float) -> list[Action]:
         """Take over from another master; what may not have been asked for, is asked for again."""
@@ -340,7 +331,7 @@ class Membership:
             instance.heard = now
             if role is Role.WORKER and index >= self.num_workers:
                 if instance.state is not State.GONE:
-                    self._enter(instance, State.STOPPING)
+                    self._end(instance, State.STOPPING, self._workers_now())
                     actions.append(Stop(instance.spec, grace_s=15.0))
             elif role is Role.PS and index >= self.num_ps:
                 continue
@@ -351,7 +342,7 @@ class Membership:
         for index in range(self.num_ps):
             if (Role.PS, index) not in self._present:
                 actions.append(self._launch_next(index, now))
-        return actions + self._fill_workers(now) + self._relaunch_due(now)
+        return actions + self._fill_workers(now, self._workers_now()) + self._relaunch_due(now)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Change the membership as `event` says and return what is to be done."""
@@ -377,6 +368,10 @@ class Membership:
         return (
             self.is_current(spec) and self._present[spec.role, spec.index].state is State.STOPPING
         )
+
+    def why_stopped(self, spec: InstanceSpec) -> str:
+        """What an instance, whose end was not seen so far, was ended for; empty where by itself."""
+        return self._stopped.get(spec, "")
 
     def instances(self) -> list[Instance]:
         """The present instance of every role and index."""
@@ -428,20 +423,27 @@ class Membership:
         if instance.spec.role is Role.PS:
             self._partitions = None
 
-    def _launch(self, role: Role, index: int, incarnation: int, now: float) -> Action:
-        spec = InstanceSpec(role, index, incarnation)
-        if role is Role.PS:
-            self._partitions = None
-        self._present[role, index] = Instance(spec, heard=now)
-        self._relaunch_at.pop((role, index), None)
-        return Launch(spec)
+    def _end(self, instance: Instance, state: State, why: str) -> None:
+        """Let an instance leave, or be gone, though nothing has happened to it."""
+        self._enter(instance, state, f"stopped, as {why}")
+        instance.stopped = self._stopped[instance.spec] = why
 
-    def _fill_workers(self, now: float) -> list[Action]:
+    def _workers_now(self) -> str:
+        return there_are_now(self.num_workers, "worker")
+
+    def _launch(self, spec: InstanceSpec, now: float, why: str, replaces: bool = False) -> Action:
+        if spec.role is Role.PS:
+            self._partitions = None
+        self._present[spec.role, spec.index] = Instance(spec, heard=now)
+        self._relaunch_at.pop((spec.role, spec.index), None)
+        return Launch(spec, reason=why, replaces=replaces)
+
+    def _fill_workers(self, now: float, why: str) -> list[Action]:
         actions: list[Action] = []
         for index in range(self.num_workers):
             instance = self._present.get((Role.WORKER, index))
             if instance is None:
-                actions.append(self._launch(Role.WORKER, index, 1, now))
+                actions.append(self._launch(InstanceSpec(Role.WORKER, index, 1), now, why))
             elif instance.state is State.GONE:
                 self._relaunch_at.setdefault((Role.WORKER, index), now)
         return actions
@@ -472,11 +474,13 @@ class Membership:
         return []
 
     def _exited(self, event: Exited, now: float) -> list[Action]:
+        self._stopped.pop(event.spec, None)
         if not self.is_current(event.spec):
             return []
         instance = self._present[event.spec.role, event.spec.index]
         was_stopping = instance.state is State.STOPPING
-        self._enter(instance, State.GONE, describe_exit(event.exit_code))
+        how = "" if instance.stopped else describe_exit(event.exit_code)
+        self._enter(instance, State.GONE, how)
         instance.log_path = event.log_path
         if self._over:
             return []
@@ -518,9 +522,7 @@ class Membership:
             if other is not instance and other.state is not State.GONE
         ]
         for other in others:
-            self._enter(
-                other, State.GONE, f"all partitions begin again with partition {spec.index}"
-            )
+            self._end(other, State.GONE, f"all begin again with {spec}")
             actions.append(Stop(other.spec, grace_s=0))
             actions.append(PartitionLost(other.spec, other.reason))
             self._relaunch_at[Role.PS, other.spec.index] = now
@@ -535,22 +537,26 @@ class Membership:
             if role is Role.WORKER and index >= self.num_workers:
                 continue
             self.relaunches += 1
-            incarnation = self._present[role, index].spec.incarnation + 1
-            actions.append(self._launch(role, index, incarnation, now))
+            before = self._present[role, index]
+            why = before.stopped or f"in place of one that was lost ({before.reason})"
+            spec = InstanceSpec(role, index, before.spec.incarnation + 1)
+            actions.append(self._launch(spec, now, why, replaces=not before.stopped))
         return actions
 
     def _scaled(self, event: Scaled, now: float) -> list[Action]:
         if self._over:
             return []
         self.num_workers = event.num_workers
-        actions = self._fill_workers(now) + self._relaunch_due(now)
+        actions: list[Action] = []
         for instance in self.instances():
-            spec = instance.spec
-            leaves = spec.role is Role.WORKER and spec.index >= event.num_workers
-            if leaves and instance.state in (State.LAUNCHING, State.RUNNING):
-                self._enter(instance, State.STOPPING)
-                actions.append(Stop(spec, grace_s=15.0))
-        return actions
+            if instance.spec.role is not Role.WORKER:
+                continue
+            if instance.spec.index < event.num_workers:
+                instance.stopped = instance.stopped and self._workers_now()  # It is wanted again.
+            elif instance.state in (State.LAUNCHING, State.RUNNING):
+                self._end(instance, State.STOPPING, self._workers_now())
+                actions.append(Stop(instance.spec, grace_s=15.0))
+        return actions + self._fill_workers(now, self._workers_now()) + self._relaunch_due(now)
 
     def _placed(self, event: Placed, now: float) -> list[Action]:
         if self._over:
@@ -561,8 +567,8 @@ class Membership:
     def _launch_next(self, index: int, now: float) -> Action:
         """Launch a partition under an incarnation that its index never had."""
         before = self._present.get((Role.PS, index))
-        incarnation = 1 if before is None else before.spec.incarnation + 1
-        return self._launch(Role.PS, index, incarnation, now)
+        spec = InstanceSpec(Role.PS, index, 1 if before is None else before.spec.incarnation + 1)
+        return self._launch(spec, now, there_are_now(self.num_ps, "parameter server"))
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:
         self._crashes.clear()
@@ -583,6 +589,7 @@ class Membership:
             if now - instance.heard <= patience_s:
                 continue
             self._enter(instance, State.GONE, f"not heard from for {now - instance.heard:.0f} s")
+            self._stopped[instance.spec] = f"it was {instance.reason}"
             actions.append(Stop(instance.spec, grace_s=0))
             if instance.spec.role is Role.PS:
                 actions += self._partition_gone(instance.spec, False, now)

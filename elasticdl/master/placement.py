@@ -11,21 +11,22 @@ from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint, Resto
 from elasticdl.master.journal import Entry
 from elasticdl.master.membership import Instance, InstanceSpec
 from elasticdl.master.story import Note
+from elasticdl.master.wording import count_of
 from elasticdl.ps.routing_table import RoutingTable
 
 MOST_FIRST_FAILURES = 3
 ASKED = "rescale"
 PLACED = "placed"
 RESCALED = "rescaled"
+NOT_RESCALED = "not_rescaled"
 RESTORED = "restored"
-"""Kinds of entries: another number of partitions is wanted; it is; and all of them are up. A
-partition has what it was told to restore."""
+"""Kinds of entries: another number of partitions is wanted; it is; and all of them are up; or it
+was asked for too late. A partition has what it was told to restore."""
 
 
 def restored(spec: InstanceSpec, source: str, num_again: int) -> Note:
     """Say what a partition was restored from, and how many tasks it lacks."""
-    again = f"{num_again} task{'' if num_again == 1 else 's'} again"
-    text = f"{spec} was restored from {source}, {again}"
+    text = f"{spec} was restored from {source}, {count_of(num_again, 'task')} again"
     body = {"index": spec.index, "incarnation": spec.incarnation}
     return Note(RESTORED, {**body, "source": source, "tasks_again": num_again}, text)
 
@@ -59,6 +60,8 @@ class Placement:
                 self.ask(entry.body["num_ps"])
             elif entry.kind == PLACED:
                 self.place(entry.body["num_ps"], None)
+            elif entry.kind == NOT_RESCALED:
+                self.wanted = None
 
     def commit(self, checkpoint: CommittedCheckpoint) -> None:
         """Partitions begin with this one from now on."""
@@ -112,5 +115,15 @@ class Placement:
         if since is None:
             return []
         num_ps, paused_s = self.routing.num_partitions, now - since
-        text = f"{num_ps} parameter servers are up: training paused for {paused_s:.1f} s"
+        are_up = f"{count_of(num_ps, 'parameter server')} {'is' if num_ps == 1 else 'are'} up"
+        text = f"{are_up}: training paused for {paused_s:.1f} s"
         return [Note(RESCALED, {"num_ps": num_ps, "pause_s": paused_s}, text)]
+
+    def training_is_over(self) -> list[Note]:
+        """Say that another number of partitions will not come about, if one is still wanted."""
+        wanted, self.wanted = self.wanted, None
+        if wanted is None:
+            return []
+        reason = "training was over before the checkpoint that it waited for"
+        text = f"not rescaled to {count_of(wanted, 'parameter server')}: {reason}"
+        return [Note(NOT_RESCALED, {"num_ps": wanted, "reason": reason}, text)]

@@ -12,9 +12,19 @@ from typing import Any
 
 from elasticdl.master.journal import Entry
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.ledger_events import Action, Event, Grant, LeaseRequested, LeasesHeld, Tick
+from elasticdl.master.ledger_events import (
+    Action,
+    Event,
+    Grant,
+    LeaseRequested,
+    LeasesHeld,
+    PartitionStarted,
+    RolledBack,
+    Tick,
+)
 from elasticdl.master.story import Note, Story, leased_twice
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.wording import count_of
 
 EVENT = "event"
 ROLLED_BACK = "rolled_back"
@@ -68,10 +78,8 @@ class RecordedLedger:
         if not self._has_changed(event, actions, before):
             return actions, []
         self.clock = now
-        return actions, [
-            Note(EVENT, event_body(event, now)),
-            *(_of_worker(note, event) for note in self._notes(actions, now)),
-        ]
+        notes = [_of_worker(note, event) for note in self._notes(actions, now)]
+        return actions, [Note(EVENT, event_body(event, now)), *_with_counts(notes, event)]
 
     def replay(self, event: Event, now: float) -> list[Action]:
         """Let the ledger handle an event that is in the journal."""
@@ -114,6 +122,29 @@ def _of_worker(note: Note, event: Event) -> Note:
     who = {"worker": event.worker, "incarnation": event.incarnation}
     body = {**note.body, **who}
     return Note(note.kind, body, leased_twice(body) if "straggler" in body else "")
+
+
+def _with_counts(notes: list[Note], event: Event) -> list[Note]:
+    """Say of tasks that are leased again how many they are, once for each reason.
+
+    What restored a partition, or went back to a checkpoint, is told by who had that done.
+    """
+    is_restored = isinstance(event, PartitionStarted) and event.closed is not None
+    if is_restored or isinstance(event, RolledBack):
+        return notes
+    tasks: dict[str, list[int]] = {}
+    for note in notes:
+        if note.kind == "requeued":
+            tasks.setdefault(note.body["reason"], []).append(note.body["task"])
+    told = []
+    for note in notes:
+        if note.kind == "requeued" and (of_reason := tasks.pop(note.body["reason"], None)):
+            is_one = len(of_reason) == 1
+            which = f"task {of_reason[0]}" if is_one else count_of(len(of_reason), "task")
+            text = f"{which} will be leased again: {note.body['reason']}"
+            note = dataclasses.replace(note, text=text)
+        told.append(note)
+    return told
 
 
 def starts_anew(plan: JobPlan) -> bool:

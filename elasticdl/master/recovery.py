@@ -15,7 +15,7 @@ from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster_state import COMMITTED
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
-from elasticdl.master.placement import ASKED, PLACED
+from elasticdl.master.placement import ASKED, NOT_RESCALED, PLACED
 from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import MASTER, RecordedLedger, fold
 from elasticdl.master.story import Outcome
@@ -128,7 +128,7 @@ def recover(job_dir: str | Path) -> Recovered | None:
         _outcome(entries, recorded),
         [one for one in entries if one.kind in _OF_INSTANCES],
         {(one.kind, spec_of(one.body)) for one in entries if one.kind in ("started", "exited")},
-        [one for one in entries if one.kind in (COMMITTED, ASKED, PLACED)],
+        [one for one in entries if one.kind in (COMMITTED, ASKED, PLACED, NOT_RESCALED)],
     )
 
 

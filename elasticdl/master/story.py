@@ -142,8 +142,7 @@ class Story:
         return Note("done", body)
 
     def _requeued(self, action: ledger_events.Requeued, now: float) -> Note:
-        text = f"{action.task} will be leased again: {action.reason}"
-        return Note("requeued", {"task": action.task.id, "reason": action.reason}, text=text)
+        return Note("requeued", {"task": action.task.id, "reason": action.reason})
 
     def _restarted(self, action: ledger_events.TaskRestarted, now: float) -> Note:
         task = action.task
@@ -170,7 +169,12 @@ class Story:
             counted = self.counted[TaskKind.EVALUATION] = self._before_round
         self._before_round = dataclasses.replace(counted)
         body = {"number": began.number, "reason": began.reason, "epoch": began.epoch}
-        return Note("round", {**body, "evaluates": began.evaluates})
+        body |= {"evaluates": began.evaluates}
+        if not action.again:
+            return Note("round", body)
+        what = "the evaluation" if began.evaluates else "what comes after an epoch"
+        text = f"{what} begins again: {action.again}"
+        return Note("round", {**body, "again": action.again}, text)
 
     def _evaluated(self, action: ledger_events.Evaluated, now: float) -> Note:
         done, self._before_round = action.round, None

@@ -56,7 +56,10 @@ def test_every_event_has_its_time_and_reason(job_dir, capsys):
     told = [line.split("  ", 1)[1] for line in lines]
     for expected in (
         "master             master, incarnation 1 begins",
-        "launch             worker 0, incarnation 1",
+        "launch             worker 0, incarnation 1: the job begins",
+        "launch             worker 0, incarnation 2: in place of one that was lost (killed by "
+        "SIGKILL)",
+        "launch             worker 1, incarnation 1: there are 2 workers now",
         "registered         parameter server 0, incarnation 1 at here:1: is up",
         "granted            task 0 (training) is leased to worker 0",
         "raised             the model's code raised: ValueError: bad …",
@@ -66,6 +69,7 @@ def test_every_event_has_its_time_and_reason(job_dir, capsys):
         "done               task 0 (training)",
     ):
         assert expected in told
+    assert not any(one.startswith("gone") for one in told), "its death is told once"
     assert any("will be leased again: worker 0 was lost (killed by SIGKILL)" in one for one in told)
 
     assert main(["jobs", "events", str(job_dir), "--json"]) == 0
