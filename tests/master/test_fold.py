@@ -132,7 +132,8 @@ class DyingMaster(ClusterModel):
                 self.lost_workers.append(events.WorkerLost(index, incarnation, "preempted"))
 
     def ask_late(self, worker: Worker) -> None:
-        if self.incarnation == 1:  # Who answered it may be dead: then the lease nobody holds ends.
+        # Who answered it may be dead, or die now: then the lease nobody holds ends.
+        if self.incarnation == 1 and not self.dies_before_it_replies:
             super().ask_late(worker)
 
     def replied(
