@@ -122,7 +122,7 @@ def _show(name: str, error: ElasticDLError, with_traceback: bool) -> None:
         traceback.print_exception(error)
     elif isinstance(error, UserCodeError) and error.traceback_text:
         print(error.traceback_text.rstrip(), file=sys.stderr)
-    print(f"{name}: error: {error}", file=sys.stderr)
+    print("\n".join([f"{name}: error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
 
 
 def _show_stop(name: str, stop: BaseException) -> None:

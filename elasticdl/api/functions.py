@@ -15,6 +15,7 @@ from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
+from elasticdl.errors import JobError, UserCodeError
 from elasticdl.job_spec import JOB_FILE, JobSpec, options_of, resolve_job_dir
 from elasticdl.model.keras_choice import with_keras
 
@@ -56,8 +57,10 @@ def run_job(job_spec: JobSpec) -> JobResult:
                 limited = _limited(job_spec, report["max_steps"])
                 return launch(limited, show, process, report["declared_shards"])
     except (KeyboardInterrupt, SystemExit) as stop:
-        launched = (Path(job_spec.job_dir) / JOB_FILE).exists()
-        stop.add_note(_what_is_there(job_spec) if launched else "nothing was launched")
+        stop.add_note(_what_is_there(job_spec) or "nothing was launched")
+        raise
+    except JobError as error:
+        _add_how_to_go_on(error, job_spec)
         raise
 
 
@@ -76,9 +79,21 @@ def resume_job(job: str) -> tuple[JobSpec, JobResult]:
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(_what_is_there(job_spec))
         raise
+    except JobError as error:
+        _add_how_to_go_on(error, job_spec)
+        raise
+
+
+def _add_how_to_go_on(error: JobError, job_spec: JobSpec) -> None:
+    """Note on a job's failure how it goes on, unless the model's code would only raise again."""
+    if not isinstance(error, UserCodeError) and (there := _what_is_there(job_spec)):
+        error.add_note(there)
 
 
 def _what_is_there(job_spec: JobSpec) -> str:
+    """Say where a job is and how it goes on; empty where it was not launched."""
+    if not (Path(job_spec.job_dir) / JOB_FILE).exists():
+        return ""
     there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
     return f"{there}; elasticdl jobs resume {job_spec.known_as} goes on with it"
 

@@ -239,3 +239,23 @@ def test_a_script_without_a_main_guard_runs_once(
     )
     assert ended.stdout.count("begins") == 1
     assert ended.stdout.endswith("checked\n")
+
+
+def test_a_failed_job_says_how_it_goes_on_unless_its_model_would_only_fail_again(
+    words, story, monkeypatch, capsys
+):
+    for error, is_told in (
+        (JobError("the supervisor was lost (killed by SIGKILL)"), True),
+        (UserCodeError("ValueError: bad"), False),
+    ):
+
+        def fail(job_spec: JobSpec, *rest: object, error: JobError = error) -> JobResult:
+            Path(job_spec.job_dir).mkdir(parents=True)
+            job_spec.save(Path(job_spec.job_dir))
+            raise error
+
+        monkeypatch.setattr(functions, "launch", fail)
+        assert main([*words, f"--job_name=told-{is_told}"]) == 1
+        shown = capsys.readouterr().err
+        assert str(error) in shown
+        assert ("elasticdl jobs resume told-True goes on with it" in shown) == is_told

@@ -107,5 +107,6 @@ def test_nothing_outlives_a_job_however_it_ended(start, victim):
         os.kill(description["pid"], signal.SIGKILL)
         assert job.wait() == 1
         assert f"the {victim} was lost (killed by SIGKILL)" in job.terminal()
+        assert f"elasticdl jobs resume {job.directory} goes on with it" in job.terminal()
     job.assert_nothing_is_left()
     assert not job.output.exists()
