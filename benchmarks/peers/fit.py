@@ -27,7 +27,7 @@ _STEPS_PER_EPOCH = 16
 def adagrad(keras: Any) -> Any:
     """Return the optimizer: of tf_keras the one that is faster on rows of a table."""
     of = keras.optimizers.legacy if keras.__name__ == "tf_keras" else keras.optimizers
-    return of.Adagrad(network.LEARNING_RATE)
+    return of.Adagrad(network.LEARNING_RATE, network.INITIAL_ACCUMULATOR)
 
 
 def clicks_model(keras: Any) -> Any:

@@ -27,7 +27,7 @@ class Clicks(ElasticDLSpec):
         return network.model(tf.keras, Embedding(DIM, name="vectors"))
 
     def create_optimizer(self) -> tf.keras.optimizers.Optimizer:
-        return tf.keras.optimizers.Adagrad(network.LEARNING_RATE)
+        return tf.keras.optimizers.Adagrad(network.LEARNING_RATE, network.INITIAL_ACCUMULATOR)
 
     def create_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(

@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from .sizes import HIDDEN_UNITS, NUM_FIELDS, NUM_NUMERIC
 
-LEARNING_RATE = 0.05
+# Of Adagrad. A row's gradients are of the mean over a minibatch, thousandths: next to accumulators
+# that begin with Keras's 0.1, nothing would be learned of ids.
+LEARNING_RATE = 0.02
+INITIAL_ACCUMULATOR = 1e-6
 
 
 def logits(keras: Any, numeric: Any, vectors: Any) -> Any:
