@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from elasticdl.errors import JobError
@@ -29,7 +29,7 @@ from elasticdl.master.cluster_state import (
 )
 from elasticdl.master.exits import describe_exit
 from elasticdl.master.job_view import Messages, Snapshot, log_tail
-from elasticdl.master.journal import Journal, read_journal
+from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
 from elasticdl.master.placement import ASKED, PLACED, Placement, restored
@@ -66,6 +66,7 @@ class Coordinator:
       incarnation: which master of the job this is.
       session: the supervisor's; instances belong to the one that launched them.
       recovered: what the masters before left; None for the first.
+      clock: makes one that goes on from a reading.
 
     Attributes:
       checkpoint_wanted: set where nothing goes on before a checkpoint is committed.
@@ -80,6 +81,7 @@ class Coordinator:
         incarnation: int = 1,
         session: str = "",
         recovered: Recovered | None = None,
+        clock: Callable[[float], RunningClock] = RunningClock,
     ) -> None:
         self.spec = spec
         self.plan = plan
@@ -103,7 +105,7 @@ class Coordinator:
         self._told = recovered.told if recovered else set()
         # Workers that are still to say which of the grants of before they hold.
         self._to_confirm: set[InstanceSpec] = set()
-        self._clock = RunningClock(self._recorded.clock)
+        self._clock = clock(self._recorded.clock)
         self._membership = Membership(
             max(1, spec.num_workers),
             spec.num_ps,
@@ -177,15 +179,17 @@ class Coordinator:
     def _tick_forever(self) -> None:
         while not self.ended.wait(TICK_S):
             try:
-                with self._transactions.begin():
-                    now = self._clock.tick()
-                    self._handle(ledger_events.Tick())
-                    self._carry_out_membership(
-                        self._membership.handle(membership_module.Tick(), now)
-                    )
+                self.tick()
             except Exception as error:
                 logger.exception("the master cannot go on")
                 self.end(Outcome("failed", f"the master cannot go on: {error}"))
+
+    def tick(self) -> None:
+        """Let time pass: leases that nobody extended end, and who is silent is given up."""
+        with self._transactions.begin():
+            now = self._clock.tick()
+            self._handle(ledger_events.Tick())
+            self._carry_out_membership(self._membership.handle(membership_module.Tick(), now))
 
     def end(self, outcome: Outcome) -> None:
         """End the job, once: workers are told to leave when they next ask."""
@@ -440,7 +444,8 @@ class Coordinator:
         self._note(PLACED, body)
         if self.plan.lanes:
             self._roll_back()
-        self._handle(ledger_events.PartitionsPlaced(num_ps))
+        else:
+            self._handle(ledger_events.PartitionsPlaced(num_ps))
         placed = membership_module.Placed(num_ps)
         self._carry_out_membership(self._membership.handle(placed, self._clock.now()))
 
@@ -504,9 +509,11 @@ class Coordinator:
         body = {"entry": checkpoint.entry, "checkpoint": checkpoint.number}
         self._note(ROLLED_BACK, body, text=text)
         self._journal.wait_for(checkpoint.entry)
-        entries = read_journal(self.spec.job_dir)
-        self._recorded = fold(self.plan, entries, checkpoint.entry)
+        self._recorded = fold(self.plan, self._journal.entries(), checkpoint.entry)
         self._handle(ledger_events.RolledBack(*ids))
+        # There may have been more of them, or fewer, when the checkpoint was begun.
+        num_ps = self._placement.routing.num_partitions
+        self._handle(ledger_events.PartitionsPlaced(num_ps))
         self._handle(ledger_events.CheckpointCommitted(checkpoint.number, checkpoint.closed))
 
     def _worker_gone(self, action: membership_module.WorkerGone) -> None:

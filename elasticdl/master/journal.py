@@ -80,6 +80,10 @@ class Journal:
         with self._changed:
             return self._number
 
+    def entries(self) -> Iterator[Entry]:
+        """Yield those that are on disk, in order."""
+        return read_journal(self.path.parent)
+
     def append(self, kind: str, body: dict[str, Any]) -> None:
         """Add an entry and wait until it is on disk.
 

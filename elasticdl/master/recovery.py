@@ -5,7 +5,7 @@ docs/decisions/recovery.md tells the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,11 @@ def recover(job_dir: str | Path) -> Recovered | None:
     Raises:
       JobError: the journal cannot be read, or does not fit this version of the package.
     """
-    entries = list(read_journal(job_dir))
+    return recovered_from(list(read_journal(job_dir)), str(job_dir))
+
+
+def recovered_from(entries: Sequence[Entry], job_dir: str) -> Recovered | None:
+    """Make of a journal's entries what `recover` returns of the journal of `job_dir`."""
     plan = next((plan_of(entry.body) for entry in entries if entry.kind == PLAN), None)
     if plan is None:
         return None
