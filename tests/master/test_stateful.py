@@ -22,7 +22,7 @@ from tests.master import job_invariants
 from tests.master.job_model import NUM_GROUPS, JobModel, ReplyLost
 from tests.master.plans import make_plan
 
-EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "150"))
 SOME = st.integers(0, 7)
 """Which one, of those that there are."""
 LOST = st.sampled_from(["", "", "", "request", "reply"])
