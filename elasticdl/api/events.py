@@ -13,11 +13,15 @@ from elasticdl.master.journal import read_journal
 from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.placement import (
     ASKED,
+    DAMAGED,
     NOT_RESCALED,
     PLACED,
     RESCALED,
     RESTORED,
+    STANDBY,
+    damaged,
     restored,
+    standby,
 )
 from elasticdl.master.recorded_ledger import EVENT, MASTER, ROLLED_BACK
 from elasticdl.master.recovery import spec_of
@@ -169,9 +173,13 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     BEGUN: lambda body: f"checkpoint {body['number']} is begun",
     COMMITTED: lambda body: f"{CommittedCheckpoint.of_entry(dict(body))}: {body['reason']}",
     "checkpoint_failed": lambda body: f"checkpoint {body['number']} failed: {body['reason']}",
+    DAMAGED: lambda body: damaged(body["number"], body["reason"], body["instead"]).text,
     ROLLED_BACK: lambda body: f"training goes on from checkpoint {body['checkpoint']}",
     ASKED: lambda body: f"{_are(body['num_ps'], 'parameter server')} wanted",
-    PLACED: lambda body: f"the groups move to {count_of(body['num_ps'], 'parameter server')}",
+    PLACED: lambda body: (
+        f"the groups are placed on {count_of(body['num_ps'], 'parameter server')}, from checkpoint "
+        f"{body['checkpoint']}"
+    ),
     RESCALED: lambda body: (
         f"{_are(body['num_ps'], 'parameter server')} up after {body['pause_s']:.1f} s"
     ),
@@ -179,5 +187,6 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
         f"not rescaled to {count_of(body['num_ps'], 'parameter server')}: {body['reason']}"
     ),
     RESTORED: _restored,
+    STANDBY: lambda body: standby(body["is_kept"]).text,
     "ended": _ended,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 from collections.abc import Callable
 
+from elasticdl.heartbeat import NotAMember
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
@@ -31,7 +33,8 @@ class _ThisProcess:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             partition = Partition(spec.index, spec.incarnation)
             self.partitions[spec.index] = Service(service, partition)
-            join(self.master, to_message(spec), partition, "in this process")
+            with contextlib.suppress(NotAMember):  # All partitions begin anew meanwhile.
+                join(self.master, to_message(spec), partition, "in this process")
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass

@@ -28,6 +28,7 @@ from elasticdl.master.checkpoint_schedule import (
 )
 from elasticdl.master.cluster_state import BEGUN, CheckpointMoment, CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.fallback import settle_doubt
 from elasticdl.master.journal import read_journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.story import Outcome
@@ -36,7 +37,6 @@ from elasticdl.ps.manifest import (
     Manifest,
     chain_of,
     closed_in_all,
-    committed,
     directory_of,
     numbers_in,
     read_manifest,
@@ -109,6 +109,8 @@ class Checkpoints:
             self._coordinator.end(Outcome("failed", message))
         while not self._stopped.is_set() and self._coordinator.outcome is None:
             try:
+                if settle_doubt(self._coordinator, self._root):
+                    self._last = None  # The next one builds on nothing.
                 self._take_if_due()
             except Exception as error:
                 logger.exception("a checkpoint could not be taken")
@@ -126,7 +128,10 @@ class Checkpoints:
         remove(self._root, [number for number in numbers_in(self._root) if number > kept])
         remove_partial(self._root)
         if last is not None:
-            self._last = read_manifest(Path(last.path))
+            try:
+                self._last = read_manifest(Path(last.path))
+            except JobError as error:  # Whoever has to restore it finds it damaged, too.
+                logger.warning("the next checkpoint builds on nothing: %s", error)
 
     def _take_if_due(self) -> None:
         coordinator = self._coordinator
@@ -225,8 +230,8 @@ class Checkpoints:
         """What to ask each partition; None where one cannot be asked."""
         partitions = moment.cluster.partitions
         incarnations = [one.spec.incarnation for one in partitions]
-        last = self._last
-        since = bases(incarnations, last.parts if last else [], self._chain_sizes())
+        sizes = self._chain_sizes()
+        since = bases(incarnations, self._last.parts if self._last else [], sizes)
         requests = [
             ps_pb2.SnapshotRequest(
                 incarnation=incarnation,
@@ -265,15 +270,22 @@ class Checkpoints:
         return self._appointment.stands_still([one.version for one in replies], time.monotonic())
 
     def _chain_sizes(self) -> list[dict[int, int]]:
-        """Of the checkpoints that the last one builds on: bytes of each partition's part."""
+        """Of the checkpoints that the last one builds on: bytes of each partition's part.
+
+        Where one of them is damaged, as far as names and sizes tell, nothing is built on them.
+        """
         if self._last is None:
             return []
-        manifests = [
-            read_manifest(directory_of(self._root, number)) for number in self._last.chain[:-1]
-        ]
+        try:
+            manifests = [
+                read_manifest(directory_of(self._root, number)) for number in self._last.chain
+            ]
+        except JobError as error:
+            logger.warning("checkpoint %d builds on nothing: %s", self._number, error)
+            self._last = None
+            return []
         return [
-            {part["partition"]: size_of(part) for part in manifest.parts}
-            for manifest in [*manifests, self._last]
+            {part["partition"]: size_of(part) for part in manifest.parts} for manifest in manifests
         ]
 
     # ------------------------------------------------------------------ the commit
@@ -315,16 +327,21 @@ class Checkpoints:
         if not self._coordinator.commit_checkpoint(checkpoint, moment.cluster.version):
             return False
         self._last = manifest
-        self._remove_old()
+        try:
+            self._remove_old()
+        except OSError as error:  # The commit stands.
+            logger.warning("older checkpoints could not be removed: %s", error)
         return True
 
     def _remove_old(self) -> None:
-        """Remove what is beyond --keep_checkpoints, and what no kept one builds on."""
-        numbers = [int(path.name) for path in committed(self._root)]
-        kept = numbers[-self._spec.keep_checkpoints :]
-        needed = {
-            one for number in kept for one in read_manifest(directory_of(self._root, number)).chain
-        }
+        """Remove what is beyond --keep_checkpoints, was damaged, and no kept one builds on."""
+        numbers = numbers_in(self._root)
+        standing = self._coordinator.placement.standing
+        kept = [number for number in numbers if number in standing][-self._spec.keep_checkpoints :]
+        needed = set(kept)
+        for number in kept:
+            with contextlib.suppress(JobError):  # A damaged one needs nothing any more.
+                needed.update(read_manifest(directory_of(self._root, number)).chain)
         remove(self._root, [number for number in numbers if number not in needed])
 
 

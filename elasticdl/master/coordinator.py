@@ -32,7 +32,7 @@ from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role, State
-from elasticdl.master.placement import ASKED, PLACED, Placement, restored
+from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
     MASTER,
@@ -85,7 +85,7 @@ class Coordinator:
     ) -> None:
         self.spec = spec
         self.plan = plan
-        self._placement = Placement(spec.num_bucket_groups, spec.num_ps)
+        self._placement = Placement(spec.num_bucket_groups, spec.num_ps, bool(spec.ps_standby))
         self._placement.recover(recovered.placement if recovered else [])
         self.checkpoint_wanted = threading.Event()
         self.ended = threading.Event()
@@ -289,8 +289,8 @@ class Coordinator:
         with self._lock:
             return self._membership.retry_after_s
 
-    def restore(self, spec: InstanceSpec) -> Restore:
-        """What a parameter server that is not ready is to begin with."""
+    def restore(self, spec: InstanceSpec) -> Restore | None:
+        """What a parameter server that is not ready is to begin with; None: not known yet."""
         with self._transactions.begin():
             keeper = self._membership.next_to(spec) if self.spec.ps_standby else None
             return self._placement.restore(copy.copy(keeper))
@@ -435,13 +435,46 @@ class Coordinator:
         """The last checkpoint, None where there is none."""
         return self._placement.committed
 
+    @property
+    def placement(self) -> Placement:
+        """What partitions begin with; only who takes checkpoints may trust one."""
+        return self._placement
+
+    def older_checkpoints(self) -> list[CommittedCheckpoint]:
+        """Those that nothing is lost by going back to, newest first."""
+        with self._lock:
+            is_known = self._ledger.can_go_back_to
+            older = self._placement.older()
+            return [one for one in older if self.plan.lanes or is_known(one.number)]
+
+    def doubt_checkpoint(self, number: int, why: str) -> None:
+        """A parameter server cannot restore what it was told to: it is looked into."""
+        with self._transactions.begin():
+            if self.outcome is None and self._placement.doubt(number):
+                logger.warning("checkpoint %d cannot be restored: %s", number, why)
+                self.checkpoint_wanted.set()
+
+    def fall_back(self, older: CommittedCheckpoint, why: str) -> None:
+        """Have an older checkpoint take the place of the last one, which is damaged."""
+        with self._transactions.begin():
+            last = self.committed
+            if self.outcome is not None or last is None:
+                return
+            self._transactions.note(damaged(last.number, why, older.number))
+            self._placement.fall_back(older.number)
+            if self.plan.lanes:  # All partitions have to be at one step.
+                self._place(self._placement.wanted or self._placement.routing.num_partitions)
+            else:
+                self._handle(ledger_events.FellBack(older.number, older.closed))
+
     def _place(self, num_ps: int) -> None:
         """Stop all partitions, and launch so many from the last checkpoint."""
         assert self.committed is not None
-        self._placement.place(num_ps, self._clock.now())
+        of_copies = self._placement.place(num_ps, self._clock.now())
         version = self._placement.routing.version
         body = {"num_ps": num_ps, "routing_version": version, "checkpoint": self.committed.number}
         self._note(PLACED, body)
+        self._transactions.note(*of_copies)
         if self.plan.lanes:
             self._roll_back()
         else:

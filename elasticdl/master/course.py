@@ -112,9 +112,29 @@ class Course:
         current = self.rounds.current
         if self._replays.open and current is not None and task.id in current.open:
             return False
+        if self.waits_for_last and task.kind is not TaskKind.TRAINING:
+            return False
         if task.granted or task.kind is not TaskKind.TRAINING:
             return True
         return self._steps.give(task, self._tasks.num_under_way)
+
+    @property
+    def _is_past_training(self) -> bool:
+        return TaskKind.TRAINING in self._plan.phases[: self._phase]
+
+    @property
+    def waits_for_last(self) -> bool:
+        """Whether what comes after training waits: the last checkpoint was damaged."""
+        return self._is_past_training and self._awaited_checkpoint == "final"
+
+    def fell_back(self) -> list[Action]:
+        """Partitions begin with an older checkpoint from now on."""
+        return self._wait_for_another_last()
+
+    def _wait_for_another_last(self) -> list[Action]:
+        """After training, wait for another checkpoint where the last one does not have all."""
+        lacks_some = self._is_past_training and len(self._replays)
+        return self._wait_for_checkpoint("final") if lacks_some else []
 
     def _wait_for_checkpoint(self, reason: str) -> list[Action]:
         if self._awaited_checkpoint == reason:  # It was said.
@@ -130,7 +150,7 @@ class Course:
             return self._next_phase(now)
         if awaited == "final":
             self._awaited_checkpoint = ""
-            return self.advance(now)
+            return self._wait_for_another_last() or self.advance(now)
         return []
 
     # ------------------------------------------------------------------ phases

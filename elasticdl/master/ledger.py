@@ -22,6 +22,7 @@ from elasticdl.master.ledger_events import (
     Action,
     CheckpointCommitted,
     Event,
+    FellBack,
     Grant,
     GrantsReturned,
     JobFailed,
@@ -70,7 +71,7 @@ class Ledger:
         self.num_restarted = 0
         self.partition_incarnations: dict[int, int] = {}
         self._tasks = OpenTasks()
-        self._replays = Replays()
+        self._replays = Replays(plan.keep_checkpoints)
         self._course = Course(plan, self._tasks, self._replays, now)
         self._was_ended = False
         self._next_grant = 1
@@ -95,6 +96,7 @@ class Ledger:
             PartitionLost: self._partition_lost,
             PartitionsPlaced: self._partitions_placed,
             CheckpointCommitted: self._checkpoint_committed,
+            FellBack: self._fell_back,
             RolledBack: self._rolled_back,
             MasterStarted: self._master_started,
             Tick: self._tick,
@@ -190,6 +192,10 @@ class Ledger:
     def holders(self, task: int) -> list[int]:
         """The workers that hold a lease of this task."""
         return [lease.worker for lease in self._leases.of_task(task)]
+
+    def can_go_back_to(self, checkpoint: int) -> bool:
+        """Whether partitions can begin with this older checkpoint, and nothing is lost."""
+        return self._replays.can_go_back_to(checkpoint)
 
     def grants_of(self, worker: int) -> set[int]:
         """What a worker holds."""
@@ -398,8 +404,12 @@ class Ledger:
         return []
 
     def _checkpoint_committed(self, event: CheckpointCommitted, now: float) -> list[Action]:
-        self._replays.committed(event.closed)
+        self._replays.committed(event.number, event.closed)
         return self._course.checkpoint_committed(now)
+
+    def _fell_back(self, event: FellBack, now: float) -> list[Action]:
+        self._replays.fell_back(event.number, event.closed)
+        return self._course.fell_back()
 
     def _rolled_back(self, event: RolledBack, now: float) -> list[Action]:
         self._tasks.next_id = max(self._tasks.next_id, event.next_id)
@@ -433,6 +443,8 @@ class Ledger:
         if task is None:
             return []
         is_current = event.partition_incarnations == self._current_incarnations()
+        if self._course.waits_for_last and task.kind is TaskKind.EXPORT:
+            is_current = False  # Of what partitions held before they have caught up.
         if task.kind.is_of_partitions and not is_current:
             reason = "a partition restarted before it was closed everywhere"
             return self._requeue(self._leases.of_task(task.id), reason)

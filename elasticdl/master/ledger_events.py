@@ -127,6 +127,14 @@ class CheckpointCommitted(Event):
 
 
 @dataclass(frozen=True)
+class FellBack(Event):
+    """Async mode: partitions begin with this older checkpoint; those after it are damaged."""
+
+    number: int
+    closed: Intervals
+
+
+@dataclass(frozen=True)
 class RolledBack(Event):
     """Sync mode: the ledger is a checkpoint's again; ids of before are not given out twice."""
 

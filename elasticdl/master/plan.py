@@ -52,6 +52,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
         lease_s=spec.lease_s,
         checkpoints=spec.command == "train",
         backups=spec.command == "train" and not _num_lanes(spec),
+        keep_checkpoints=spec.keep_checkpoints,
     )
 
 

@@ -15,7 +15,7 @@ from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster_state import COMMITTED
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Membership, Role
-from elasticdl.master.placement import ASKED, NOT_RESCALED, PLACED
+from elasticdl.master.placement import ASKED, DAMAGED, NOT_RESCALED, PLACED
 from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import MASTER, RecordedLedger, fold
 from elasticdl.master.story import Outcome
@@ -132,10 +132,11 @@ def recovered_from(entries: Sequence[Entry], job_dir: str) -> Recovered | None:
         _outcome(entries, recorded),
         [one for one in entries if one.kind in _OF_INSTANCES],
         {(one.kind, spec_of(one.body)) for one in entries if one.kind in ("started", "exited")},
-        [one for one in entries if one.kind in (COMMITTED, ASKED, PLACED, NOT_RESCALED)],
+        [one for one in entries if one.kind in _OF_PLACEMENT],
     )
 
 
+_OF_PLACEMENT = (COMMITTED, DAMAGED, ASKED, PLACED, NOT_RESCALED)
 _OF_INSTANCES = (MASTER, "launch", "registered", "exited", "gone", "scaled", PLACED)
 
 

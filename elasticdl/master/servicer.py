@@ -51,7 +51,11 @@ class MasterServicer:
         if not self._coordinator.register(event):
             return master_pb2.RegisterReply(accepted=False)
         if not event.ready:
+            if request.unusable:
+                self._coordinator.doubt_checkpoint(request.unusable, request.why)
             restore = self._coordinator.restore(spec)
+            if restore is None:
+                return master_pb2.RegisterReply(accepted=True)
             keeper = restore.keeper
             return master_pb2.RegisterReply(
                 accepted=True,
@@ -93,6 +97,7 @@ class MasterServicer:
 
     def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
         """Grant a task, or say why not."""
+        version = self._coordinator.cluster_version
         answer = self._coordinator.lease(from_message(request.instance), request.request)
         if isinstance(answer, ledger_events.Grant):
             return master_pb2.LeaseReply(
@@ -100,6 +105,7 @@ class MasterServicer:
                 task=_task_message(answer.task),
                 grant=answer.grant,
                 pin_over=self._coordinator.pin_over,
+                cluster_version=version,
             )
         if isinstance(answer, ledger_events.Wait):
             return master_pb2.LeaseReply(

@@ -62,7 +62,7 @@ class JobPlan:
     0 is async. best_path: where the model to be restored at the end is kept. checkpoints: nothing
     is trained before the first is committed, nor exported before the last. backups: a task
     that one worker holds much longer than usual may be leased to a second one that has nothing to
-    do.
+    do. keep_checkpoints: partitions can go back to each of so many committed ones.
     """
 
     phases: tuple[TaskKind, ...]
@@ -81,6 +81,7 @@ class JobPlan:
     lease_s: float = 30.0
     checkpoints: bool = False
     backups: bool = False
+    keep_checkpoints: int = 1
 
     @property
     def main_kind(self) -> TaskKind:

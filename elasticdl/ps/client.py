@@ -154,6 +154,7 @@ class ParameterClient:
         self.layout = layout
         self.incarnations = tuple(one.incarnation for one in cluster.partitions)
         self.num_partitions = len(cluster.partitions)
+        self.cluster_version = cluster.version
         self._give_up = give_up
         self._is_stale = is_stale
         self._rates = rates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from elasticdl.ps.restoring import Source
 from elasticdl.rpc import Client, RpcError, Transport
 
 logger = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 0.1
 
 Connect = Callable[[master_pb2.Partition], Transport]
 
@@ -43,14 +46,19 @@ def join(
       JobError: the checkpoint cannot be read.
     """
     request = master_pb2.RegisterRequest(instance=instance, address=address, pid=os.getpid())
-    restore = register(master, request).restore
+    register(master, request)
     on_known()
-    if restore.checkpoint:
-        is_copy = connect is not None and restore.HasField("keeper")
-        source = _restore_copy(partition, restore, connect) if is_copy and connect else ""
-        if not source:
-            partition.restore(Source.checkpoint(Path(restore.checkpoint)), restore.routing)
-            source = f"checkpoint {restore.number}"
+    restore = _ask(master, request)
+    while restore.checkpoint and not request.restored:
+        try:
+            source = _restore(partition, restore, connect)
+        except JobError as error:
+            if request.unusable == restore.number:  # The master says that it is whole.
+                raise
+            logger.warning("%s", error)
+            request.unusable, request.why = restore.number, str(error)
+            restore = _ask(master, request)
+            continue
         logger.info("restored from %s", source)
         request.restored, request.restored_from = True, source
         request.closed.extend(
@@ -59,6 +67,27 @@ def join(
     request.ready = True
     register(master, request)
     return request
+
+
+def _ask(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.Restore:
+    """Ask what to restore, until that is known."""
+    while not (reply := register(master, request)).HasField("restore"):
+        time.sleep(ASK_AGAIN_S)
+    return reply.restore
+
+
+def _restore(partition: Partition, restore: master_pb2.Restore, connect: Connect | None) -> str:
+    """Restore a partition from its copy or the checkpoint; return what that is called.
+
+    Raises:
+      JobError: the checkpoint cannot be read.
+    """
+    is_copy = connect is not None and restore.HasField("keeper")
+    source = _restore_copy(partition, restore, connect) if is_copy and connect else ""
+    if not source:
+        partition.restore(Source.checkpoint(Path(restore.checkpoint)), restore.routing)
+        source = f"checkpoint {restore.number}"
+    return source
 
 
 def _restore_copy(partition: Partition, restore: master_pb2.Restore, connect: Connect) -> str:

@@ -363,7 +363,7 @@ class Lanes:
 
     def _reaches(self, place: Place) -> bool:
         """Whether the lanes are of a task's epoch, or are now, as those of the one before ended."""
-        if place.epoch > self.epoch and all(lane.has_ended for lane in self._lanes):
+        if place.epoch == self.epoch + 1 and all(lane.has_ended for lane in self._lanes):
             self.epoch = place.epoch
             self._lanes = [_Lane() for _ in range(place.num_lanes)]
         return place.epoch == self.epoch

@@ -23,12 +23,16 @@ DEADLINE_S = 300.0
 
 @dataclass(frozen=True)
 class HeldTask:
-    """A leased task: its grant, and its records in the order they are to be read."""
+    """A leased task: its grant, and its records in the order they are to be read.
+
+    cluster_version: of the parameter servers when it was granted.
+    """
 
     task: master_pb2.Task
     grant: int
     records: TaskRecords
     error: Exception | None = None
+    cluster_version: int = 0
 
 
 class Leases:
@@ -241,7 +245,12 @@ class Leases:
             if is_of_lane:
                 self._of_lanes.add(reply.grant)
         try:
-            held = HeldTask(reply.task, reply.grant, self._read(reply.task))
+            held = HeldTask(
+                reply.task,
+                reply.grant,
+                self._read(reply.task),
+                cluster_version=reply.cluster_version,
+            )
         except Exception as error:
             held = HeldTask(reply.task, reply.grant, [], error)
         with self._changed:

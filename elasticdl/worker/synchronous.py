@@ -113,6 +113,9 @@ class SynchronousTrainer:
             raise
 
     def _hand_over(self, held: HeldTask, lane: Lane) -> bool:
+        # What the master granted before it went back to a checkpoint, it may have forgotten.
+        if held.cluster_version < lane.connection.client.cluster_version:
+            raise TaskRewound("it was granted before parameter servers came, went or moved")
         try:
             return lane.take(held)
         except (StaleCluster, DeadlinePassed):

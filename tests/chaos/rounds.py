@@ -57,6 +57,7 @@ class Rounds:
       data: pattern of the records.
       seed: every round is drawn from it and the round's number.
       roles: whose processes are disturbed.
+      standby_every: so many jobs of async mode, in a row, of which one has --ps_standby=1.
 
     Attributes:
       counts: how often what was done to whom, over all rounds.
@@ -66,6 +67,7 @@ class Rounds:
     data: str
     seed: int
     roles: Sequence[str]
+    standby_every: int = 2
     counts: Counter[str] = field(default_factory=Counter)
     _undisturbed: dict[str, Job] = field(default_factory=dict)
 
@@ -105,8 +107,8 @@ class Rounds:
             "cut_every_s=45,cut_s=4"
         )
         spares = ("--warm_spares=1",) if "spare" in self.roles else ()
-        # Every other round of async mode.
-        standby = ("--ps_standby=1",) if mode == "async" and number % 4 == 0 else ()
+        has_standby = mode == "async" and number // 2 % self.standby_every == 0
+        standby = ("--ps_standby=1",) if has_standby else ()
         job = self._start(
             mode, *spares, *standby, ELASTICDL_FAULTS=f"{faults},seed={self.seed + number}"
         )

@@ -3,7 +3,8 @@
 Their processes are killed and stopped, others are wanted, messages are lost and connections cut.
 
 CHAOS_SEED chooses other times and victims, CHAOS_SECS how long jobs are disturbed (0: one short
-job), CHAOS_ROLES whose processes; jobs have a warm spare where `spare` is among them.
+job), CHAOS_ROLES whose processes; jobs have a warm spare where `spare` is among them. Every other
+job of async mode has --ps_standby=1; with CHAOS_STANDBY=1 each has.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "1"))
 SECS = float(os.environ.get("CHAOS_SECS", "0"))
 # After the supervisor's death somebody has to resume the job, which takes long.
 ROLES = (*2 * ("worker", "ps", "master"), "supervisor") if SECS else ("worker", "ps", "master")
+STANDBY_EVERY = 1 if os.environ.get("CHAOS_STANDBY") == "1" else 2
 ROLES = tuple(os.environ.get("CHAOS_ROLES", ",".join(ROLES)).split(","))
 
 
@@ -37,7 +39,7 @@ def test_the_same_seed_draws_the_same_schedule_and_every_role_gets_its_share():
 @pytest.mark.timeout(SECS + 4 * DEADLINE_S)
 def test_a_job_ends_with_every_record_counted_once_whoever_is_killed_or_stopped(start, tmp_path):
     data = write_clicks(tmp_path / "data", RECORDS)
-    rounds = Rounds(start, data, SEED, ROLES)
+    rounds = Rounds(start, data, SEED, ROLES, STANDBY_EVERY)
     chance, began, number = random.Random(SEED), time.monotonic(), 0
     if not SECS:
         rounds.play(0, "async", 2 * len(ROLES), mean_pause_s=2.0, from_training=True)

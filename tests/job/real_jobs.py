@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from elasticdl.api.launcher import connect_to_master
+from elasticdl.errors import JobError
+from elasticdl.master.journal import read_journal
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import RpcError
 from tests.job.clicks_data import ZOO
@@ -26,7 +31,8 @@ def processes_of(job_dir: Path) -> list[str]:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if f"--job_dir={job_dir}" in line and "elasticdl.api train" not in line:
+            is_terminal = "elasticdl.api train" in line or "elasticdl.api predict" in line
+            if f"--job_dir={job_dir}" in line and not is_terminal:
                 found.append(f"{entry.name}: {line}")
     return found
 
@@ -66,7 +72,10 @@ class Job:
         arguments = [one for one in arguments if one.partition("=")[0] not in given]
         arguments += options
         self._environment = environment
-        self.process = self._run("train", *arguments)
+        self._begin("train", *arguments)
+
+    def _begin(self, command: str, *arguments: str) -> None:
+        self.process = self._run(command, *arguments)
         self._master = None
 
     def _run(self, *words: str) -> subprocess.Popen[bytes]:
@@ -99,9 +108,24 @@ class Job:
         instances = status.instances if status is not None else []
         return [i for i in instances if i.instance.role == role and i.state == "running" and i.pid]
 
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """What the journal has of a kind; nothing before there is one."""
+        try:
+            return [one.body for one in read_journal(self.directory, kind)]
+        except JobError:
+            return []
+
     def records_done(self) -> int:
         status = self.status()
         return status.records_done if status is not None and status.phase == "training" else 0
+
+    def kill_everything(self) -> None:
+        """SIGKILL the terminal's process and every other."""
+        self.process.kill()
+        self.process.wait()
+        for line in processes_of(self.directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.partition(":")[0]), signal.SIGKILL)
 
     def wait(self) -> int:
         return self.process.wait(DEADLINE_S)
@@ -116,3 +140,26 @@ class Job:
         assert not (self.directory / "tmp").exists()
         left = [one for one in self.output.parent.iterdir() if "partial" in one.name]
         assert not left, "half a trained model was left"
+
+
+class PredictJob(Job):
+    """A job that predicts with a trained model, into `predictions.csv` beside its directory."""
+
+    def __init__(self, tmp_path: Path, trained: str, data: str, records: int) -> None:
+        self.records = records
+        self.directory = tmp_path / "predict"
+        self.output = tmp_path / "predictions.csv"
+        self.log = (tmp_path / "terminal-predict").open("w+")
+        self._environment = {}
+        self._begin(
+            "predict",
+            f"--trained_model={trained}",
+            f"--data={data}",
+            f"--output={self.output}",
+            f"--job_dir={self.directory}",
+            "--num_workers=2",
+            "--num_ps=2",
+            "--minibatch_size=8",
+            "--records_per_task=80",
+            "--keep_columns=row",
+        )

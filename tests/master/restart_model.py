@@ -41,7 +41,8 @@ class RestartModel(ClusterModel):
     """One job whose workers and partitions die; `run` plays it to its end.
 
     Checkpoints are taken partition by partition, at moments of their own, and committed later, or
-    never: when a partition was lost meanwhile.
+    never: when a partition was lost meanwhile. The last one may turn out to be damaged when it is
+    to be restored.
     """
 
     def __init__(self, plan: JobPlan, num_workers: int, num_partitions: int, seed: int) -> None:
@@ -50,7 +51,10 @@ class RestartModel(ClusterModel):
         self.partitions = [one.progress for one in self.servers]
         self.views: dict[tuple[int, int], tuple[int, ...]] = {}
         self.parts: dict[int, Part] = {}
-        self.committed: dict[int, Part] | None = None
+        # Those that are not damaged, as far as is known, in order.
+        self.standing: list[tuple[int, dict[int, Part]]] = []
+        self.fallbacks = 0
+        self.losses_at_the_export = 0
         self.number = 0
         self.replays = 0
         self.losses_of_partitions = 0
@@ -78,9 +82,28 @@ class RestartModel(ClusterModel):
         ):
             return  # One was lost meanwhile: this one is given up.
         self.number += 1
-        self.committed = parts
-        closed = common([_closed(part.progress) for part in parts.values()])
-        self._note(self.ledger.handle(events.CheckpointCommitted(self.number, closed), self.now))
+        self.standing.append((self.number, parts))
+        committed = events.CheckpointCommitted(self.number, closed_in(parts))
+        for _ in range(self.random.choice([1, 1, 2])):
+            self._note(self.ledger.handle(committed, self.now))
+
+    @property
+    def committed(self) -> dict[int, Part] | None:
+        return self.standing[-1][1] if self.standing else None
+
+    def fall_back(self) -> None:
+        """The last checkpoint is damaged: one before it takes its place."""
+        older = [one for one in self.standing[:-1] if self.ledger.can_go_back_to(one[0])]
+        if not self.fallbacks:
+            assert len(older) == max(0, min(len(self.standing), self.plan.keep_checkpoints) - 1)
+        if not older:
+            return
+        number, parts = self.random.choice(older)
+        self.standing = [one for one in self.standing if one[0] <= number]
+        self.fallbacks += 1
+        event = events.FellBack(number, closed_in(parts))
+        self._note(self.ledger.handle(event, self.now))
+        assert self.ledger.handle(event, self.now) == [], "twice has the effect of once"
 
     # ------------------------------------------------------------ lost partitions
 
@@ -97,6 +120,8 @@ class RestartModel(ClusterModel):
             if server.is_up or self.random.random() < 0.5:
                 continue
             server.is_up = True
+            if self.random.random() < (0.7 if self.losses_at_the_export else 0.2):
+                self.fall_back()
             closed = None
             server.progress, server.applied = Progress(3), Counter()
             server.is_initialized = self.committed is not None
@@ -188,6 +213,14 @@ class RestartModel(ClusterModel):
                 return
             if not all(self.servers[i].is_up for i in waiting):
                 return
+        elif (
+            work.task.kind is TaskKind.EXPORT
+            and self.losses_at_the_export < 2
+            and self.random.random() < 0.3
+        ):
+            self.losses_at_the_export += 1
+            self.lose_partition()
+            return
         self.current_view = view
         if work.task.kind is TaskKind.EXPORT and work.task.payload == "{}":
             self.exported.append(copy.deepcopy(self.partitions))
@@ -226,12 +259,21 @@ class RestartModel(ClusterModel):
         )
         super().check()
         assert self.committed is not None
+        training = [t for t in self.tasks.values() if t.kind is TaskKind.TRAINING and t.granted]
         assert all(
-            task.id in part.progress.closed
-            for part in self.committed.values()
-            for task in self.tasks.values()
-            if task.kind is TaskKind.TRAINING and task.granted
+            task.id in progress.closed
+            for state in self.exported[-1:]
+            for progress in state
+            for task in training
+        ), "what was exported last has everything"
+        assert all(
+            task.id in part.progress.closed for part in self.committed.values() for task in training
         ), "the last checkpoint has everything"
+
+
+def closed_in(parts: dict[int, Part]) -> Intervals:
+    """The tasks that are closed in all groups of a checkpoint."""
+    return common([_closed(part.progress) for part in parts.values()])
 
 
 def _closed(progress: Progress) -> Intervals:

@@ -43,7 +43,13 @@ class Job:
         self.spec = JobSpec(
             command="train", job_dir=str(self.directory), num_workers=1, num_ps=2, **options
         )
-        plan = JobPlan(PHASES, (Shard("a", 1000),), records_per_task=10, checkpoints=True)
+        plan = JobPlan(
+            PHASES,
+            (Shard("a", 1000),),
+            records_per_task=10,
+            checkpoints=True,
+            keep_checkpoints=self.spec.keep_checkpoints,
+        )
         self.servers = Servers(2, initialize=False)
         self.backend, self.journal = Recorder(), Journal(self.directory)
         self.coordinator = Coordinator(self.spec, plan, self.backend, self.journal)

@@ -26,11 +26,12 @@ from tests.master.restart_model import RestartModel, common
     seed=SEEDS,
     disturbances=st.integers(0, 60),
     keeps_best=st.booleans(),
+    keep_checkpoints=st.integers(1, 4),
 )
 def test_restored_partitions_catch_up_and_nothing_is_lost_or_applied_twice(
-    plan, num_workers, num_partitions, seed, disturbances, keeps_best
+    plan, num_workers, num_partitions, seed, disturbances, keeps_best, keep_checkpoints
 ):
-    plan = dataclasses.replace(plan, checkpoints=True)
+    plan = dataclasses.replace(plan, checkpoints=True, keep_checkpoints=keep_checkpoints)
     cluster = RestartModel(plan, num_workers, num_partitions, seed)
     if keeps_best and plan.validation_shards:
         best = {"kind": "best_model", "monitor": "val_loss", "mode": "min", "path": "kept"}
@@ -73,8 +74,27 @@ def test_what_is_common_to_sets_of_intervals(sets):
 def test_a_partition_that_lacks_what_the_last_checkpoint_has_is_an_error_and_no_loss():
     replays = Replays()
     replays.done(Task(3, TaskKind.TRAINING))
-    replays.committed(((0, 5),))
+    replays.committed(1, ((0, 5),))
     assert len(replays) == 0
     assert replays.restored(((0, 9),)) == []
     with pytest.raises(JobError, match="tasks 0 to 4"):
         replays.restored(((0, 4),))
+
+
+def test_tasks_are_known_as_long_as_a_kept_checkpoint_lacks_them():
+    replays = Replays(num_kept=2)
+    replays.committed(1, ())
+    for number in range(2, 5):
+        replays.done(Task(number, TaskKind.TRAINING))
+        replays.committed(number, ((2, number + 1),))
+        assert len(replays) == 0
+    assert [number for number in range(1, 5) if replays.can_go_back_to(number)] == [3, 4]
+    replays.fell_back(3, ((2, 4),))
+    assert [task.id for task in replays] == [4]
+    assert [task.id for task in replays.restored(((2, 4),))] == [4]
+    with pytest.raises(JobError, match="tasks 2 to 3"):
+        replays.restored(((2, 3),))
+    assert not replays.done(Task(4, TaskKind.TRAINING)), "a replay"
+    replays.committed(5, ((2, 5),))
+    assert [number for number in range(1, 6) if replays.can_go_back_to(number)] == [3, 5]
+    assert len(replays) == 0

@@ -201,3 +201,21 @@ def test_without_the_option_nobody_is_told_of_a_keeper(tmp_path):
         assert job.coordinator.restore(job.ps(0)).keeper is None
     finally:
         job.close()
+
+
+def test_with_one_partition_nobody_keeps_its_copy_and_the_job_says_so_until_there_are_more(start):
+    job = start()
+
+    def said() -> list[str]:
+        return [one.text for one in events(str(job.directory)) if one.kind == "standby"]
+
+    assert job.coordinator.rescale(1) == ""
+    (alone,) = job.wait_for("it to be said", said)
+    assert alone.startswith("one parameter server has no other to keep a copy of it")
+    assert alone in [text for _, text in job.coordinator.messages(0)]
+    job.servers.partitions.pop()
+    job.restore([(0, 2)], of=job.wait_for_number(2))
+    assert job.coordinator.rescale(3) == ""
+    assert job.wait_for("it to be said", lambda: said()[1:]) == [
+        "parameter servers keep copies of each other again"
+    ]
