@@ -85,7 +85,9 @@ class Coordinator:
     ) -> None:
         self.spec = spec
         self.plan = plan
-        self._placement = Placement(spec.num_bucket_groups, spec.num_ps, bool(spec.ps_standby))
+        self._placement = Placement(
+            spec.num_bucket_groups, spec.num_ps, bool(spec.ps_standby), spec.keep_checkpoints
+        )
         self._placement.recover(recovered.placement if recovered else [])
         self.checkpoint_wanted = threading.Event()
         self.ended = threading.Event()

@@ -61,6 +61,7 @@ class Placement:
       num_groups: bucket groups.
       num_ps: partitions at the start.
       has_standby: each partition has another one keep a copy of it, where there is another.
+      num_kept: committed checkpoints that are known of; older ones are forgotten.
 
     Attributes:
       routing: which partition hosts each bucket group.
@@ -68,8 +69,11 @@ class Placement:
       wanted: so many partitions are to be there after the next checkpoint; None for as many as now.
     """
 
-    def __init__(self, num_groups: int, num_ps: int, has_standby: bool = False) -> None:
+    def __init__(
+        self, num_groups: int, num_ps: int, has_standby: bool = False, num_kept: int = 1
+    ) -> None:
         self._has_standby = has_standby
+        self._num_kept = num_kept
         self.routing = RoutingTable.initial(num_groups, num_ps)
         self.doubted: CommittedCheckpoint | None = None
         self.wanted: int | None = None
@@ -101,7 +105,7 @@ class Placement:
 
     def commit(self, checkpoint: CommittedCheckpoint) -> None:
         """Partitions begin with this one from now on."""
-        self._standing.append(checkpoint)
+        self._standing = [*self._standing, checkpoint][-self._num_kept :]
         self._failed_in_a_row = 0
 
     @property

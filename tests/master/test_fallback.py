@@ -12,9 +12,11 @@ from elasticdl.errors import JobError
 from elasticdl.heartbeat import NotAMember
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.cluster.local import to_message
+from elasticdl.master.cluster_state import CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.placement import Placement
 from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.proto import master_pb2
@@ -255,3 +257,13 @@ def test_what_was_granted_before_partitions_moved_is_told_from_what_was_granted_
         DEADLINE_S,
     )
     assert lease(102).cluster_version == now
+
+
+def test_a_job_that_runs_for_years_remembers_only_the_checkpoints_it_can_go_back_to():
+    placement = Placement(num_groups=64, num_ps=2, num_kept=3)
+    for number in range(1, 1000):
+        placement.commit(CommittedCheckpoint(number, "", 0, 0, (), "secs", 0, 0.0))
+    assert placement.standing == {997, 998, 999}
+    assert [one.number for one in placement.older()] == [998, 997]
+    placement.fall_back(998)
+    assert placement.committed.number == 998
