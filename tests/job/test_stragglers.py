@@ -25,6 +25,15 @@ def tasks_of(job: Job, worker: int) -> set[int]:
     return open_tasks
 
 
+def stopped_with(job: Job, pid: int) -> set[int]:
+    """Stop worker 0; return the tasks that it holds, or let it go on where these are none."""
+    os.kill(pid, signal.SIGSTOP)
+    held = tasks_of(job, 0)
+    if not held:
+        os.kill(pid, signal.SIGCONT)
+    return held
+
+
 @pytest.mark.timeout(900)
 def test_what_a_worker_that_is_stopped_holds_is_done_by_another_and_the_epoch_ends(start, tmp_path):
     data = f"{tmp_path}/data/*.recordio"
@@ -33,19 +42,15 @@ def test_what_a_worker_that_is_stopped_holds_is_done_by_another_and_the_epoch_en
         f"--validation_data={data}",
         "--records_per_task=80",
         "--lease_s=600",
-        records=RECORDS // 2,
+        records=RECORDS,
     )
-    pids = wait_until(
-        "both workers", lambda: {one.instance.index: one.pid for one in job.running("worker")}
-    )
+    wait_until("training", job.records_done)
     wait_until("six tasks", lambda: len(list(read_journal(job.directory, "done"))) > 6)
-    wait_until("its tasks", lambda: 0 in pids and tasks_of(job, 0))
-    while True:
-        os.kill(pids[0], signal.SIGSTOP)
-        held = tasks_of(job, 0)
-        if held:
-            break
-        os.kill(pids[0], signal.SIGCONT)
+    pid = wait_until(
+        "worker 0",
+        lambda: {one.instance.index: one.pid for one in job.running("worker")}.get(0),
+    )
+    held = wait_until("a task that it holds when it is stopped", lambda: stopped_with(job, pid))
     assert job.wait() == 0, job.terminal()
     job.assert_nothing_is_left()
     audit = jobs.audit(str(job.directory))
@@ -59,7 +64,8 @@ def test_what_a_worker_that_is_stopped_holds_is_done_by_another_and_the_epoch_en
         for entry in read_journal(job.directory, "granted")
         if entry.body.get("straggler", {}).get("worker") == 0
     ]
-    assert {body["task"] for body in twice if body["kind"] == "TRAINING"} == held
+    # What it had asked for before it was stopped may have been granted after that.
+    assert {body["task"] for body in twice if body["kind"] == "TRAINING"} >= held
     assert all(body["worker"] == 1 for body in twice)
     told = re.findall(
         r"task (\d+) is leased to worker 1 as well: worker 0 has held it for [\d.]+ s, "
