@@ -11,8 +11,10 @@ def granted(at: float, task: int, worker: int, incarnation: int = 1):
     return at, "granted", {"task": task, "worker": worker, "incarnation": incarnation}
 
 
-def done(at: float, task: int, kind: str = "TRAINING"):
-    return at, "done", {"task": task, "kind": kind}
+def done(at: float, task: int, partitions: tuple[int, ...] = (1, 2)):
+    """A task is closed on partitions of these incarnations; none for what is no training."""
+    body = {"type": "TaskCompleted", "task": task, "partition_incarnations": list(partitions)}
+    return at, "event", body
 
 
 def test_a_workers_work_is_resumed_when_a_task_it_held_is_done_and_it_is_back_when_it_does_one():
@@ -31,13 +33,25 @@ def test_a_workers_work_is_resumed_when_a_task_it_held_is_done_and_it_is_back_wh
     assert recovery_of(Kill("worker", 0, 1, at=2.0), entries) == {"resumed": 2.0, "back": 7.75}
 
 
+def test_a_worker_that_held_only_tasks_to_be_trained_again_has_recovered_all_the_same():
+    entries = story(
+        granted(1.0, 7, worker=0),
+        done(1.5, 7),
+        (1.5, "done", {"task": 7, "kind": "TRAINING"}),
+        granted(1.6, 7, worker=0),  # A server lost it; it is not done anew, only completed.
+        granted(2.5, 7, worker=1),
+        done(3.0, 7),
+    )
+    assert recovery_of(Kill("worker", 0, 1, at=2.0), entries) == {"resumed": 1.0}
+
+
 def test_a_server_has_recovered_when_training_goes_on_with_its_replacement():
     entries = story(
         done(2.1, 1),  # On its way when the server was killed.
-        (3.0, "registered", {"role": "ps", "index": 1, "incarnation": 2}),
+        (3.0, "registered", {"role": "ps", "index": 1, "incarnation": 3}),
         (3.5, "registered", {"role": "ps", "index": 0, "incarnation": 2}),
-        done(3.75, 2, "EVALUATION"),
-        done(4.0, 3),
+        done(3.75, 2, ()),
+        done(4.0, 3, (2, 3)),
     )
     assert recovery_of(Kill("ps", 0, 1, at=2.0), entries) == {"resumed": 2.0}
     assert recovery_of(Kill("ps", 0, 2, at=3.75), entries) == {}
