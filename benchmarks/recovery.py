@@ -102,9 +102,28 @@ def wait_for_recovery(job: DisturbedJob) -> None:
     ends = time.monotonic() + DEADLINE_S
     kill = job.kills[-1]
     names = {"resumed", "back"} if kill.role == "worker" else {"resumed"}
-    while set(recovery_of(kill, list(read_journal(job.directory)))) < names:
+    while set(found := recovery_of(kill, list(read_journal(job.directory)))) < names:
         if time.monotonic() > ends:
-            raise SystemExit(f"no recovery in {DEADLINE_S:.0f} s of: {kill}")
+            raise SystemExit(
+                f"no recovery in {DEADLINE_S:.0f} s of: {kill}; found: {found}\n{job.said()}"
+            )
+        time.sleep(1.0)
+
+
+def wait_for_leases(job: DisturbedJob) -> None:
+    """Return once every worker that runs has been leased a task: one without loses none."""
+    ends = time.monotonic() + DEADLINE_S
+    while True:
+        workers = {name for name in job.processes() if name.startswith("worker-")}
+        leased = {
+            f"worker-{entry.body['worker']}.{entry.body['incarnation']}"
+            for entry in read_journal(job.directory)
+            if entry.kind == "granted"
+        }
+        if workers and workers <= leased:
+            return
+        if time.monotonic() > ends:
+            raise SystemExit(f"no leases of {sorted(workers - leased)}\n{job.said()}")
         time.sleep(1.0)
 
 
@@ -175,6 +194,7 @@ def measure_recovery(settings: Settings, warm_spares: int) -> dict[str, Any]:
         for number in range(settings.kills):
             for role in ROLES:
                 job.wait_for_spares(warm_spares)
+                wait_for_leases(job)
                 job.wait_for_records(job.wait_for_records(0))
                 job.kill(role, chance)
                 wait_for_recovery(job)
