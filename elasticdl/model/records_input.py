@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from elasticdl.data.schema import ANY_NUMBER, Schema
 from elasticdl.errors import UsageError
+from elasticdl.model.batching import minibatches_at_once
 
 _DTYPES = {"int64": tf.int64, "float32": tf.float32, "bool": tf.bool, "bytes": tf.string}
 
@@ -46,6 +47,15 @@ def records_dataset(
     """
     if not schema:
         return tf.data.Dataset.from_tensor_slices(arrays[0])
+    return _in_parts(arrays, schema, minibatch_size)
+
+
+def _in_parts(arrays: Sequence[tf.Tensor], schema: Schema, minibatch_size: int) -> tf.data.Dataset:
+    """Return the dataset of the rows in batches; for records that are bytes, of those."""
+    if not schema:
+        (records,) = arrays
+        starts = tf.data.Dataset.range(0, tf.size(records, tf.int64), minibatch_size)
+        return starts.map(lambda start: records[start : start + minibatch_size])
     parts = list(arrays)
     columns: dict[str, Any] = {}
     for column in schema:
@@ -77,7 +87,12 @@ def no_records(schema: Schema) -> tf.data.Dataset:
 
 
 def minibatches(
-    elements: tf.data.Dataset, schema: Schema, minibatch_size: int, where: str
+    elements: tf.data.Dataset,
+    schema: Schema,
+    minibatch_size: int,
+    where: str,
+    records: tf.data.Dataset | None = None,
+    arrays: Sequence[tf.Tensor] = (),
 ) -> tf.data.Dataset:
     """Make minibatches, each but the last of that size, of what the user's function returned.
 
@@ -85,6 +100,8 @@ def minibatches(
       elements: what it returned.
       schema: the columns of what it was given; none for records that are bytes.
       where: the function, for the errors.
+      records: what it was given, made of `arrays`; with it, a minibatch of records that are bytes
+        is made at once where that makes no difference.
 
     Raises:
       UsageError: it makes batches itself, of records or of batches.
@@ -95,7 +112,11 @@ def minibatches(
         right = right if schema else f"{right} of what it yields"
         raise UsageError(f"{where}: yields minibatches; remove .batch(): {right}")
     if not batched:
-        return elements.batch(minibatch_size)
+        at_once = None
+        if records is not None and not schema:
+            parts = _in_parts(arrays, schema, minibatch_size)
+            at_once = minibatches_at_once(elements, records, parts, minibatch_size)
+        return elements.batch(minibatch_size) if at_once is None else at_once
     specs = tf.nest.flatten(elements.element_spec)
     if all(isinstance(each, tf.TensorSpec) for each in specs):
         return elements.rebatch(minibatch_size)

@@ -303,8 +303,12 @@ def _minibatches(
         records = records_dataset(arrays, schema, minibatch_size)
         with with_autograph:
             elements = contract.dataset(records, mode)
-        batches = minibatches(elements, schema, minibatch_size, where).take(limit).enumerate()
-        finished = batches.map(lambda k, element: (k, *finish(*_as_arguments(element))))
+        batches = minibatches(elements, schema, minibatch_size, where, records, arrays)
+        finished = (
+            batches.take(limit)
+            .enumerate()
+            .map(lambda k, element: (k, *finish(*_as_arguments(element))))
+        )
         spec = finished.element_spec[2]
         made = finished.map(
             lambda k, num_records, value: (
