@@ -22,6 +22,7 @@ TOKEN_FILE = "token"
 STUCK_EXIT_CODE = 75
 """Of a worker whose model code hung; EX_TEMPFAIL of sysexits.h."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ def die_with_parent() -> None:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # It died before the line above.
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants of this process whose own parents end. Linux only."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _watch_parent(parent: int) -> None:

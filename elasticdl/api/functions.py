@@ -51,7 +51,7 @@ def run_job(job_spec: JobSpec) -> JobResult:
         with open_progress(job_spec) as show:
             show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
             with early_process(job_spec) as process:
-                report = preflight(job_spec)
+                report = preflight(job_spec, None if process is None else process.zygote)
                 for warning in report["warnings"]:
                     show(JobStatus(state="checking the model", message=f"warning: {warning}"))
                 limited = _limited(job_spec, report["max_steps"])

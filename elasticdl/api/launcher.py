@@ -7,7 +7,9 @@ import dataclasses
 import json
 import os
 import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.api import supervisor
+from elasticdl.api.forks import can_fork
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
@@ -54,12 +57,23 @@ class JobProcess:
     Args:
       spec: the job, whose directory may not be there so far.
       early: whether its first instances may already import what they need.
+
+    Attributes:
+      zygote: to what `preflight` has the check forked by; None where nothing is forked.
     """
 
     def __init__(self, spec: JobSpec, early: bool = False) -> None:
         arguments = [f"--job_dir={spec.job_dir}", f"--keras={spec.keras or '3'}"]
+        inherited: list[int] = []
+        self.zygote: socket.socket | None = None
+        self._temporary: str | None = None
         if early:
             arguments += [f"--early_ps={spec.num_ps}", f"--early_workers={spec.num_workers}"]
+        if early and can_fork():
+            self.zygote, theirs = socket.socketpair()
+            inherited.append(theirs.detach())
+            self._temporary = tempfile.mkdtemp(prefix="elasticdl-check-")
+            arguments += [f"--check={inherited[0]}", f"--temporary={self._temporary}"]
         # Until there is a directory for logs.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -68,8 +82,11 @@ class JobProcess:
             stdout=self._said,
             stderr=subprocess.STDOUT,
             env=child_environment(spec.keras),
+            pass_fds=inherited,
             start_new_session=True,
         )
+        for each in inherited:
+            os.close(each)
 
     def begin(self) -> None:
         """Run the job, which is in its directory."""
@@ -99,6 +116,9 @@ class JobProcess:
                 break
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)  # Its children die with it.
+        if self.zygote is not None and self._temporary is not None:
+            self.zygote.close()
+            shutil.rmtree(self._temporary, ignore_errors=True)  # If it was killed.
         return describe_exit(self._process.wait())
 
     def last_words(self) -> str:

@@ -2,9 +2,10 @@
 
 `python -m elasticdl.api.supervisor --job_dir=DIR` waits for `BEGIN` on its standard input: then the
 job is in its directory. Meanwhile the first instances may import what they need (`--early_ps`,
-`--early_workers`). Then it launches the master, and whatever the master asks for. It ends when the
-master has ended, when it is told to by SIGTERM, or when its standard input closes, which is how it
-notices the death of whoever launched the job. Its children die with it.
+`--early_workers`), and so may the process that the check and workers are forked from (`--check`).
+Then it launches the master, and whatever the master asks for. It ends when the master has ended,
+when it is told to by SIGTERM, or when its standard input closes, which is how it notices the death
+of whoever launched the job. Its children die with it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elasticdl.api.early_instances import EarlyInstances
+from elasticdl.api.forks import ForkedProcess, Forks
 from elasticdl.api.spares import Spares, kill_group
 from elasticdl.data.atomic_file import remove_temporary
-from elasticdl.instance import child_environment, on_sigterm, read_token
+from elasticdl.instance import adopt_orphans, child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.exits import describe_exit, is_crash
@@ -70,7 +72,7 @@ HOST = "127.0.0.1"
 @dataclass
 class _Child:
     spec: InstanceSpec
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     log_path: Path
     kill_at: float | None = None
 
@@ -102,6 +104,14 @@ class Lifetime:
         return [
             *(sys.executable, "-P", "-m", f"elasticdl.{spec.role.value}"),
             *self.arguments(spec),
+        ]
+
+    def zygote_command(self) -> list[str]:
+        """The command of what workers are forked from; it has the arguments of one to be seen."""
+        return [
+            *(sys.executable, "-P", "-m", "elasticdl.api.zygote"),
+            *self.arguments(InstanceSpec(Role.WORKER, 0, 1)),
+            f"--keras={self._keras or '3'}",
         ]
 
     def arguments(self, spec: InstanceSpec) -> list[str]:
@@ -140,16 +150,23 @@ class Supervisor:
       lifetime: what its instances are told.
       commands: what that thread is to call.
       early: instances that are there already.
+      forks: what makes workers, if there is anything.
     """
 
     def __init__(
-        self, spec: JobSpec, lifetime: Lifetime, commands: Commands, early: EarlyInstances
+        self,
+        spec: JobSpec,
+        lifetime: Lifetime,
+        commands: Commands,
+        early: EarlyInstances,
+        forks: Forks,
     ) -> None:
         self._spec = spec
         self._job_dir = Path(spec.job_dir)
         self._lifetime = lifetime
         self._commands = commands
         self._early = early
+        self._forks = forks
         self._children: dict[InstanceSpec, _Child] = {}
         self._events: list[supervisor_pb2.InstanceEvent] = []
         self._events_changed = threading.Condition()
@@ -217,13 +234,19 @@ class Supervisor:
         if spec.role is Role.WORKER:
             self._has_workers = True
 
-    def _process_of(self, spec: InstanceSpec, log_path: Path) -> subprocess.Popen[bytes]:
-        """Start a process, unless it was started early, or make a worker of a spare."""
-        process = self._early.hand_over(spec, log_path)
-        if process is None and spec.role is Role.WORKER:
-            process = self._spares.hand_over(self._lifetime.arguments(spec), log_path)
-        if process is not None:
-            return process
+    def _process_of(
+        self, spec: InstanceSpec, log_path: Path
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        """Start a process, unless it was started early; make a worker of a spare, or fork it."""
+        early = self._early.hand_over(spec, log_path)
+        if early is not None:
+            return early
+        if spec.role is Role.WORKER:
+            arguments = self._lifetime.arguments(spec)
+            spare = self._spares.hand_over(arguments, log_path)
+            worker = spare or self._forks.fork(arguments, log_path)
+            if worker is not None:
+                return worker
         with log_path.open("ab") as log:
             return subprocess.Popen(
                 self._lifetime.command(spec),
@@ -244,16 +267,20 @@ class Supervisor:
                 "master_address": self._lifetime.master_address,
                 "processes": {_name(spec): c.process.pid for spec, c in self._children.items()},
                 "spares": self._spares.describe(),
+                "zygote": self._forks.pid,
             },
         )
 
     def _wait_for(self, child: _Child) -> None:
         code = child.process.wait()
+        kill_group(child.process.pid)  # What the instance itself may have launched.
         self._commands.put(lambda: self._exited(child, code))
+        with contextlib.suppress(ChildProcessError):  # Until all that was adopted of it has ended.
+            while True:
+                os.waitpid(-child.process.pid, 0)
 
     def _exited(self, child: _Child, code: int) -> None:
         del self._children[child.spec]
-        kill_group(child.process.pid)  # What the instance itself may have launched.
         logger.info("%s ended: %s", child.spec, describe_exit(code))
         self._tell(
             child.spec, supervisor_pb2.InstanceEvent.EXITED, child.process.pid, code, child.log_path
@@ -361,6 +388,7 @@ class Supervisor:
             return
         self._stopping = True
         self._early.end()
+        self._forks.end()
         self._spares.end()
         self._stop(self._master, MASTER_GRACE_S)
         if self._relaunch_at is not None:  # There is none right now.
@@ -378,6 +406,7 @@ class Supervisor:
     def _end_children(self) -> None:
         self._stopping = True
         self._early.end()
+        self._forks.end()
         self._spares.end()
         for spec in list(self._children):
             self._stop(spec, GRACE_S)
@@ -488,6 +517,8 @@ def main() -> int:
     parser.add_argument("--keras", default="3", help="which Keras the job uses")
     parser.add_argument("--early_ps", type=int, default=0, help="parameter servers started early")
     parser.add_argument("--early_workers", type=int, default=0, help="workers started early")
+    parser.add_argument("--check", type=int, help="have workers forked; socket for the check")
+    parser.add_argument("--temporary", default="", help="directory for the check's files")
     given = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s supervisor %(levelname)s %(name)s: %(message)s"
@@ -495,7 +526,9 @@ def main() -> int:
     job_dir = Path(given.job_dir)
     lifetime = Lifetime(job_dir, given.keras)
     commands: Commands = queue.Queue()
-    numbers = ((Role.MASTER, 1), (Role.PS, given.early_ps), (Role.WORKER, given.early_workers))
+    forks = _start_forks(lifetime, commands.put, given.check, given.temporary)
+    launched = 0 if given.check is not None else given.early_workers
+    numbers = ((Role.MASTER, 1), (Role.PS, given.early_ps), (Role.WORKER, launched))
     first = [InstanceSpec(role, index, 1) for role, number in numbers for index in range(number)]
     wanted = first if given.early_workers else ()
     early = EarlyInstances(wanted, lifetime.command, lifetime.environment(), commands.put)
@@ -503,14 +536,33 @@ def main() -> int:
     while not (launcher.has_begun or launcher.is_gone):
         early.start()
         commands.get()()
+    if given.temporary:
+        shutil.rmtree(given.temporary, ignore_errors=True)
     if launcher.is_gone:
         early.end()
+        forks.end()
         lifetime.end()
         return 0
     own_log(job_dir / LOGS / LOG_FILE)
-    supervisor = Supervisor(JobSpec.load(job_dir), lifetime, commands, early)
+    supervisor = Supervisor(JobSpec.load(job_dir), lifetime, commands, early, forks)
     launcher.on_gone = supervisor.shut_down
     return supervisor.run()
+
+
+def _start_forks(
+    lifetime: Lifetime,
+    call: Callable[[Callable[[], None]], None],
+    check: int | None,
+    temporary: str,
+) -> Forks:
+    """Start what workers are forked from, if the launcher has given a socket for its check."""
+    if check is None:
+        return Forks((), {}, call)
+    adopt_orphans()
+    command = [*lifetime.zygote_command(), f"--check={check}", f"--temporary={temporary}"]
+    forks = Forks(command, lifetime.environment(), call, inherited=[check])
+    forks.start()
+    return forks
 
 
 if __name__ == "__main__":

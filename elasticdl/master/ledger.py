@@ -9,7 +9,7 @@ has the tasks, and `course` says which come next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from elasticdl.errors import JobError
@@ -303,7 +303,7 @@ class Ledger:
     def _tick(self, event: Tick, now: float) -> list[Action]:
         expired = self.late_grants(now) if event.expired is None else event.expired
         found = [self._leases.get(grant) for grant in expired]
-        late = self._requeue([one for one in found if one is not None], "its lease ended")
+        late = self._requeue_each(found, "the lease of worker {} ended")
         return late + self._course.advance(now)
 
     def _worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
@@ -318,8 +318,16 @@ class Ledger:
 
     def _grants_returned(self, event: GrantsReturned, now: float) -> list[Action]:
         returned = [self._leases.get(grant) for grant in set(event.grants)]
-        known = [lease for lease in returned if lease is not None]
-        return self._requeue(known, "its worker gave it back")
+        return self._requeue_each(returned, "given back by worker {}")
+
+    def _requeue_each(self, leases: Sequence[Lease | None], reason: str) -> list[Action]:
+        """End those leases that there are, of each worker with a reason that names it."""
+        known = [lease for lease in leases if lease is not None]
+        actions: list[Action] = []
+        for worker in dict.fromkeys(lease.worker for lease in known):
+            of_it = [lease for lease in known if lease.worker == worker]
+            actions += self._requeue(of_it, reason.format(worker))
+        return actions
 
     def _requeue(self, leases: list[Lease], reason: str) -> list[Action]:
         """End leases; a task nobody else works on is granted again before new ones."""
@@ -361,7 +369,7 @@ class Ledger:
         self.num_restarted += not task.attempt
         is_first = self.num_restarted == 1 and not task.attempt
         task.attempt += 1
-        again = self._requeue(self._leases.of_task(task.id), "it begins anew")
+        again = self._requeue(self._leases.of_task(task.id), f"task {task.id} begins anew")
         others = [one for one in again if isinstance(one, Requeued) and one.task is not task]
         return [*others, TaskRestarted(task, is_first)]
 

@@ -97,6 +97,11 @@ class Leases:
             raise self._failure
         return held
 
+    def is_ready(self, within_s: float) -> bool:
+        """Whether `next` need not wait longer than that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._ready.empty(), within_s)
+
     def next_if_ready(self) -> HeldTask | None:
         """The next task if it is there already, else None. Never hands out the end of the job."""
         with self._changed:
@@ -256,6 +261,7 @@ class Leases:
         with self._changed:
             if reply.grant in self._held:  # Not given back while its records were read.
                 (self._lane_tasks if is_of_lane else self._ready).put(held)
+                self._changed.notify_all()
         return number + 1
 
 

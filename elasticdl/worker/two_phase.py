@@ -109,6 +109,7 @@ class TwoPhaseModel:
         self.warnings: list[str] = warn_of_large_matrices(self.model, threshold_bytes)
         self._collect, self._tables, self._num_calls = self._trace_collect()
         self.table_definitions: list[TableDefinition] = define_tables(self._tables, seed)
+        self._tracing_step = threading.Lock()
         self._train: Callable[..., Any] | None = None
         self._forward: Callable[..., Any] | None = None
         # By the specs of the sample weights: those of an evaluation may be others.
@@ -200,10 +201,9 @@ class TwoPhaseModel:
         Raises:
           UserCodeError: the model or the loss raises, at tracing or on this data.
         """
-        if self._train is None:
-            self._train = self._trace_train()
+        step = self.traced_step()
         with self._one_step, self._step_errors("the training step"):
-            loss, finite, dense_gradients, *row_gradients = self._train(
+            loss, finite, dense_gradients, *row_gradients = step(
                 *_flatten(features),
                 *_flatten(labels),
                 *_flatten(sample_weights),
@@ -216,6 +216,18 @@ class TwoPhaseModel:
             as_array(dense_gradients),
             tuple(as_array(each) for each in row_gradients),
         )
+
+    def traced_step(self) -> Callable[..., Any]:
+        """Return the traced training step; traces it the first time.
+
+        Raises:
+          UsageError: the model cannot be trained; says why.
+          UserCodeError: the model or the loss raises.
+        """
+        with self._tracing_step:
+            if self._train is None:
+                self._train = self._trace_train()
+            return self._train
 
     def forward(
         self,

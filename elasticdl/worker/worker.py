@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 # Before what others have to put right is tried again.
 PAUSE_S = 0.1
+# For the first task to come, before time is found for what training needs.
+FIRST_TASK_S = 0.2
 _ALL_LIVE = LifetimeRules()
 MODES = {"train": Mode.TRAINING, "evaluate": Mode.EVALUATION, "predict": Mode.PREDICTION}
 
@@ -96,6 +98,9 @@ class Worker:
         self._doers: dict[Mode, Trainer | Evaluator | Predictor] = {}
         self._lanes: SynchronousTrainer | None = None
         self._ahead: HeldTask | None = None
+        self._making = threading.Lock()
+        self._made: TaskPipeline | None = None
+        self._is_prepared = self._mode is not Mode.TRAINING
         kinds = master_pb2.TaskKind
         self._handlers: dict[int, Callable[[HeldTask], None]] = {
             kinds.INITIALIZE: self._initialize,
@@ -148,7 +153,7 @@ class Worker:
                 self._spec,
                 self.model,
                 self._new_client,
-                lambda: self._pipeline(Mode.TRAINING),
+                self._training_pipeline,
                 self._leases,
                 self._leaving,
             )
@@ -232,7 +237,24 @@ class Worker:
         if self._leaving.is_set():
             return None
         held, self._ahead = self._ahead, None
-        return held if held is not None else self._leases.next()
+        if held is not None:
+            return held
+        if not self._is_prepared and not self._leases.is_ready(FIRST_TASK_S):
+            self._prepare()
+        return self._leases.next()
+
+    def _prepare(self) -> None:
+        """Trace what training needs while there is nothing to do; a task tells what goes wrong."""
+        self._is_prepared = True
+        if self._model is None:
+            return
+        try:
+            with WATCHDOG.watching("tracing the training step"):
+                with self._making:
+                    self._made = self._pipeline(Mode.TRAINING)
+                self.model.traced_step()
+        except Exception as error:
+            logger.info("nothing was traced ahead: %s", error)
 
     def _do(self, held: HeldTask, build_error: ElasticDLError | None) -> None:
         try:
@@ -270,6 +292,8 @@ class Worker:
         self._leases.stop()
         if self._lanes is not None:
             self._lanes.close()
+        if self._made is not None:
+            self._made.release()
         if self._leaving.is_set():
             self._leases.give_back_all(goodbye=True)
         self._close_client()
@@ -335,6 +359,12 @@ class Worker:
             self._contract, mode, self._spec.minibatch_size, collect, digests=digests
         )
 
+    def _training_pipeline(self) -> TaskPipeline:
+        with self._making:
+            self._is_prepared = True
+            made, self._made = self._made, None
+            return made or self._pipeline(Mode.TRAINING)
+
     def _stream(self, mode: Mode) -> MinibatchStream:
         return MinibatchStream(self._pipeline(mode), self._parameters())
 
@@ -386,7 +416,7 @@ class Worker:
         trainer = self._doers.get(Mode.TRAINING)
         if not isinstance(trainer, Trainer):
             # Traced while a parameter server that was lost is restored.
-            pipeline = self._pipeline(Mode.TRAINING)
+            pipeline = self._training_pipeline()
             try:
                 client = self._parameters()
             except BaseException:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put a launcher and a check that tell what was called in place of the real ones."""
     told: list[str] = []
 
-    def check(job_spec: JobSpec) -> dict[str, object]:
+    def check(job_spec: JobSpec, zygote: socket.socket | None) -> dict[str, object]:
         told.append("preflight")
         shapes = "outputs are of shape (64, 1)"
         return {"warnings": [shapes], "max_steps": 20, "declared_shards": {}}
@@ -130,10 +132,13 @@ def test_functions_show_their_options() -> None:
 
 
 @pytest.fixture
-def check_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Give the checking process another `elasticdl.worker.check`: this body of its `check`."""
+def check_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the checking process another `elasticdl.worker.check`: this body of its `check`.
 
-    def install(body: str) -> None:
+    TensorFlow, which takes seconds, is imported on demand only.
+    """
+
+    def install(body: str, with_tensorflow: bool = False) -> None:
         code = f"""
 import dataclasses, os, sys, types
 from elasticdl.errors import JobError, UsageError, UserCodeError
@@ -152,6 +157,11 @@ def check(job_spec):
 module = types.ModuleType("elasticdl.worker.check")
 module.check = check
 sys.modules[module.__name__] = module
+if not {with_tensorflow}:
+    for name in ("devices", "quiet_import", "watchdog", "worker"):
+        module = types.ModuleType("elasticdl.worker." + name)
+        module.import_tensorflow = lambda devices: None
+        sys.modules[module.__name__] = module
 """
         (tmp_path / "sitecustomize.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -170,7 +180,8 @@ def test_preflight_returns_the_report_and_keeps_stdout_clean(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    check_is("print('noise'); return CheckReport(loss=float(job_spec.num_epochs))")
+    body = "print('noise'); return CheckReport(loss=float(job_spec.num_epochs))"
+    check_is(body, with_tensorflow=True)
     assert preflight(job_spec([*words, "--num_epochs=3"])) == {"loss": 3.0, "text": "a report"}
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "home").exists()
@@ -187,6 +198,28 @@ def test_check_prints_the_report(
     assert json.loads(capsys.readouterr().out) == {"loss": None}
 
 
+@pytest.fixture(params=["forked", "started"])
+def ask(
+    request: pytest.FixtureRequest, words: list[str]
+) -> Iterator[Callable[[], dict[str, object]]]:
+    """Has the check of a job run by a process that is forked, or started for it alone."""
+    spec = job_spec(words)
+    if request.param == "started":
+        yield lambda: preflight(spec)
+        return
+
+    processes: list[JobProcess] = []
+
+    def forked() -> dict[str, object]:
+        processes.append(JobProcess(spec, early=True))
+        return preflight(spec, processes[-1].zygote)
+
+    yield forked
+    for process in processes:
+        assert process.end() == "exit code 0"
+    assert list(Path(tempfile.gettempdir()).glob("elasticdl-*")) == []
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [
@@ -199,11 +232,11 @@ def test_check_prints_the_report(
     ],
 )
 def test_what_the_check_finds_is_raised_here(
-    words: list[str], check_is: Callable[[str], None], body: str, kind: type, said: str
+    ask: Callable[[], object], check_is: Callable[[str], None], body: str, kind: type, said: str
 ) -> None:
     check_is(body)
     with pytest.raises(kind, match=said) as caught:
-        preflight(job_spec(words))
+        ask()
     assert type(caught.value) is kind
     assert getattr(caught.value, "traceback_text", "Traceback") == "Traceback"
 

@@ -71,7 +71,9 @@ class Job:
         given = {option.partition("=")[0] for option in options}
         arguments = [one for one in arguments if one.partition("=")[0] not in given]
         arguments += options
-        self._environment = environment
+        self._temporary = tmp_path / "temporary"
+        self._temporary.mkdir()
+        self._environment = {"TMPDIR": str(self._temporary), **environment}
         self._begin("train", *arguments)
 
     def _begin(self, command: str, *arguments: str) -> None:
@@ -138,6 +140,7 @@ class Job:
     def assert_nothing_is_left(self) -> None:
         wait_until("the end of its processes", lambda: not processes_of(self.directory), 15.0)
         assert not (self.directory / "tmp").exists()
+        assert list(self._temporary.iterdir()) == []
         left = [one for one in self.output.parent.iterdir() if "partial" in one.name]
         assert not left, "half a trained model was left"
 
@@ -150,7 +153,9 @@ class PredictJob(Job):
         self.directory = tmp_path / "predict"
         self.output = tmp_path / "predictions.csv"
         self.log = (tmp_path / "terminal-predict").open("w+")
-        self._environment = {}
+        self._temporary = tmp_path / "temporary"
+        self._temporary.mkdir(exist_ok=True)
+        self._environment = {"TMPDIR": str(self._temporary)}
         self._begin(
             "predict",
             f"--trained_model={trained}",

@@ -19,16 +19,20 @@ from tests.job.real_jobs import wait_until
 
 
 def early_instances(job_dir: Path) -> dict[str, psutil.Process]:
-    """Those of a job, by role and index."""
+    """Those of a job, by role and index; and what workers are forked from."""
     found = {}
     for process in psutil.process_iter():
         try:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if f"--job_dir={job_dir} " in line and line.endswith("--early"):
+        if f"--job_dir={job_dir} " not in line:
+            continue
+        if line.endswith("--early"):
             role = re.search(r"-m elasticdl\.(\w+) ", line)[1]
             found[f"{role}-{re.search('--index=([0-9]+)', line)[1]}"] = process
+        elif "-m elasticdl.api.zygote " in line:
+            found["zygote"] = process
     return found
 
 
@@ -44,10 +48,10 @@ def test_instances_import_in_turn_and_nothing_is_written_or_left_where_no_job_co
             "all three instances",
             lambda: len(found := early_instances(Path(spec.job_dir))) == 3 and found,
         )
-        assert sorted(seen) == ["master-0", "ps-0", "worker-0"]
+        assert sorted(seen) == ["master-0", "ps-0", "zygote"]
+        assert seen["zygote"].create_time() < seen["master-0"].create_time()
         if usable_cores() <= 2:  # One at a time.
             assert seen["master-0"].create_time() < seen["ps-0"].create_time()
-            assert seen["ps-0"].create_time() < seen["worker-0"].create_time()
         assert not Path(spec.job_dir).exists()
     finally:
         assert process.end() == "exit code 0"
@@ -64,8 +68,13 @@ def test_early_instances_end_with_a_launcher_that_is_killed_during_the_check(tmp
         f"JobProcess(JobSpec(command='train', job_dir={str(job_dir)!r}), early=True); "
         "time.sleep(600)"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", code])
-    wait_until("an early instance", lambda: early_instances(job_dir))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    launcher = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    wait_until("an early instance", lambda: "master-0" in early_instances(job_dir))
+    assert list(temporary.iterdir())
     os.kill(launcher.pid, how)
     launcher.wait()
     wait_until("the end of all", lambda: not early_instances(job_dir), deadline_s=30)
+    wait_until("no file to be left", lambda: not list(temporary.iterdir()), deadline_s=30)

@@ -9,9 +9,11 @@ import pytest
 from elasticdl.api.events import events
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
+from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.cluster_state import CommittedCheckpoint
 from elasticdl.master.ledger_events import (
+    GrantsReturned,
     LeaseRequested,
     MasterStarted,
     PartitionStarted,
@@ -76,6 +78,25 @@ def test_of_tasks_that_are_leased_again_it_is_said_once_how_many_and_why():
         assert [one.text for one in notes if one.text] == [
             f"{which} will be leased again: worker 0 was lost (killed by SIGKILL)"
         ]
+
+
+def test_of_tasks_that_workers_give_back_or_hold_too_long_it_is_said_whose_they_were():
+    plan = JobPlan((TaskKind.TRAINING,), (Shard("a", 50),), records_per_task=10, lease_s=30.0)
+    recorded = RecordedLedger(plan)
+    recorded.handle(PartitionStarted(0, 1), 0.0)
+    granted_to(recorded, 0, 2)
+    granted_to(recorded, 1, 1)
+    grants = (*recorded.ledger.grants_of(0), *recorded.ledger.grants_of(1))
+    _, notes = recorded.handle(GrantsReturned(grants), 1.0)
+    assert [one.text for one in notes if one.text] == [
+        "2 tasks will be leased again: given back by worker 0",
+        "task 2 will be leased again: given back by worker 1",
+    ]
+    recorded.handle(LeaseRequested(2, 1, 0), 2.0)
+    _, notes = recorded.handle(ledger_events.Tick(), 60.0)
+    assert [one.text for one in notes if one.text] == [
+        "task 2 will be leased again: the lease of worker 2 ended"
+    ]
 
 
 def test_a_sync_job_that_is_resumed_says_once_that_its_tasks_are_leased_again():

@@ -7,12 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
 from elasticdl.api.result import JobResult, audit_line, finite, metrics_line
 from elasticdl.api.stopping import stopping_at_once
+from elasticdl.api.temporary import own_temporary_directory
 from elasticdl.job_spec import JobSpec
 
 SUMMARIES = {
@@ -57,7 +59,14 @@ def _run_job(command: str, words: Sequence[str]) -> None:
     with stopping_at_once(f"elasticdl {command}"):
         from elasticdl.api.functions import run_job
 
-    show_result(job_spec, run_job(job_spec))
+    with _place_for_files(job_spec):
+        result = run_job(job_spec)
+    show_result(job_spec, result)
+
+
+def _place_for_files(job_spec: JobSpec) -> AbstractContextManager[None]:
+    """The place of temporary files of a job that is run in this process, if it is."""
+    return nullcontext() if job_spec.num_workers else own_temporary_directory()
 
 
 def show_result(job_spec: JobSpec, result: JobResult) -> None:
@@ -119,7 +128,8 @@ def _check(words: Sequence[str]) -> None:
     from elasticdl.model.keras_choice import with_keras
 
     validate(job_spec)
-    report = preflight(with_keras(with_columns(job_spec)))
+    with _place_for_files(job_spec):
+        report = preflight(with_keras(with_columns(job_spec)))
     text = report.pop("text")
     if job_spec.print_json:
         print(json.dumps(finite(report)))

@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests, and processes that they start, leave in the temporary directory: it goes."""
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.mktemp("temporary")) as directory:
+        before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), directory
+        tempfile.tempdir = None
+        yield
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        tempfile.tempdir = None
