@@ -49,7 +49,7 @@ def test_instances_import_in_turn_and_nothing_is_written_or_left_where_no_job_co
             lambda: len(found := early_instances(Path(spec.job_dir))) == 3 and found,
         )
         assert sorted(seen) == ["master-0", "ps-0", "zygote"]
-        assert seen["zygote"].create_time() < seen["master-0"].create_time()
+        assert seen["zygote"].create_time() <= seen["master-0"].create_time()
         if usable_cores() <= 2:  # One at a time.
             assert seen["master-0"].create_time() < seen["ps-0"].create_time()
         assert not Path(spec.job_dir).exists()
