@@ -2,13 +2,15 @@
 #   make train   a real model, trained by a master, 2 parameter servers and 2 workers
 #   make test    ruff, mypy, the import checker, then the whole test suite; needs no root
 #   make lint    only the checkers     make proto   regenerate the protobuf code
-#   make bench   the benchmarks        make clean   remove what was made, .venv included
+#   make bench   the benchmarks, less than 20 minutes; benchmarks/results has what they found
+#   make bench-check BEFORE=FILE AFTER=FILE   which of their figures moved, by what ratio
+#   make clean   remove what was made, .venv included
 #   make chaos   jobs whose processes are killed for CHAOS_SECS (300); CHAOS_SEED chooses which
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help announce python-check train test lint chaos proto bench clean
+.PHONY: help announce python-check train test lint chaos proto bench bench-check clean
 
 # The first Python that TensorFlow has a build for. `make PYTHON=/path/to/python train` overrides.
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -30,7 +32,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
 help:
-	@sed -n '2,6s/^#//p' Makefile
+	@sed -n '2,8s/^#//p' Makefile
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
@@ -97,7 +99,12 @@ proto: python-check $(TEST_STAMP)
 	@$(PIP) install -qq --no-deps --editable .
 
 bench: python-check $(TEST_STAMP)
-	@$(BIN)/python -m benchmarks.throughput --json=output/throughput.json
+	@$(BIN)/python -m benchmarks.suite
+
+bench-check: python-check $(TEST_STAMP)
+	@[ -n "$(BEFORE)" ] && [ -n "$(AFTER)" ] || { \
+	  echo "make bench-check BEFORE=FILE AFTER=FILE: two results of make bench" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.compare "$(BEFORE)" "$(AFTER)"
 
 clean:
 	rm -rf .venv build dist *.egg-info data output .mypy_cache .ruff_cache .pytest_cache \

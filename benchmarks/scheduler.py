@@ -1,8 +1,10 @@
-"""The master's core under a large cluster: what its decisions cost, and that nothing is lost.
+"""The master under a large cluster: what its decisions cost, and that nothing is lost.
 
-The ledger and the membership are the real ones; workers, parameter servers and time are simulated
-(``benchmarks/simulated_cluster.py``). What messages and the journal cost is no part of it. Fails
-where a record is lost or counted twice, or the job does not end.
+First the core alone: the ledger and the membership are the real ones; workers, parameter servers
+and time are simulated (``benchmarks/simulated_cluster.py``). What messages and the journal cost is
+no part of it. Fails where a record is lost or counted twice, or the job does not end.
+
+Then a real master answers real workers through gRPC (``benchmarks/leases.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import leases
+from benchmarks.figures import Figure
+from benchmarks.figures import show as show_figures
 from benchmarks.machine import describe_machine
 from benchmarks.simulated_cluster import Settings, SimulatedCluster
 
@@ -73,6 +78,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
+def figures_of(result: dict[str, Any], of_leases: list[Figure]) -> list[Figure]:
+    """Return what a result says of the targets."""
+    return [
+        Figure("events in the core", result["events_per_s"], "1/s", at_least=100_000.0),
+        Figure("memory of the simulated job", result["peak_memory_mib"], "MiB", at_most=500.0),
+        *of_leases,
+    ]
+
+
 def show(result: dict[str, Any]) -> None:
     """Print the result."""
     settings, machine = result["settings"], result["machine"]
@@ -116,10 +130,16 @@ def main() -> None:
         number = float if isinstance(field.default, float) else int
         parser.add_argument(f"--{field.name}", type=number, default=field.default)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    leases.add_arguments(parser)
     given = vars(parser.parse_args())
     output: Path | None = given.pop("json")
+    rounds, workers = given.pop("lease_rounds"), given.pop("lease_workers")
+    # First: its peak of memory is of this process.
     result = measure(Settings(**given))
     show(result)
+    figures = figures_of(result, leases.measure(rounds, workers) if rounds else [])
+    show_figures("the master", figures)
+    result["figures"] = {each.name: each.as_dict() for each in figures}
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2) + "\n")

@@ -146,7 +146,10 @@ class EmbeddingTable:
           TableFullError: `max_rows` would be exceeded.
           MemoryError: the system has no room.
         """
-        ids = require("ids", ids, np.int64, (None,))
+        return self._rows_of(require("ids", ids, np.int64, (None,)))
+
+    def _rows_of(self, ids: np.ndarray, are_set: bool = False) -> np.ndarray:
+        """Do as `reserve`; the values of new rows are nothing yet where the caller sets all."""
         for image in self._images:
             image.reserve(len(ids))
         rows, num_missing = self._directory.find(ids)
@@ -163,7 +166,7 @@ class EmbeddingTable:
                     f"max_rows is {self.max_rows}"
                 )
         self._make_room(len(missing_ids))
-        new_rows = self._create(missing_ids)
+        new_rows = self._create(missing_ids, are_set)
         rows[missing] = new_rows if inverse is None else new_rows[inverse]
         return rows
 
@@ -190,8 +193,12 @@ class EmbeddingTable:
         if self._lifetimes is not None:
             self._lifetimes.reserve(end_row)
 
-    def _create(self, ids: np.ndarray) -> np.ndarray:
-        """Give ids without a row, for which there is room, initial ones."""
+    def _create(self, ids: np.ndarray, are_set: bool = False) -> np.ndarray:
+        """Give ids without a row, for which there is room, initial ones, or any."""
+        if are_set:
+            rows = self._directory.add(ids)
+            self._marks.changed(rows)
+            return rows
         weights = self.initializer.rows(ids, self.dim)
         rows = self._directory.add(ids)
         self._marks.changed(rows)
@@ -395,6 +402,14 @@ class EmbeddingTable:
 
     # ------------------------------------------------------------------ the restoring
 
+    def expect(self, num_rows: int) -> None:
+        """Make room for so many rows that will be restored.
+
+        Raises:
+          MemoryError: there is none.
+        """
+        self._make_room(num_rows)
+
     def restore(
         self, ids: np.ndarray, values: np.ndarray, last_updates: np.ndarray, groups: np.ndarray
     ) -> None:
@@ -411,7 +426,7 @@ class EmbeddingTable:
         """
         ids = require("ids", ids, np.int64, (None,))
         values = require("values", values, np.float32, (len(ids), self._storage.rows.shape[1]))
-        rows = self.reserve(ids)
+        rows = self._rows_of(ids, are_set=True)
         kernels.scatter_rows(self._storage.rows, rows, 0, values)
         if self._lifetimes is not None:
             self._lifetimes.put(rows, groups, last_updates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,29 @@ class Source:
         return cls(name, manifest.number, len(manifest.routing), model, chains)
 
 
+class _Verified:
+    """Compares files of parts with their sums, in a thread, while they are read.
+
+    Raises:
+      JobError: at the end of the context, if one is damaged; whatever reading it raised.
+    """
+
+    def __init__(self, parts: Sequence[PlacedPart]) -> None:
+        self._parts = parts
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="verify")
+
+    def __enter__(self) -> None:
+        self._problems = self._pool.submit(self._find)
+
+    def _find(self) -> list[str]:
+        return next((found for one in self._parts if (found := damages(one))), [])
+
+    def __exit__(self, *_: object) -> None:
+        with self._pool:
+            for problem in self._problems.result():
+                raise JobError(problem)
+
+
 class Restoring:
     """Reads what one partition is to hold.
 
@@ -105,21 +129,27 @@ class Restoring:
         contents = Contents.define(source.model, self._routing, self._partition)
         hosted = set(contents.groups.tolist())
         chains = [chain for chain in source.chains if hosted & set(chain[-1].part["groups"])]
-        for problem in (one for chain in chains for placed in chain for one in damages(placed)):
-            raise JobError(problem)
-        self._read_dense(contents, [chain[-1] for chain in chains])
-        for table in contents.tables:
-            for chain in chains:
-                self._read_table(contents, table, chain)
-            table.end_restore()
-            self._read_candidates(contents, table, [chain[-1] for chain in chains])
-        self._read_progress(contents, [chain[-1] for chain in chains])
+        # Nobody is given what is read before all of it was found to be whole.
+        with _Verified([placed for chain in chains for placed in chain]):
+            self._read_values(contents, chains)
         # All partitions begin with the same lanes, whatever they host.
         newest = [chain[-1] for chain in source.chains]
         for problem in (one for placed in newest for one in damages(placed, "lanes")):
             raise JobError(problem)
         lanes = [_read_lanes(file) for placed in newest for file in placed.files("lanes")]
         return contents, lowest(lanes) if lanes else None
+
+    def _read_values(self, contents: Contents, chains: Sequence[Sequence[PlacedPart]]) -> None:
+        self._read_dense(contents, [chain[-1] for chain in chains])
+        for table in contents.tables:
+            table.expect(
+                sum(_num_rows(table, chain, set(contents.groups.tolist())) for chain in chains)
+            )
+            for chain in chains:
+                self._read_table(contents, table, chain)
+            table.end_restore()
+            self._read_candidates(contents, table, [chain[-1] for chain in chains])
+        self._read_progress(contents, [chain[-1] for chain in chains])
 
     def _read_dense(self, contents: Contents, parts: list[PlacedPart]) -> None:
         layout = contents.dense.layout
@@ -202,6 +232,19 @@ class Restoring:
         for i, table in enumerate(contents.tables):
             table.unadmitted[:] = [counts[group][0][i] for group in groups]
             table.evicted[:] = [counts[group][1][i] for group in groups]
+
+
+def _num_rows(table: EmbeddingTable, chain: Sequence[PlacedPart], hosted: set[int]) -> int:
+    """Return how many rows of a table are in the whole part of a chain, if all are wanted."""
+    whole = chain[0]
+    if not set(whole.part["groups"]) <= hosted:
+        return 0
+    row_bytes = 4 * table.dim * (1 + table.optimizer.num_slots)
+    return sum(
+        min(one["rows"], one["bytes"] // row_bytes)
+        for one in whole.part["files"]
+        if one["kind"] == "rows" and one["table"] == table.name
+    )
 
 
 def _group_progress(row: dict[str, Any]) -> GroupProgress:

@@ -48,6 +48,7 @@ def test_a_minibatch_that_is_applied_twice_is_found():
 def test_the_command_prints_and_writes_its_figures(capsys, monkeypatch, tmp_path):
     output = tmp_path / "figures" / "scheduler.json"
     sizes = ["--workers=20", "--partitions=2", "--records=300000", "--storms=1"]
+    sizes += ["--lease_rounds=1", "--lease_workers=20"]
     monkeypatch.setattr(sys, "argv", ["scheduler", *sizes, f"--json={output}"])
     scheduler.main()
     shown = capsys.readouterr().out

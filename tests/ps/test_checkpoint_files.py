@@ -244,7 +244,7 @@ def test_only_what_has_a_manifest_is_there_and_the_rest_can_be_removed(tmp_path:
 
 
 CHILD = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 import numpy as np
 from elasticdl.proto import ps_pb2
@@ -258,15 +258,18 @@ pages = 0
 table = one._tables[0]
 read = table.read_snapshot
 
-def read_two_pages(*arguments):  # then the lock is never given back
+def read_three_pages(*arguments):  # then the lock is never given back
     global pages
     pages += 1
-    if pages > 2:
+    if pages > 3:
+        # Written by another thread, some blocks behind.
+        while not (directory / "p0.1-rows-0.arrow").stat().st_size:
+            time.sleep(0.01)
         print("writing", flush=True)
         threading.Event().wait()
     return read(*arguments)
 
-table.read_snapshot = read_two_pages
+table.read_snapshot = read_three_pages
 reply = one.snapshot(ps_pb2.SnapshotRequest(incarnation=1, number=5, directory=str(directory)))
 assert reply.state == ps_pb2.SnapshotReply.WRITING
 threading.Event().wait()
