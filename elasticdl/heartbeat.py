@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
 
@@ -67,6 +68,7 @@ class Heartbeat:
                 grants=self._grants(),
                 loss=loss or 0.0,
                 has_loss=loss is not None,
+                figures=PHASES.figures(self._instance.role).to_message(),
             )
             try:
                 reply = self._master.call("Heartbeat", request, timeout_s=5.0)

@@ -15,10 +15,12 @@ from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
 from elasticdl.master.recovery import last_incarnation
 from elasticdl.master.story import Outcome
+from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.rpc import Client, DirectTransport, Service
+from elasticdl.trace_file import trace_instance
 
 
 class _ThisProcess:
@@ -54,6 +56,9 @@ def run_in_process(spec: JobSpec) -> None:
     from elasticdl.worker.worker import Worker
 
     here = _ThisProcess()
+    PHASES.begin_anew()
+    if spec.profile:
+        trace_instance(spec.job_dir, "worker", 0, 1)
 
     def connect(instance: Instance) -> DirectTransport:
         return DirectTransport(here.partitions[instance.spec.index])
@@ -83,3 +88,4 @@ def run_in_process(spec: JobSpec) -> None:
         master.coordinator.end(Outcome("stopped", "the job was interrupted"))
         master.finish()
         master.close()
+        PHASES.close()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from elasticdl.api.launcher import connect_to_master
+from elasticdl.api.launcher import connect_to_master, to_status
 from elasticdl.api.supervisor import state_in
 from elasticdl.errors import JobError, UsageError
 from elasticdl.job_spec import JOB_FILE, jobs_home, resolve_job_dir
 from elasticdl.master.audit import audit_of_journal
+from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
+from elasticdl.master.job_figures import read_figures
 from elasticdl.master.journal import read_journal
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.recorded_ledger import MASTER
@@ -55,6 +58,47 @@ def _final_audit(directory: Path) -> dict[str, Any]:
         if results and results[-1].number > max(masters, default=0):
             return results[-1].body.get("audit", {})
     return {}
+
+
+def status(job: str) -> dict[str, Any]:
+    """Where a job stands and what its time goes into, running or ended.
+
+    Returns:
+      ``name``; ``state``: ``running``, ``lost``, or how it ended; while it runs ``progress``, a
+      `JobStatus` as plain values, and ``instances``; ``error`` where it failed; ``recent`` and
+      ``total``: the time, lately and in all, as `elasticdl.master.job_figures.summary` makes them.
+
+    Raises:
+      UsageError: there is no such job.
+    """
+    directory = resolve_job_dir(job)
+    found: dict[str, Any] = {"name": directory.name}
+    figures = read_figures(directory / FIGURES_FILE)
+    try:
+        result = json.loads((directory / RESULT_FILE).read_text())
+        found |= {"state": result["state"], "error": result.get("error", "")}
+    except (OSError, ValueError, KeyError):
+        found["state"] = "lost"
+        with contextlib.suppress(JobError), _Master(directory, job) as master:
+            request = master_pb2.StatusRequest(with_figures=True)
+            reply = master.call("GetStatus", request, DEADLINE_S)
+            found["state"] = reply.state
+            found["progress"] = dataclasses.asdict(to_status(reply))
+            found["instances"] = [_instance(one) for one in reply.instances]
+            figures = json.loads(reply.figures)
+    empty: dict[str, Any] = {}
+    recent = figures.get("recent", empty) if found["state"] == "running" else empty
+    return {**found, "recent": recent, "total": figures.get("total", empty)}
+
+
+def _instance(one: master_pb2.InstanceStatus) -> dict[str, Any]:
+    return {
+        "role": one.instance.role,
+        "index": one.instance.index,
+        "incarnation": one.instance.incarnation,
+        "state": one.state,
+        "process": one.pid or None,
+    }
 
 
 def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from elasticdl.api import supervisor
 from elasticdl.api.forks import can_fork
+from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
@@ -189,15 +190,19 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
 def _run(
     spec: JobSpec, on_status: Callable[[JobStatus], None], process: JobProcess | None
 ) -> JobResult:
-    if process is None:
-        from elasticdl.api.in_process import run_in_process
+    try:
+        if process is not None:
+            _run_supervised(spec, on_status, process)
+        else:
+            from elasticdl.api.in_process import run_in_process
 
-        try:
-            run_in_process(spec)
-        finally:
-            supervisor.clean_up(spec)
-    else:
-        _run_supervised(spec, on_status, process)
+            try:
+                run_in_process(spec)
+            finally:
+                supervisor.clean_up(spec)
+    finally:
+        if spec.profile:
+            write_profile(spec.job_dir)
     return read_result(spec)
 
 
@@ -296,7 +301,7 @@ def _follow(spec: JobSpec, process: JobProcess, on_status: Callable[[JobStatus],
             except RpcError:
                 pass  # It is starting or ending; the supervisor's end ends the loop.
             else:
-                status = _to_status(reply, speed)
+                status = to_status(reply, speed.after(reply.records_done))
                 for message in reply.messages:
                     after_message = message.number
                     on_status(_with_message(status, message.text))
@@ -332,7 +337,8 @@ class _Speed:
         return max(0, records - before) / (now - then) if now > then else 0.0
 
 
-def _to_status(reply: master_pb2.JobStatus, speed: _Speed) -> JobStatus:
+def to_status(reply: master_pb2.JobStatus, records_per_s: float = 0.0) -> JobStatus:
+    """Make what people are shown of what the master says."""
     alive = [one for one in reply.instances if one.state in ("running", "stopping")]
     return JobStatus(
         state=PHASE_WORDS.get(reply.phase, "ending") if reply.state == "running" else "ending",
@@ -341,7 +347,7 @@ def _to_status(reply: master_pb2.JobStatus, speed: _Speed) -> JobStatus:
         records_done=reply.records_done,
         records_expected=reply.records_expected,
         loss=reply.loss if reply.has_loss else None,
-        records_per_s=speed.after(reply.records_done),
+        records_per_s=records_per_s,
         workers=sum(one.instance.role == "worker" for one in alive),
         num_workers=reply.target_workers,
         ps=sum(one.instance.role == "ps" for one in alive),
@@ -380,4 +386,5 @@ def read_result(spec: JobSpec) -> JobResult:
         seconds=result["seconds"],
         training_seconds=result["training_seconds"],
         records_per_s=result["records_per_s"],
+        figures=result.get("figures", {}),
     )

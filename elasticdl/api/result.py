@@ -57,6 +57,7 @@ class JobResult:
       seconds: from launch to end.
       training_seconds: from the first task granted to the last one closed.
       records_per_s: records counted per training second.
+      figures: what the time went into: ``steps``, ``bottleneck``, and by role its phases.
     """
 
     job_name: str
@@ -68,6 +69,7 @@ class JobResult:
     seconds: float = 0.0
     training_seconds: float = 0.0
     records_per_s: float = 0.0
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values, ready for ``json.dumps``; what is not finite is None."""

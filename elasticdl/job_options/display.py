@@ -43,6 +43,15 @@ class DisplayOptions(BaseModel):
         also=("traceback", "verbose"),
     )
 
+    profile: bool = option(
+        False,
+        "write a table and a trace of where the time goes into the job's directory",
+        group="Display",
+        commands=JOB,
+        metavar="true|false",
+        example="true",
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = option(
         "INFO",
         "least important lines that go to the instances' logs",

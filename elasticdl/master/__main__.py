@@ -16,7 +16,9 @@ from elasticdl.instance import (
 from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
+from elasticdl.phases import PHASES
 from elasticdl.rpc import GrpcTransport, Server
+from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,12 @@ def main() -> int:
         return 0
     arguments = parse_arguments("master")
     start_logging("master", arguments)
-    return run(arguments)
+    if arguments.spec.profile:
+        trace_instance(arguments.spec.job_dir, "master", 0, arguments.incarnation)
+    try:
+        return run(arguments)
+    finally:
+        PHASES.close()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.master.file_lock import own_file
+from elasticdl.phases import PHASES, Phase
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class Journal:
                 if self._closed and (not group or self._error is not None):
                     return
             try:
-                self._commit(group)
+                with PHASES.measure(Phase.JOURNAL):
+                    self._commit(group)
             except sqlite3.Error as error:
                 logger.error("journal %s: %s", self.path, error)
                 with self._changed:

@@ -17,6 +17,8 @@ from elasticdl.master.audit import audit_job
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
+from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
@@ -24,6 +26,7 @@ from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
+from elasticdl.phases import Figures
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of
 from elasticdl.rpc import Client, Service, Transport
@@ -71,7 +74,10 @@ class Master:
         self._checkpoints: Checkpoints | None = None
         if self._plan.checkpoints:
             self._checkpoints = Checkpoints(spec, self.coordinator, connect)
-        servicer = MasterServicer(self.coordinator, self.audit)
+        self._figures = JobFigures(
+            Path(spec.job_dir) / FIGURES_FILE, incarnation, spec.consistency == "sync"
+        )
+        servicer = MasterServicer(self.coordinator, self.audit, self._figures)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
@@ -106,6 +112,7 @@ class Master:
             if audit.status != ps_pb2.PS_OK:
                 status = ps_pb2.PsStatus.Name(audit.status)
                 raise JobError(f"no audit: {instance.spec} answers {status}")
+            self._figures.note(instance.spec, Figures.of_message(audit.figures))
             audits.append(audit)
         return audits
 
@@ -196,7 +203,9 @@ class Master:
             "seconds": time.time() - self._began,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,
+            "figures": self._figures.describe()["total"],
         }
+        self._figures.save()
         try:
             self._journal.append("result", result)
         except JobError as error:

@@ -9,9 +9,11 @@ from typing import Any
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import Task
-from elasticdl.proto import master_pb2, ps_pb2
+from elasticdl.phases import PHASES, Figures, Phase
+from elasticdl.proto import figures_pb2, master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable
 
 STALE = "not a current incarnation; leave"
@@ -23,13 +25,16 @@ class MasterServicer:
     Args:
       coordinator: who decides.
       audit: makes the job's audit as it stands.
+      figures: what the instances say that they spend their time on; None where nobody asks.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
         audit: Callable[[], dict[str, Any]],
+        figures: JobFigures | None = None,
     ) -> None:
+        self._figures = figures
         self._coordinator = coordinator
         self._audit = audit
 
@@ -89,6 +94,8 @@ class MasterServicer:
             request.grants,
             request.loss if request.has_loss else None,
         )
+        if accepted and request.HasField("figures"):
+            self._note_figures(request.instance, request.figures)
         return master_pb2.HeartbeatReply(
             accepted=accepted,
             job_finished=self._coordinator.outcome is not None,
@@ -98,7 +105,8 @@ class MasterServicer:
     def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
         """Grant a task, or say why not."""
         version = self._coordinator.cluster_version
-        answer = self._coordinator.lease(from_message(request.instance), request.request)
+        with PHASES.measure(Phase.GRANT):
+            answer = self._coordinator.lease(from_message(request.instance), request.request)
         if isinstance(answer, ledger_events.Grant):
             return master_pb2.LeaseReply(
                 outcome=master_pb2.LeaseReply.GRANTED,
@@ -119,6 +127,8 @@ class MasterServicer:
 
     def complete_task(self, request: master_pb2.CompleteTaskRequest) -> master_pb2.Ack:
         """A task is closed everywhere; true also when it was known already."""
+        if request.HasField("figures"):
+            self._note_figures(request.instance, request.figures)
         self._coordinator.report(
             ledger_events.TaskCompleted(
                 task=request.task,
@@ -129,6 +139,10 @@ class MasterServicer:
             )
         )
         return master_pb2.Ack(accepted=True)
+
+    def _note_figures(self, instance: master_pb2.InstanceId, figures: figures_pb2.Figures) -> None:
+        if self._figures is not None:
+            self._figures.note(from_message(instance), Figures.of_message(figures))
 
     def fail_task(self, request: master_pb2.FailTaskRequest) -> master_pb2.Ack:
         """The user's code raised; counted once per grant."""
@@ -192,7 +206,11 @@ class MasterServicer:
             tasks_todo=now.tasks_todo,
             tasks_leased=now.tasks_leased,
             tasks_done=now.tasks_done,
+            figures=self._figures_text() if request.with_figures else "",
         )
+
+    def _figures_text(self) -> str:
+        return json.dumps(self._figures.describe()) if self._figures is not None else ""
 
 
 def _routing_message(routing: RoutingTable) -> ps_pb2.Routing:

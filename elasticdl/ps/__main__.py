@@ -15,12 +15,14 @@ from elasticdl.instance import (
     parse_arguments,
     start_logging,
 )
+from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.copies import Copies
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.standby import Standby
 from elasticdl.rpc import Client, GrpcTransport, Server, Service, Transport
+from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,12 @@ def main() -> int:
         return 0
     arguments = parse_arguments("ps")
     start_logging("ps", arguments)
-    return run(arguments)
+    if arguments.spec.profile:
+        trace_instance(arguments.spec.job_dir, "ps", arguments.index, arguments.incarnation)
+    try:
+        return run(arguments)
+    finally:
+        PHASES.close()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from time import perf_counter_ns
 
 import numpy as np
 
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.client import (
@@ -81,7 +83,9 @@ class LaneClient:
           GaveUp: the job is over.
         """
         header = ps_pb2.PullHeader(dense=True, lane=lane, k=k)
-        answers = self._ask_all("Pull", self._client.pull_requests(lookup, header))
+        requests, began_ns = self._client.pull_requests(lookup, header), perf_counter_ns()
+        answers = self._ask_all("Pull", requests)
+        _count_wait(began_ns, answers)
         past = [reply for reply, _ in answers if reply.status == ps_pb2.PS_PAST]
         if past:
             closings = [reply.closing for reply in past if reply.HasField("closing")]
@@ -211,6 +215,14 @@ class LaneClient:
             told_reply = self._client.call(index, "SetStepNorms", told)
             if told_reply.status != ps_pb2.PS_OK:
                 raise self._client.refusal(index, told_reply.status, told_reply.message)
+
+
+def _count_wait(began_ns: int, answers: Sequence[Answer]) -> None:
+    """Count a pull: until its step was open everywhere it waited for other lanes."""
+    now_ns = perf_counter_ns()
+    opened_ns = max(began_ns, now_ns - min(reply.open_ns for reply, _ in answers))
+    PHASES.add(Phase.BARRIER_WAIT, began_ns, opened_ns, is_on_path=True)
+    PHASES.add(Phase.PULL_WAIT, opened_ns, now_ns, is_on_path=True)
 
 
 class _Wait:

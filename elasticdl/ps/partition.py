@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.averaging import Gradients
@@ -22,6 +23,7 @@ from elasticdl.ps.learning_rates import LearningRates, decided_rate
 from elasticdl.ps.lifetimes import GroupSteps
 from elasticdl.ps.part_files import Destination
 from elasticdl.ps.part_writer import Moment, PartImage, PartWriter
+from elasticdl.ps.partition_audit import partition_audit
 from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision
 from elasticdl.ps.refusal import Refused
@@ -194,20 +196,24 @@ class Partition:
                     raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
                 if header.pin:
                     self._check_pin(header.pin)
-                values = [
-                    table.pinned_lookup(ids) if header.pin else table.lookup(ids)
-                    for table, ids in zip(
-                        self._tables, [frames.int64s(buffer) for buffer in buffers], strict=True
-                    )
-                ]
-                if header.dense:
-                    values.append(self._pinned_dense if header.pin else self._dense.values())
-                version = self._pins.version if header.pin else self._version()
-                return frames.pack(ps_pb2.PsReply(version=version), values)
+                with PHASES.measure(Phase.GATHER):
+                    return self._gather(header, [frames.int64s(buffer) for buffer in buffers])
         except Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
+
+    def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> bytes:
+        values = [
+            table.pinned_lookup(own) if header.pin else table.lookup(own)
+            for table, own in zip(self._tables, ids, strict=True)
+        ]
+        if header.dense:
+            values.append(self._pinned_dense if header.pin else self._dense.values())
+        reply = ps_pb2.PsReply(version=self._pins.version if header.pin else self._version())
+        if self._steps is not None:
+            reply.open_ns = self._steps.open_ns
+        return frames.pack(reply, values)
 
     def push(self, data: bytes) -> bytes:
         """Apply minibatch (task, k), or close the task, in the groups that want it next (R2)."""
@@ -221,7 +227,8 @@ class Partition:
                 if header.close:
                     self._close_task(header, decision)
                 else:
-                    self._take_minibatch(header, buffers, decision)
+                    with PHASES.measure(Phase.APPLY):
+                        self._take_minibatch(header, buffers, decision)
                 wanted = self.progress.next(header.task, header.attempt)
                 return frames.pack(ps_pb2.PsReply(version=self._version(), next=wanted))
         except Refused as refused:
@@ -515,39 +522,7 @@ class Partition:
                 self._check(request.incarnation, self._routing_version)
             except Refused as refused:
                 return ps_pb2.PartitionAudit(status=refused.reply.status)
-            totals = self.progress.totals
-            return ps_pb2.PartitionAudit(
-                groups=self._groups,
-                applied_records=totals.applied_records,
-                applied_minibatches=totals.applied_minibatches,
-                repeats_dropped=totals.repeats_dropped,
-                skipped_records=totals.skipped_records,
-                filtered_records=totals.filtered_records,
-                added_records=totals.added_records,
-                beyond_limit_records=totals.beyond_limit_records,
-                closed_records=totals.closed_records,
-                repeated_records=totals.repeated_records,
-                closed_tasks=len(self.progress.closed),
-                epochs=[
-                    # Every group counts every minibatch; a group's own sums stand for the epoch.
-                    ps_pb2.EpochSum(
-                        epoch=epoch, records=int(sums.records[0]), loss_sum=float(sums.loss[0])
-                    )
-                    for epoch, sums in sorted(self.progress.epochs.items())
-                ],
-                tables=[
-                    ps_pb2.TableSize(
-                        name=table.name,
-                        rows=len(table),
-                        num_bytes=table.num_bytes,
-                        candidates=table.num_candidates,
-                        unadmitted_gradients=int(table.unadmitted.sum()),
-                        evicted_rows=int(table.evicted.sum()),
-                    )
-                    for table in self._tables
-                ],
-                dense_bytes=4 * self._dense.size,
-            )
+            return partition_audit(self._contents)
 
     # ------------------------------------------------------------------ checks
 

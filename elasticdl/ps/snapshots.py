@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.part_files import Directory
 from elasticdl.ps.part_writer import GivenUp, Moment, PartImage, PartWriter
@@ -146,7 +147,8 @@ class Snapshots:
     def _write(self, writing: _Writing, writer: PartWriter, directory: Directory) -> None:
         part, why = "", ""
         try:
-            part = json.dumps(writer.write())
+            with PHASES.measure(Phase.CHECKPOINT):
+                part = json.dumps(writer.write())
         except GivenUp:
             why = "given up"
         except OSError as error:

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
 
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.averaging import Gradients, average
 from elasticdl.ps.lanes import Answer, Closing, LaneError, Lanes, Place, Verdict
@@ -96,11 +98,17 @@ class SynchronousSteps:
         self._buffers: dict[int, _Buffered] = {}
         self._average: _Average | None = None
         self._norms = NormExchange()
+        self._opened_ns = perf_counter_ns()
 
     @property
     def version(self) -> int:
         """Steps closed."""
         return self.lanes.step
+
+    @property
+    def open_ns(self) -> int:
+        """For how long the open step is open."""
+        return perf_counter_ns() - self._opened_ns
 
     # -------------------------------------------------------------------- messages
 
@@ -250,6 +258,11 @@ class SynchronousSteps:
         return _Average(gradients, decided_rate(in_order[0].header))
 
     def _close_step(self, totals: np.ndarray | None) -> None:
+        with PHASES.measure(Phase.APPLY):
+            self._apply_step(totals)
+        self._opened_ns = perf_counter_ns()
+
+    def _apply_step(self, totals: np.ndarray | None) -> None:
         assert self._average is not None
         gradients = self._average.gradients
         if gradients is not None:

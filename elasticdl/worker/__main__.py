@@ -19,8 +19,10 @@ from elasticdl.instance import (
 )
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.keras_choice import use_keras
+from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport
+from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,10 @@ def main() -> int:
         return 0
     arguments = parse_arguments("worker")
     start_logging("worker", arguments)
+    if arguments.spec.profile:
+        trace_instance(arguments.spec.job_dir, "worker", arguments.index, arguments.incarnation)
     code = run(arguments)
+    PHASES.close()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

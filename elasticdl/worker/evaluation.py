@@ -8,6 +8,7 @@ from typing import Any
 
 from elasticdl.model import metric_states
 from elasticdl.model.metrics import Metrics
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import TaskEnd
@@ -67,10 +68,12 @@ class Evaluator:
         return states, item.num_records
 
     def _measure_minibatch(self, item: Prepared) -> metric_states.MetricStates:
-        pulled = item.pull.result()
+        with PHASES.on_path(Phase.PULL_WAIT):
+            pulled = item.pull.result()
         assert pulled.dense is not None
         minibatch = item.minibatch
-        with WATCHDOG.watching(f"evaluating minibatch {minibatch.k} of task {minibatch.task_id}"):
+        what = f"evaluating minibatch {minibatch.k} of task {minibatch.task_id}"
+        with WATCHDOG.watching(what), PHASES.step("evaluate"):
             found = self._model.evaluation_step(
                 minibatch.features,
                 minibatch.labels,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from elasticdl.heartbeat import NotAMember
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.lane_client import Finished, LaneClient, Past
@@ -235,11 +236,12 @@ class Lane:
             digest_after=item.minibatch.digest_after,
         )
         lanes = self.connection.lanes
-        if header.skip:
-            return lanes.push(header, pulled.versions)
-        return lanes.push(
-            header, pulled.versions, item.lookup, result.row_gradients, result.dense_gradients
-        )
+        with PHASES.on_path(Phase.PUSH_WAIT):
+            if header.skip:
+                return lanes.push(header, pulled.versions)
+            return lanes.push(
+                header, pulled.versions, item.lookup, result.row_gradients, result.dense_gradients
+            )
 
     def _close(self, taken: _Taken, closing: ps_pb2.TaskClosing) -> None:
         held, task = taken.held, taken.held.task
@@ -256,7 +258,8 @@ class Lane:
             limited=closing.limited,
             lane=place,
         )
-        self.connection.lanes.close_task(header)
+        with PHASES.on_path(Phase.BARRIER_WAIT):
+            self.connection.lanes.close_task(header)
         self._leases.complete(
             held,
             closing.num_minibatches,

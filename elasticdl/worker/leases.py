@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client
 from elasticdl.worker.records import TaskRecords
@@ -19,6 +20,11 @@ logger = logging.getLogger(__name__)
 MOST_HELD = 2
 MOST_HELD_WITH_LANES = 1 << 16
 DEADLINE_S = 300.0
+_OF_MINIBATCHES = (
+    master_pb2.TaskKind.TRAINING,
+    master_pb2.TaskKind.EVALUATION,
+    master_pb2.TaskKind.PREDICTION,
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,10 @@ class Leases:
           DeadlinePassed: the master did not answer for long.
           RpcError: it refused.
         """
+        wait = PHASES.waiting_for_task()
         held = self._ready.get()
+        if held is not None and held.task.kind in _OF_MINIBATCHES:
+            wait.is_over()
         if held is None and self._failure is not None:
             raise self._failure
         return held
@@ -142,6 +151,7 @@ class Leases:
             num_minibatches=num_minibatches,
             result=json.dumps(result) if result is not None else "",
             limited=limited,
+            figures=PHASES.figures("worker").to_message(),
         )
         self._tell("CompleteTask", request)
         self._release([held.grant])
@@ -231,7 +241,10 @@ class Leases:
     def _lease_one(self, number: int) -> int:
         """Ask once; return the number of the next request: one that was answered is over."""
         request = master_pb2.LeaseRequest(instance=self._instance, request=number)
-        reply = self._master.call_until("Lease", request, DEADLINE_S, give_up=self._stopped.is_set)
+        with PHASES.leasing.measure(Phase.LEASE):
+            reply = self._master.call_until(
+                "Lease", request, DEADLINE_S, give_up=self._stopped.is_set
+            )
         if reply.pin_over > self._pin_over:
             self._pin_over = reply.pin_over
             self._on_pin_over(reply.pin_over)
@@ -250,12 +263,9 @@ class Leases:
             if is_of_lane:
                 self._of_lanes.add(reply.grant)
         try:
-            held = HeldTask(
-                reply.task,
-                reply.grant,
-                self._read(reply.task),
-                cluster_version=reply.cluster_version,
-            )
+            with PHASES.leasing.measure(Phase.READ):
+                records = self._read(reply.task)
+            held = HeldTask(reply.task, reply.grant, records, cluster_version=reply.cluster_version)
         except Exception as error:
             held = HeldTask(reply.task, reply.grant, [], error)
         with self._changed:

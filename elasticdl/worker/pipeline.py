@@ -18,6 +18,7 @@ from elasticdl.model.element_spec import split_element
 from elasticdl.model.mode import Mode
 from elasticdl.model.records_input import array_specs, minibatches, records_dataset
 from elasticdl.model.user_code import without_library_frames
+from elasticdl.phases import Phase, Track
 from elasticdl.worker.digests import minibatch_digest
 from elasticdl.worker.records import TableRecords, TaskRecords
 from elasticdl.worker.watchdog import WATCHDOG
@@ -105,6 +106,9 @@ class TaskPipeline:
       prefetch: minibatches made ahead.
       digests: whether to make digests of the minibatches, those before a task's first included.
 
+    Attributes:
+      starving: counts as `read` while all tasks that were put have been taken.
+
     Raises:
       UserCodeError: the user's function raises while it is traced.
     """
@@ -118,6 +122,7 @@ class TaskPipeline:
         prefetch: int = 2,
         digests: bool = False,
     ) -> None:
+        self.starving = Track(None)
         self._function = contract.function("dataset")
         self._waiting: queue.SimpleQueue[_Descriptor | None] = queue.SimpleQueue()
         self._tasks: deque[_Descriptor] = deque()
@@ -251,12 +256,16 @@ class TaskPipeline:
         self._failed = False
 
     def _descriptors(self) -> Iterator[tuple[Any, ...]]:
-        while (task := self._waiting.get()) is not None:
+        while (task := self._next_task()) is not None:
             # One more than the limit, to know whether there is more.
             limit = _NO_LIMIT if task.max_minibatches is None else task.max_minibatches + 1
             records = task.records
             arrays = records.arrays if isinstance(records, TableRecords) else [list(records)]
             yield task.task_id, limit, *arrays
+
+    def _next_task(self) -> _Descriptor | None:
+        with self.starving.measure(Phase.READ):
+            return self._waiting.get()
 
     def _error(self, error: tf.errors.OpError | UnicodeDecodeError) -> UserCodeError:
         task = self._tasks[0]

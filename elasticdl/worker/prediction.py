@@ -15,6 +15,7 @@ from elasticdl.data.predictions import PredictionWriter, merge_parts
 from elasticdl.data.schema import arrays_of, schema_of
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2
 from elasticdl.worker.leases import HeldTask
 from elasticdl.worker.pipeline import TaskEnd
@@ -60,9 +61,11 @@ class Predictor:
         self._stream.put(held.task.id, held.records, 0, None)
         parts: list[dict[str, Any]] = []
         while not isinstance(item := self._stream.next(), TaskEnd):
-            pulled = item.pull.result()
+            with PHASES.on_path(Phase.PULL_WAIT):
+                pulled = item.pull.result()
             assert pulled.dense is not None
-            with WATCHDOG.watching(f"predicting minibatch {item.minibatch.k} of {held.task.id}"):
+            what = f"predicting minibatch {item.minibatch.k} of {held.task.id}"
+            with WATCHDOG.watching(what), PHASES.step("predict"):
                 outputs = self._model.forward(
                     item.minibatch.features, pulled.dense, pulled.rows, item.lookup.inverses
                 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from elasticdl.phases import PHASES, Phase, Track
 from elasticdl.ps.client import Lookup, ParameterClient, PendingPull, Pulled
 from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
 from elasticdl.worker.records import TaskRecords
@@ -53,6 +55,7 @@ class MinibatchStream:
         self._items: queue.Queue[Item | BaseException] = queue.Queue(max(1, most_ahead))
         self._pins: dict[int, int] = {}
         self._closed = threading.Event()
+        self._preparing = Track(PHASES)
         self._thread = threading.Thread(target=self._prepare_all, name="stream", daemon=True)
         self._thread.start()
 
@@ -83,7 +86,11 @@ class MinibatchStream:
           UserCodeError: the input function raised.
           Exception: what `before_pull` or a pull raised.
         """
-        item = self._items.get()
+        try:
+            item = self._items.get_nowait()
+        except queue.Empty:
+            with PHASES.waiting_for_minibatch(self._preparing, self._pipeline.starving):
+                item = self._items.get()
         if isinstance(item, BaseException):
             raise item
         return item
@@ -97,25 +104,33 @@ class MinibatchStream:
 
     def _prepare_all(self) -> None:
         try:
-            for position, element in enumerate(self._pipeline):
+            for position in itertools.count():
+                with self._preparing.measure(Phase.PARSE, self._pipeline.starving):
+                    element = next(self._pipeline, None)
+                if element is None:
+                    return
                 if isinstance(element, TaskEnd):
                     self._pins.pop(element.task_id, None)
                     self._hand_over(element)
                     continue
                 pin = self._pins.get(element.task_id, 0)
-                lookup = self._client.prepare(element.ids)
-                self._before_pull(position)
-                pull = (
-                    self._client.start_pull(lookup, pin=pin)
-                    if self._pulls
-                    else PendingPull(_no_pull)
-                )
+                with self._preparing.measure(Phase.COLLECT):
+                    lookup = self._client.prepare(element.ids)
+                with self._preparing.measure(Phase.PUSH_WAIT):
+                    self._before_pull(position)
+                pull = self._start_pull(lookup, pin)
                 self._hand_over(Prepared(element, lookup, pull))
         except _Closed:
             pass
         except BaseException as error:
             with contextlib.suppress(_Closed):
                 self._hand_over(error)
+
+    def _start_pull(self, lookup: Lookup, pin: int) -> PendingPull:
+        if not self._pulls:
+            return PendingPull(_no_pull)
+        with self._preparing.measure(Phase.COLLECT):
+            return self._client.start_pull(lookup, pin=pin)
 
     def _hand_over(self, item: Item | BaseException) -> None:
         while not self._closed.is_set():

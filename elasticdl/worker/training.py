@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
+from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import ParameterClient, Pulled, TaskRewound
 from elasticdl.ps.progress import CLOSED
@@ -113,7 +114,8 @@ class Trainer:
         if min(self._wanted[held.grant]) > minibatch.k:  # Somebody else has pushed it everywhere.
             self._put(lambda index: None)
             return
-        pulled = item.pull.result()
+        with PHASES.on_path(Phase.PULL_WAIT):
+            pulled = item.pull.result()
         result = train_minibatch(self._spec, self._model, held.task, item, pulled)
         self.loss = smoothed(self.loss, result)
 
@@ -131,12 +133,13 @@ class Trainer:
                 digest_after=minibatch.digest_after,
                 attempt=held.task.attempt,
             )
-            if header.skip:
-                answer = self._client.push(index, header)
-            else:
-                answer = self._client.push(
-                    index, header, item.lookup, result.row_gradients, result.dense_gradients
-                )
+            with PHASES.measure(Phase.PUSH):
+                if header.skip:
+                    answer = self._client.push(index, header)
+                else:
+                    answer = self._client.push(
+                        index, header, item.lookup, result.row_gradients, result.dense_gradients
+                    )
             self._note_answer(held, index, *answer)
 
         self._put(send)
@@ -183,7 +186,8 @@ class Trainer:
         self._put(send)
 
     def _put(self, send: Send) -> None:
-        self._pushes.put(send)
+        with PHASES.on_path(Phase.PUSH_WAIT):
+            self._pushes.put(send)
         self._num_pushed += 1
 
     def finish(self) -> None:
@@ -207,7 +211,8 @@ def train_minibatch(
     """
     minibatch = item.minibatch
     assert pulled.dense is not None
-    with WATCHDOG.watching(f"training minibatch {minibatch.k} of task {task.id}"):
+    what = f"training minibatch {minibatch.k} of task {task.id}"
+    with WATCHDOG.watching(what), PHASES.step("train"):
         result = model.train_step(
             minibatch.features,
             minibatch.labels,

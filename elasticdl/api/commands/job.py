@@ -80,6 +80,8 @@ def show_result(job_spec: JobSpec, result: JobResult) -> None:
 
 def result_lines(job_spec: JobSpec, result: JobResult) -> list[str]:
     """Say how a job ended: its metrics, its audit, its output, and what to type next."""
+    from elasticdl.api.profile import TABLE_FILE, TRACE_FILE, bottleneck_line, profile_of
+
     lines = []
     if result.metrics:
         what = "on validation data: " if job_spec.command == "train" else ""
@@ -88,6 +90,11 @@ def result_lines(job_spec: JobSpec, result: JobResult) -> list[str]:
         lines.append(f"loss {result.history[-1]['loss']:.4f} (training, last epoch)")
     if result.audit:
         lines.append(audit_line(result.audit))
+    if line := bottleneck_line(result.figures):
+        lines.append(line)
+    if job_spec.profile:
+        profile = _shown_path(str(profile_of(result.job_dir)))
+        lines.append(f"profile: {profile}: {TABLE_FILE}, and {TRACE_FILE} for chrome://tracing")
     if job_spec.command == "train" and result.output:
         lines.append(f"trained model: {_shown_path(result.output)}")
         lines.append(f"next: {_predict_command(job_spec, result.output)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from elasticdl.api.commands import Command
 from elasticdl.api.commands.job import show_result
 from elasticdl.api.parser import Parser, add_switch
-from elasticdl.api.result import audit_line, finite
+from elasticdl.api.progress import status_line
+from elasticdl.api.result import JobStatus, audit_line, finite
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.table import table_lines
 from elasticdl.errors import UsageError
@@ -18,6 +20,7 @@ from elasticdl.job_spec import option_value
 _AUDIT = "say what became of every record of a job"
 _SCALE = "change how many workers, or parameter servers, a running job has"
 _LIST = "list the jobs of this machine"
+_STATUS = "say where a job stands, and what limits its speed"
 _STOP = "stop a running job"
 _RESUME = "go on with a job that was stopped, failed or lost"
 _EVENTS = "tell what happened to a job: deaths, leases, checkpoints, decisions"
@@ -84,6 +87,40 @@ def _list(words: Sequence[str]) -> None:
         print(line)
 
 
+def _status(words: Sequence[str]) -> None:
+    examples = ["elasticdl jobs status mnist-1", "elasticdl jobs status mnist-1 --json"]
+    parser = _parser("status", _STATUS, "JOB [--json]", examples)
+    add_switch(parser, "json", "print it as JSON")
+    parsed = parser.parse(words)
+
+    from elasticdl.api import jobs
+
+    found = jobs.status(parsed.job)
+    if _wants_json(parsed):
+        print(json.dumps(finite(found)))
+        return
+    for line in status_lines(found):
+        print(line)
+
+
+def status_lines(found: Mapping[str, Any]) -> list[str]:
+    """Say what `jobs.status` returns: where the job stands, its instances, where the time goes."""
+    from elasticdl.api.profile import bottleneck_line, minibatch_line, phase_rows
+
+    progress = found.get("progress")
+    if progress is None:
+        error = str(found.get("error", "")).splitlines()
+        lines = [f"{found['name']}: {found['state']}{f': {error[0]}' if error else ''}"]
+    else:
+        lines = [f"{found['name']}: {status_line(JobStatus(**progress))}"]
+        lines += table_lines(found["instances"]) if found["instances"] else []
+    # What it does now, unless it has not done enough of it to tell.
+    times = found["recent"] if found["recent"].get("bottleneck") else found["total"]
+    lines += filter(None, [minibatch_line(times), bottleneck_line(times)])
+    rows = phase_rows(times)
+    return lines + (table_lines(rows) if rows else [])
+
+
 def _stop(words: Sequence[str]) -> None:
     parsed = _parser("stop", _STOP, "JOB", ["elasticdl jobs stop mnist-1"]).parse(words)
 
@@ -122,6 +159,7 @@ COMMANDS = [
     Command(("jobs", "list"), _LIST, _list),
     Command(("jobs", "audit"), _AUDIT, _audit),
     Command(("jobs", "scale"), _SCALE, _scale),
+    Command(("jobs", "status"), _STATUS, _status),
     Command(("jobs", "stop"), _STOP, _stop),
     Command(("jobs", "resume"), _RESUME, _resume),
     Command(("jobs", "events"), _EVENTS, _events),
