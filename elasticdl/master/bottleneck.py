@@ -151,8 +151,8 @@ _WAITS = {
         "cut tasks smaller with --records_per_task"
     ),
     Phase.COLLECT: (
-        "ids to be prepared {of_time}: deduplicating them and asking for their rows takes longer than "
-        "a step; add workers"
+        "ids to be prepared {of_time}: deduplicating them and asking for their rows takes longer "
+        "than a step; add workers"
     ),
     Phase.BARRIER_WAIT: (
         "each other {of_time}: every step waits for the slowest worker; give all workers the same "

@@ -100,7 +100,9 @@ class Master:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             client = Client(service, self._connect(instance), str(instance.spec))
             try:
-                request = ps_pb2.AuditRequest(incarnation=instance.spec.incarnation)
+                request = ps_pb2.AuditRequest(
+                    incarnation=instance.spec.incarnation, with_figures=True
+                )
                 audit = client.call_until(
                     "GetAudit",
                     request,

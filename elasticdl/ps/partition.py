@@ -522,7 +522,7 @@ class Partition:
                 self._check(request.incarnation, self._routing_version)
             except Refused as refused:
                 return ps_pb2.PartitionAudit(status=refused.reply.status)
-            return partition_audit(self._contents)
+            return partition_audit(self._contents, request.with_figures)
 
     # ------------------------------------------------------------------ checks
 

@@ -7,8 +7,8 @@ from elasticdl.proto import ps_pb2
 from elasticdl.ps.contents import Contents
 
 
-def partition_audit(contents: Contents) -> ps_pb2.PartitionAudit:
-    """Describe what a partition holds; its lock is held."""
+def partition_audit(contents: Contents, with_figures: bool) -> ps_pb2.PartitionAudit:
+    """Describe what a partition holds, whose lock is held, and what its time went into."""
     progress = contents.progress
     totals = progress.totals
     return ps_pb2.PartitionAudit(
@@ -40,5 +40,5 @@ def partition_audit(contents: Contents) -> ps_pb2.PartitionAudit:
             for table in contents.tables
         ],
         dense_bytes=4 * contents.dense.size,
-        figures=PHASES.figures("ps").to_message(),
+        figures=PHASES.figures("ps").to_message() if with_figures else None,
     )

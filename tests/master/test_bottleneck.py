@@ -72,7 +72,8 @@ CASES = [
         [worker(step=330, collect=300, pull_wait=220, parse=150)],
         [BUSY],
         "step",
-        "nothing stands out of the workers’ time (step 33%, collect 30%, pull wait 22%): add workers",
+        "nothing stands out of the workers’ time (step 33%, collect 30%, pull wait 22%): add "
+        "workers",
     ),
     # A worker that has not begun says nothing of the others.
     pytest.param(
