@@ -184,8 +184,12 @@ class Checkpoints:
             if verdict is not Verdict.WRITTEN:
                 with contextlib.suppress(OSError):  # It is no checkpoint, whatever it is.
                     remove(self._root, [number])
-        if verdict is Verdict.LOST and not self._stopped.is_set():
-            why = "a parameter server was lost meanwhile"
+        why = {
+            Verdict.LOST: "a parameter server was lost meanwhile",
+            Verdict.AGAIN: "its step had passed on a parameter server, or was not reached; another "
+            "one is begun",
+        }.get(verdict)
+        if why is not None and not self._stopped.is_set():
             self._coordinator.checkpoint_failed(number, why, is_loud=False)
         return verdict
 

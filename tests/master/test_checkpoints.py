@@ -270,6 +270,20 @@ def test_a_partition_that_is_lost_before_the_commit_ends_that_number(start, monk
     assert job.applied() == [{8}, {8}]
 
 
+def test_one_that_is_begun_again_under_another_number_is_told_with_the_reason(start):
+    job = start(checkpoint_steps=2)
+    job.initialize()
+    job.wait_for_number(1)
+    partition = job.servers.partitions[0]
+    later = ps_pb2.SnapshotRequest(incarnation=partition.incarnation, number=3, at_version=1 << 40)
+    partition.snapshot(later)  # So that it answers the second that a newer one was asked for.
+    job.train(2)
+    job.wait_for_number(3)
+    (ended,) = read_journal(job.directory, "checkpoint_failed")
+    assert ended.body["number"] == 2
+    assert "another one is begun" in ended.body["reason"]
+
+
 def test_a_checkpoint_tells_what_its_partitions_had_counted(start):
     job = start(checkpoint_steps=3)
     job.initialize()
