@@ -20,10 +20,12 @@ def kill_workers_until(job: Job, seen, most: int = 20) -> None:
         done = job.records_done()
         wait_until("progress", lambda done=done: job.records_done() > done)
         victims = wait_until("a running worker", lambda: job.running("worker"))
-        os.kill(victims[0].pid, signal.SIGKILL)
+        # Not the one that has only just come, and holds nothing that was trained in part.
+        victim = min(victims, key=lambda one: one.instance.incarnation)
+        os.kill(victim.pid, signal.SIGKILL)
         wait_until(
             "its death to be seen",
-            lambda pid=victims[0].pid: pid not in [one.pid for one in job.running("worker")],
+            lambda pid=victim.pid: pid not in [one.pid for one in job.running("worker")],
         )
         if seen():
             return
