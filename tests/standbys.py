@@ -11,7 +11,7 @@ from elasticdl.ps.copy_source import CopySource
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.restoring import Source
 from elasticdl.ps.standby import Standby, keeper_of
-from elasticdl.rpc import Client, DirectTransport, Service
+from elasticdl.rpc import Client, DirectTransport, Frame, Placement, Service
 
 STANDBY = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
 
@@ -23,9 +23,11 @@ class HookedTransport(DirectTransport):
         super().__init__(service)
         self._hook = hook
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
         self._hook(path)
-        return super().call(path, request, timeout_s)
+        return super().call(path, request, timeout_s, placement)
 
 
 class Standbys:

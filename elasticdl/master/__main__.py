@@ -17,7 +17,7 @@ from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
 from elasticdl.phases import PHASES
-from elasticdl.rpc import GrpcTransport, Server
+from elasticdl.rpc import GrpcTransport, Server, StreamTransport
 from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def run(arguments: InstanceArguments) -> int:
     master = Master(
         arguments.spec,
         backend,
-        connect=lambda instance: GrpcTransport(instance.address, arguments.token),
+        connect=lambda instance: StreamTransport(instance.address, arguments.token),
         incarnation=arguments.incarnation,
         session=arguments.session,
     )

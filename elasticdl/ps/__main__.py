@@ -21,13 +21,19 @@ from elasticdl.ps.copies import Copies
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.standby import Standby
-from elasticdl.rpc import Client, GrpcTransport, Server, Service, Transport
+from elasticdl.rpc import (
+    Client,
+    GrpcTransport,
+    Service,
+    StreamServer,
+    StreamTransport,
+    Transport,
+)
 from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
 
 LISTEN = "127.0.0.1:0"
-NUM_THREADS = 16
 MOST_WAITING = 256
 
 
@@ -35,7 +41,7 @@ def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
     ended = threading.Event()
     on_sigterm(ended.set)
-    # In sync mode every lane may have a request that waits; others need threads beside them.
+    # In sync mode every lane may have a request that waits.
     spec = arguments.spec
     num_lanes = (spec.grads_to_wait or spec.num_workers) if spec.consistency == "sync" else 0
     most_waiting = min(MOST_WAITING, num_lanes)
@@ -44,7 +50,7 @@ def run(arguments: InstanceArguments) -> int:
         Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
         Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),
     ]
-    server = Server(services, arguments.token, LISTEN, NUM_THREADS + most_waiting)
+    server = StreamServer(services, arguments.token, LISTEN)
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )
@@ -58,7 +64,7 @@ def run(arguments: InstanceArguments) -> int:
             ended.set()
 
     def connect(other: master_pb2.Partition) -> Transport:
-        return GrpcTransport(other.address, arguments.token)
+        return StreamTransport(other.address, arguments.token)
 
     standby = Standby(partition, connect)
     heartbeat = Heartbeat(master, instance, on_end, on_cluster=standby.heard)

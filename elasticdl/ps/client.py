@@ -15,8 +15,16 @@ from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.dense_variables import plan_slices
 from elasticdl.ps.optimizers import OptimizerConfig
+from elasticdl.ps.pulling import Incoming, Lookup, PendingPull, Pulled
 from elasticdl.ps.routing import deduplicate
-from elasticdl.rpc import Client, DeadlinePassed, RpcUnavailable, Transport
+from elasticdl.rpc import (
+    Client,
+    DeadlinePassed,
+    Frame,
+    Placement,
+    RpcUnavailable,
+    Transport,
+)
 
 DEADLINE_S = 120.0
 CALL_TIMEOUT_S = 30.0
@@ -87,48 +95,6 @@ class ModelLayout:
         return OptimizerConfig.from_json(self.model.optimizer)
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """The distinct ids of one minibatch, ordered by partition, for each table.
-
-    unique: int64 ``[u]``; inverse: int32 ``[n]``; offsets: int64 ``[partitions + 1]`` into unique.
-    """
-
-    unique: tuple[np.ndarray, ...]
-    inverses: tuple[np.ndarray, ...]
-    offsets: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """What a pull brought.
-
-    dense: float32 ``[D]``, None unless asked for; rows: float32 ``[u, dim]`` of each table, in the
-    order of the lookup; versions: of each partition.
-    """
-
-    dense: np.ndarray | None
-    rows: tuple[np.ndarray, ...]
-    versions: tuple[int, ...]
-
-
-class PendingPull:
-    """A pull under way; `result` waits for it."""
-
-    def __init__(self, finish: Callable[[], Pulled]) -> None:
-        self._finish = finish
-
-    def result(self) -> Pulled:
-        """Return what came.
-
-        Raises:
-          StaleCluster: a partition moved.
-          PinGone: a partition does not have the pin that was named.
-          DeadlinePassed: a partition did not answer in time.
-        """
-        return self._finish()
-
-
 class ParameterClient:
     """Pulls from and pushes to every partition. Thread-safe.
 
@@ -186,11 +152,9 @@ class ParameterClient:
             else:
                 spans.append((start, start + item.length))
 
-    def _dense_of(self, partition: int, flat: np.ndarray) -> np.ndarray:
-        spans = self._spans[partition]
-        if not spans:
-            return np.zeros(0, np.float32)
-        return np.concatenate([flat[start:end] for start, end in spans])
+    def _dense_of(self, partition: int, flat: np.ndarray) -> list[np.ndarray]:
+        """Return the slices of a partition, side by side as it has them."""
+        return [flat[start:end] for start, end in self._spans[partition]]
 
     # ------------------------------------------------------------- before training
 
@@ -270,10 +234,21 @@ class ParameterClient:
           pin: as of this pin; 0 for the current ones.
         """
         requests = self.pull_requests(lookup, ps_pb2.PullHeader(dense=dense, pin=pin))
-        calls = [self.start(index, "Pull", request) for index, request in enumerate(requests)]
-        return PendingPull(lambda: self._finish_pull(lookup, dense, requests, calls))
+        incoming = self.incoming(lookup, dense)
+        calls = [
+            self.start(index, "Pull", request, placement)
+            for index, (request, placement) in enumerate(
+                zip(requests, incoming.placements, strict=True)
+            )
+        ]
+        return PendingPull(lambda: self._finish_pull(incoming, requests, calls))
 
-    def pull_requests(self, lookup: Lookup, header: ps_pb2.PullHeader) -> list[bytes]:
+    def incoming(self, lookup: Lookup, dense: bool) -> Incoming:
+        """Return memory for what a pull brings."""
+        size = self.dense_size if dense else None
+        return Incoming(lookup, self.layout.dims, size, self._spans)
+
+    def pull_requests(self, lookup: Lookup, header: ps_pb2.PullHeader) -> list[Frame]:
         """Return the frame that pulls a lookup's rows from each partition."""
         requests = []
         for index, incarnation in enumerate(self.incarnations):
@@ -287,40 +262,27 @@ class ParameterClient:
         return requests
 
     def _finish_pull(
-        self, lookup: Lookup, dense: bool, requests: list[bytes], calls: list[Future[bytes]]
+        self, incoming: Incoming, requests: list[Frame], calls: list[Future[Frame]]
     ) -> Pulled:
         answers = []
         for index, call in enumerate(calls):
             try:
                 answers.append(self.read(index, call.result()))
             except RpcUnavailable:
-                answers.append(self._ask(index, "Pull", requests[index]))
-        return self.pulled(lookup, dense, answers)
+                placement = incoming.placements[index]
+                answers.append(self._ask(index, "Pull", requests[index], placement))
+        return self.pulled(incoming, answers)
 
-    def pulled(
-        self,
-        lookup: Lookup,
-        dense: bool,
-        answers: Sequence[Answer],
-    ) -> Pulled:
-        """Put together what the partitions, in order, answered to `pull_requests`."""
-        rows = tuple(
-            np.empty((len(unique), dim), np.float32)
-            for unique, dim in zip(lookup.unique, self.layout.dims, strict=True)
-        )
-        flat = np.empty(self.dense_size, np.float32) if dense else None
-        versions = []
-        for index, (reply, buffers) in enumerate(answers):
-            for table, offsets in enumerate(lookup.offsets):
-                part = rows[table][offsets[index] : offsets[index + 1]]
-                part[:] = frames.float32_rows(buffers[table], part.shape[1])
-            if flat is not None:
-                values, position = frames.float32s(buffers[-1]), 0
-                for start, end in self._spans[index]:
-                    flat[start:end] = values[position : position + end - start]
-                    position += end - start
-            versions.append(reply.version)
-        return Pulled(flat, rows, tuple(versions))
+    def pulled(self, incoming: Incoming, answers: Sequence[Answer]) -> Pulled:
+        """Return what the partitions, in order, answered to `pull_requests`.
+
+        Raises:
+          JobError: the answer of one does not fit the model.
+        """
+        for index, placement in enumerate(incoming.placements):
+            if not placement.is_filled:
+                raise JobError(f"{self.name(index)}: what was pulled does not fit the model")
+        return incoming.pulled([reply.version for reply, _ in answers])
 
     def push(
         self,
@@ -349,7 +311,7 @@ class ParameterClient:
           TaskDiffers: it must begin anew; nothing was applied.
           DeadlinePassed: it did not answer in time.
         """
-        buffers: list[np.ndarray] = []
+        buffers: list[np.ndarray | list[np.ndarray]] = []
         if lookup is not None:
             assert dense_gradients is not None
             for table, offsets in enumerate(lookup.offsets):
@@ -485,18 +447,20 @@ class ParameterClient:
         """A partition's name, for messages."""
         return self._clients[index].name
 
-    def start(self, index: int, method: str, request: bytes) -> Future[bytes]:
+    def start(
+        self, index: int, method: str, request: Frame, placement: Placement | None = None
+    ) -> Future[Frame]:
         """Start a call of a partition that takes and returns a frame."""
-        return self._clients[index].start(method, request, CALL_TIMEOUT_S)
+        return self._clients[index].start(method, request, CALL_TIMEOUT_S, placement)
 
-    def read(self, index: int, data: bytes, expected: Container[int] = _ANSWERED) -> Answer:
+    def read(self, index: int, frame: Frame, expected: Container[int] = _ANSWERED) -> Answer:
         """Take apart a partition's reply.
 
         Raises:
           StaleCluster: the partition moved, or is empty.
           JobError: it refused, with none of the `expected` statuses.
         """
-        reply, buffers = frames.unpack(data, ps_pb2.PsReply)
+        reply, buffers = frames.unpack(frame, ps_pb2.PsReply)
         if reply.status in expected:
             return reply, buffers
         raise self.refusal(index, reply.status, reply.message)
@@ -513,7 +477,13 @@ class ParameterClient:
         name = ps_pb2.PsStatus.Name(status)
         return JobError(f"{self.name(index)} refused a request ({name}): {message}")
 
-    def call(self, index: int, method: str, request: Message | bytes) -> Any:
+    def call(
+        self,
+        index: int,
+        method: str,
+        request: Message | Frame,
+        placement: Placement | None = None,
+    ) -> Any:
         """Call a partition until there is an answer: a lost reply never means nothing happened.
 
         Raises:
@@ -523,7 +493,7 @@ class ParameterClient:
         """
         try:
             return self._clients[index].call_until(
-                method, request, DEADLINE_S, CALL_TIMEOUT_S, give_up=self._is_over
+                method, request, DEADLINE_S, CALL_TIMEOUT_S, self._is_over, placement
             )
         except DeadlinePassed:
             self.check()
@@ -532,5 +502,7 @@ class ParameterClient:
     def _is_over(self) -> bool:
         return self._give_up() or self._is_stale()
 
-    def _ask(self, index: int, method: str, request: bytes) -> Answer:
-        return self.read(index, self.call(index, method, request))
+    def _ask(
+        self, index: int, method: str, request: Frame, placement: Placement | None = None
+    ) -> Answer:
+        return self.read(index, self.call(index, method, request, placement))

@@ -15,6 +15,7 @@ from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.part_files import check_part
 from elasticdl.ps.refusal import Refused
+from elasticdl.rpc import Frame
 
 MAX_READ_BYTES = 1 << 24
 
@@ -65,10 +66,10 @@ class Copies:
 
     # ------------------------------------------------------------------ writing
 
-    def write_copy(self, data: bytes) -> bytes:
+    def write_copy(self, frame: Frame) -> Frame:
         """Take bytes of a file of a part."""
         try:
-            header, buffers = frames.unpack(data, ps_pb2.WriteCopyHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.WriteCopyHeader)
             if len(buffers) != 1:
                 raise frames.FrameError(f"{len(buffers)} buffers; the bytes are one")
             with self._lock:
@@ -160,10 +161,10 @@ class Copies:
                 model=copy.finished.model,
             )
 
-    def read_copy(self, data: bytes) -> bytes:
+    def read_copy(self, frame: Frame) -> Frame:
         """Return bytes of a file of a part that is kept."""
         try:
-            header, _ = frames.unpack(data, ps_pb2.ReadCopyHeader)
+            header, _ = frames.unpack(frame, ps_pb2.ReadCopyHeader)
             with self._lock:
                 end = header.offset + min(max(0, header.max_bytes), MAX_READ_BYTES)
                 found = self._file(header.part, header.file)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from elasticdl.memory import POOL
 from elasticdl.ps.arrays import require
 from elasticdl.ps.optimizers import OptimizerConfig, apply_dense
 
@@ -115,7 +116,9 @@ class DenseSlices:
 
     def values(self) -> np.ndarray:
         """Return a copy of the vector, float32 ``[size]``."""
-        return self._weights.copy()
+        values = POOL.float32s(self.size)
+        values[:] = self._weights
+        return values
 
     def slots(self) -> np.ndarray:
         """Return a copy of the optimizer's slots, float32 ``[num_slots, size]``."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from elasticdl.errors import ElasticDLError
+from elasticdl.memory import POOL
 from elasticdl.ps import kernels
 from elasticdl.ps.admission import MAX_CANDIDATES, Admission
 from elasticdl.ps.arena import Arena
@@ -129,7 +130,7 @@ class EmbeddingTable:
         """Return weights, float32 ``[n, dim]``; unseen ids' are initial ones and stay unseen."""
         ids = require("ids", ids, np.int64, (None,))
         rows, num_missing = self._directory.find(ids)
-        values = np.empty((len(ids), self.dim), np.float32)
+        values = POOL.float32s(len(ids), self.dim)
         kernels.gather_rows(self._storage.rows, rows, values)
         if num_missing:
             missing = rows < 0

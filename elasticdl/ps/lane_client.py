@@ -17,12 +17,11 @@ from elasticdl.ps import frames
 from elasticdl.ps.client import (
     DEADLINE_S,
     Answer,
-    Lookup,
     ParameterClient,
-    Pulled,
     TaskRewound,
 )
-from elasticdl.rpc import DeadlinePassed, RpcUnavailable
+from elasticdl.ps.pulling import Lookup, Pulled
+from elasticdl.rpc import DeadlinePassed, Frame, Placement, RpcUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +82,10 @@ class LaneClient:
           GaveUp: the job is over.
         """
         header = ps_pb2.PullHeader(dense=True, lane=lane, k=k)
-        requests, began_ns = self._client.pull_requests(lookup, header), perf_counter_ns()
-        answers = self._ask_all("Pull", requests)
+        requests = self._client.pull_requests(lookup, header)
+        incoming = self._client.incoming(lookup, dense=True)
+        began_ns = perf_counter_ns()
+        answers = self._ask_all("Pull", requests, incoming.placements)
         _count_wait(began_ns, answers)
         past = [reply for reply, _ in answers if reply.status == ps_pb2.PS_PAST]
         if past:
@@ -92,7 +93,7 @@ class LaneClient:
             return Past(max(reply.next for reply in past), closings[0] if closings else None)
         if any(reply.status == ps_pb2.PS_FINISHED for reply, _ in answers):
             return Finished()
-        return self._client.pulled(lookup, True, answers)
+        return self._client.pulled(incoming, answers)
 
     def push(
         self,
@@ -155,7 +156,7 @@ class LaneClient:
             own = ps_pb2.PushHeader()
             own.CopyFrom(header)
             requests.append(frames.pack(self._client.addressed(index, own)))
-        self._ask_all("Push", requests)
+        self._ask_all("Push", requests, [None] * self._num_partitions)
 
     def close(self) -> None:
         """End the threads."""
@@ -163,10 +164,13 @@ class LaneClient:
 
     # --------------------------------------------------------------------- waiting
 
-    def _ask_all(self, method: str, requests: Sequence[bytes]) -> list[Answer]:
+    def _ask_all(
+        self, method: str, requests: Sequence[Frame], placements: Sequence[Placement | None]
+    ) -> list[Answer]:
         """Ask every partition until each gave an answer that will not change."""
         waits = [
-            _Wait(self._client, index, method, request) for index, request in enumerate(requests)
+            _Wait(self._client, index, method, request, placement)
+            for index, (request, placement) in enumerate(zip(requests, placements, strict=True))
         ]
         while True:
             pending = {one.call: one for one in waits if one.call is not None}
@@ -228,14 +232,22 @@ def _count_wait(began_ns: int, answers: Sequence[Answer]) -> None:
 class _Wait:
     """One partition that is asked until its answer is final: a call under way, or a rest."""
 
-    def __init__(self, client: ParameterClient, index: int, method: str, request: bytes) -> None:
+    def __init__(
+        self,
+        client: ParameterClient,
+        index: int,
+        method: str,
+        request: Frame,
+        placement: Placement | None,
+    ) -> None:
         self.index = index
         self.answer: Answer | None = None
-        self.call: Future[bytes] | None = None
+        self.call: Future[Frame] | None = None
         self.send_at = 0.0
         self._client = client
         self._method = method
         self._request = request
+        self._placement = placement
         self._since = self._told = time.monotonic()
         self._unavailable_since: float | None = None
         self._version = -1
@@ -246,7 +258,7 @@ class _Wait:
     def send(self) -> None:
         """Ask."""
         self._sent = time.monotonic()
-        self.call = self._client.start(self.index, self._method, self._request)
+        self.call = self._client.start(self.index, self._method, self._request, self._placement)
 
     def receive(self) -> tuple[int, int]:
         """Take the reply of a call that is done; return its status and version."""

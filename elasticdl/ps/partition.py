@@ -32,6 +32,7 @@ from elasticdl.ps.routing import group_of
 from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
+from elasticdl.rpc import Frame
 
 MAX_EXPORT_ROWS = 1 << 18
 
@@ -65,10 +66,10 @@ class Partition:
 
     # ------------------------------------------------------------------ the model
 
-    def initialize(self, data: bytes) -> bytes:
+    def initialize(self, frame: Frame) -> Frame:
         """Define the partition and set its initial values; a repeat changes nothing."""
         try:
-            header, buffers = frames.unpack(data, ps_pb2.InitializeHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.InitializeHeader)
             with self._lock:
                 self._check_incarnation(header.incarnation)
                 if self._model is None:
@@ -133,13 +134,13 @@ class Partition:
         self._routing_version = contents.routing_version
         self._model = contents.model
 
-    def load_rows(self, data: bytes) -> bytes:
+    def load_rows(self, frame: Frame) -> Frame:
         """Set rows of a table before training: those of a trained model.
 
         After the first push, snapshot or restore nothing is set: a repeat came late.
         """
         try:
-            header, buffers = frames.unpack(data, ps_pb2.LoadRowsHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.LoadRowsHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
                 table = self._table(header.table)
@@ -158,10 +159,10 @@ class Partition:
         except (frames.FrameError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
-    def export_rows(self, data: bytes) -> bytes:
+    def export_rows(self, frame: Frame) -> Frame:
         """Return a page of a table: ids int64 ``[n]``, weights float32 ``[n, dim]``."""
         try:
-            header, _ = frames.unpack(data, ps_pb2.ExportRowsHeader)
+            header, _ = frames.unpack(frame, ps_pb2.ExportRowsHeader)
             with self._lock:
                 self._check(header.incarnation, self._routing_version)
                 table = self._table(header.table)
@@ -181,13 +182,13 @@ class Partition:
 
     # ------------------------------------------------------------------ a minibatch
 
-    def pull(self, data: bytes) -> bytes:
+    def pull(self, frame: Frame) -> Frame:
         """Return rows for ids of each table, and the dense slices if asked for; changes nothing.
 
         In sync mode, for a minibatch that is to be computed: once its step is open.
         """
         try:
-            header, buffers = frames.unpack(data, ps_pb2.PullHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.PullHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
                 if header.HasField("lane"):
@@ -203,7 +204,7 @@ class Partition:
         except (frames.FrameError, LaneError, MemoryError) as error:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
-    def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> bytes:
+    def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> Frame:
         values = [
             table.pinned_lookup(own) if header.pin else table.lookup(own)
             for table, own in zip(self._tables, ids, strict=True)
@@ -215,10 +216,10 @@ class Partition:
             reply.open_ns = self._steps.open_ns
         return frames.pack(reply, values)
 
-    def push(self, data: bytes) -> bytes:
+    def push(self, frame: Frame) -> Frame:
         """Apply minibatch (task, k), or close the task, in the groups that want it next (R2)."""
         try:
-            header, buffers = frames.unpack(data, ps_pb2.PushHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.PushHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
                 if self._steps is not None:
@@ -349,10 +350,10 @@ class Partition:
 
     # --------------------------------------------------------------- learning rates
 
-    def set_rates(self, data: bytes) -> bytes:
+    def set_rates(self, frame: Frame) -> Frame:
         """Take a block of the learning-rate schedule; one that is there stays as it is."""
         try:
-            header, buffers = frames.unpack(data, ps_pb2.SetRatesHeader)
+            header, buffers = frames.unpack(frame, ps_pb2.SetRatesHeader)
             with self._lock:
                 self._check(header.incarnation, self._routing_version)
                 if len(buffers) != 1:

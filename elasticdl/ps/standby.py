@@ -23,7 +23,7 @@ from elasticdl.ps import frames
 from elasticdl.ps.part_files import Sink
 from elasticdl.ps.part_writer import GivenUp, PartImage
 from elasticdl.ps.partition import Partition
-from elasticdl.rpc import Client, RpcError, Transport
+from elasticdl.rpc import Client, Frame, RpcError, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ class _Upload:
         if reply.status != ps_pb2.PS_OK:
             raise NotTaken(reply.status, reply.message)
 
-    def _call(self, method: str, request: bytes | Message) -> Any:
+    def _call(self, method: str, request: Frame | Message) -> Any:
         return self._keeper.client.call_until(method, request, CALL_S, CALL_S, self._is_over)
 
 

@@ -1,4 +1,4 @@
-"""How instances call each other: over gRPC or in one process; token, retries, faults."""
+"""How instances call each other: gRPC, streams, or in one process; token, retries, faults."""
 
 from elasticdl.rpc.client import Client
 from elasticdl.rpc.errors import (
@@ -9,14 +9,20 @@ from elasticdl.rpc.errors import (
     RpcUnauthenticated,
     RpcUnavailable,
 )
-from elasticdl.rpc.server import Server, Service
+from elasticdl.rpc.frame import Frame, Placement
+from elasticdl.rpc.server import Server
+from elasticdl.rpc.service import Service
+from elasticdl.rpc.stream_server import StreamServer
+from elasticdl.rpc.stream_transport import StreamTransport
 from elasticdl.rpc.transport import DirectTransport, GrpcTransport, Transport
 
 __all__ = [
     "Client",
     "DeadlinePassed",
     "DirectTransport",
+    "Frame",
     "GrpcTransport",
+    "Placement",
     "RpcError",
     "RpcFailed",
     "RpcTimeout",
@@ -24,5 +30,7 @@ __all__ = [
     "RpcUnavailable",
     "Server",
     "Service",
+    "StreamServer",
+    "StreamTransport",
     "Transport",
 ]

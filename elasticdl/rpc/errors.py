@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from elasticdl.errors import JobError
+
+
+class Status(IntEnum):
+    """How a call ended, as the other side tells it; the names are gRPC's."""
+
+    OK = 0
+    UNAUTHENTICATED = 1
+    UNIMPLEMENTED = 2
+    INVALID_ARGUMENT = 3
+    INTERNAL = 4
 
 
 class RpcError(Exception):

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 
 from elasticdl.errors import UsageError
 from elasticdl.rpc.errors import RpcError, RpcUnavailable
+from elasticdl.rpc.frame import Frame, Placement
 from elasticdl.rpc.transport import Transport
 
 VARIABLE = "ELASTICDL_FAULTS"
@@ -97,7 +98,7 @@ class _InFlight:
     """A request that arrives after `calls` more calls."""
 
     path: str
-    request: bytes
+    request: Frame
     timeout_s: float
     calls: int
 
@@ -131,7 +132,7 @@ class FaultyTransport:
         with self._lock:
             return self._cuts.is_cut(time.monotonic())
 
-    def _put_in_flight(self, path: str, request: bytes, timeout_s: float) -> None:
+    def _put_in_flight(self, path: str, request: Frame, timeout_s: float) -> None:
         with self._lock:
             calls = self._random.randint(1, MOST_CALLS_BEHIND)
             self._in_flight.append(_InFlight(path, request, timeout_s, calls))
@@ -152,36 +153,35 @@ class FaultyTransport:
         with contextlib.suppress(RpcError):  # Nobody hears the reply.
             self._inner.call(late.path, late.request, late.timeout_s)
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
         request_lost, reply_lost, in_flight, duplicated, delay_s = self._draw()
         if delay_s:
             time.sleep(delay_s)
         if request_lost or self._is_cut():
             raise RpcUnavailable(f"{path}: request lost by fault injection")
         if in_flight:
-            self._put_in_flight(path, request, timeout_s)
+            self._put_in_flight(path, request.delivered(), timeout_s)
             raise RpcUnavailable(f"{path}: request in flight by fault injection")
         try:
-            return self._deliver(path, request, timeout_s, duplicated, reply_lost)
+            reply = self._inner.call(path, request, timeout_s, placement)
+            if duplicated:
+                reply = self._inner.call(path, request, timeout_s, placement)
+            if reply_lost or self._is_cut():
+                raise RpcUnavailable(f"{path}: reply lost by fault injection")
+            return reply
         finally:
             self._let_arrive()
 
-    def _deliver(
-        self, path: str, request: bytes, timeout_s: float, duplicated: bool, reply_lost: bool
-    ) -> bytes:
-        reply = self._inner.call(path, request, timeout_s)
-        if duplicated:
-            reply = self._inner.call(path, request, timeout_s)
-        if reply_lost or self._is_cut():
-            raise RpcUnavailable(f"{path}: reply lost by fault injection")
-        return reply
-
-    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
-        outcome: Future[bytes] = Future()
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Future[Frame]:
+        outcome: Future[Frame] = Future()
 
         def run() -> None:
             try:
-                outcome.set_result(self.call(path, request, timeout_s))
+                outcome.set_result(self.call(path, request, timeout_s, placement))
             except Exception as error:
                 outcome.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""Moves request and reply bytes between two instances; knows nothing of their meaning."""
+"""Moves requests and replies between two instances; knows nothing of their meaning."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 
 from elasticdl.rpc.errors import RpcError, RpcFailed, RpcTimeout, RpcUnauthenticated, RpcUnavailable
+from elasticdl.rpc.frame import Frame, Placement
 
 if TYPE_CHECKING:
-    from elasticdl.rpc.server import Service
+    from elasticdl.rpc.service import Service
 
 TOKEN_KEY = "elasticdl-job-token"
 
@@ -27,11 +28,22 @@ CHANNEL_OPTIONS = [
 class Transport(Protocol):
     """Carries one request to a method and brings its reply. Thread-safe."""
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        """Send `request` to `/service/Method`; raise an `RpcError` unless a reply came."""
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
+        """Send `request` to `/service/Method`; raise an `RpcError` unless a reply came.
+
+        Args:
+          path: the method.
+          request: its buffers stay as they are until the call is over.
+          timeout_s: how long it may take.
+          placement: where the reply's buffers are to be put, if they fit.
+        """
         ...
 
-    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Future[Frame]:
         """As `call`, but return at once; the future ends as `call` would."""
         ...
 
@@ -53,7 +65,7 @@ def _translate(error: grpc.RpcError, path: str) -> RpcError:
 
 
 class GrpcTransport:
-    """A gRPC channel to one address.
+    """A gRPC channel to one address, for services of messages.
 
     Args:
       address: `host:port`.
@@ -71,19 +83,25 @@ class GrpcTransport:
             method = self._methods[path] = self._channel.unary_unary(path)
         return method
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
         try:
-            return self._method(path)(request, timeout=timeout_s, metadata=self._metadata)
+            head = _only_head(request)
+            return Frame(self._method(path)(head, timeout=timeout_s, metadata=self._metadata))
         except grpc.RpcError as error:
             raise _translate(error, path) from None
 
-    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
-        outcome: Future[bytes] = Future()
-        call = self._method(path).future(request, timeout=timeout_s, metadata=self._metadata)
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Future[Frame]:
+        outcome: Future[Frame] = Future()
+        head = _only_head(request)
+        call = self._method(path).future(head, timeout=timeout_s, metadata=self._metadata)
 
         def finish(done: grpc.Future) -> None:
             try:
-                outcome.set_result(done.result())
+                outcome.set_result(Frame(done.result()))
             except grpc.RpcError as error:
                 outcome.set_exception(_translate(error, path))
             except grpc.FutureCancelledError:
@@ -96,19 +114,29 @@ class GrpcTransport:
         self._channel.close()
 
 
+def _only_head(request: Frame) -> bytes:
+    if request.buffers:
+        raise ValueError("gRPC carries messages; frames go over streams")
+    return request.head
+
+
 class DirectTransport:
     """Calls a service of the same process, in the caller's thread: for `--num_workers=0`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        return self._service.call(path, request)
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
+        return self._service.call(path, request.delivered()).delivered(placement)
 
-    def start(self, path: str, request: bytes, timeout_s: float) -> Future[bytes]:
-        outcome: Future[bytes] = Future()
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Future[Frame]:
+        outcome: Future[Frame] = Future()
         try:
-            outcome.set_result(self._service.call(path, request))
+            outcome.set_result(self.call(path, request, timeout_s, placement))
         except Exception as error:
             outcome.set_exception(error)
         return outcome

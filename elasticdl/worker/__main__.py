@@ -21,7 +21,7 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.model.keras_choice import use_keras
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import Client, GrpcTransport
+from elasticdl.rpc import Client, GrpcTransport, StreamTransport
 from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def run(arguments: InstanceArguments) -> int:
             arguments.spec,
             instance,
             master,
-            lambda partition: GrpcTransport(partition.address, arguments.token),
+            lambda partition: StreamTransport(partition.address, arguments.token),
             master_address=arguments.master,
         )
         heartbeat.stop()

@@ -12,8 +12,9 @@ from enum import Enum
 from elasticdl.heartbeat import NotAMember
 from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, TaskRewound
+from elasticdl.ps.client import GaveUp, ParameterClient, TaskRewound
 from elasticdl.ps.lane_client import Finished, LaneClient, Past
+from elasticdl.ps.pulling import Pulled
 from elasticdl.rpc import RpcError
 from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.lane_start import LaneStart, start_of

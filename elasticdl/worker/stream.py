@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from elasticdl.phases import PHASES, Phase, Track
-from elasticdl.ps.client import Lookup, ParameterClient, PendingPull, Pulled
+from elasticdl.ps.client import ParameterClient
+from elasticdl.ps.pulling import Lookup, PendingPull, Pulled
 from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
 from elasticdl.worker.records import TaskRecords
 

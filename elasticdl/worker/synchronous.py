@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from elasticdl.heartbeat import NotAMember
 from elasticdl.job_spec import JobSpec
-from elasticdl.ps.client import GaveUp, ParameterClient, Pulled, StaleCluster, TaskRewound
+from elasticdl.ps.client import GaveUp, ParameterClient, StaleCluster, TaskRewound
 from elasticdl.ps.lane_client import LaneClient
+from elasticdl.ps.pulling import Pulled
 from elasticdl.rpc import DeadlinePassed, RpcError
 from elasticdl.worker.failures import tell_failure
 from elasticdl.worker.lane import Connection, Lane

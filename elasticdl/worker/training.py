@@ -10,8 +10,9 @@ from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import ParameterClient, Pulled, TaskRewound
+from elasticdl.ps.client import ParameterClient, TaskRewound
 from elasticdl.ps.progress import CLOSED
+from elasticdl.ps.pulling import Pulled
 from elasticdl.ps.push_queue import PushQueue, Send
 from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline

@@ -50,6 +50,7 @@ from elasticdl.worker.custom_loss import CustomLoss
 from elasticdl.worker.custom_step import CustomStep, StepGradients, overridden_methods
 from elasticdl.worker.id_checks import check_ids, check_owned
 from elasticdl.worker.step_results import EvaluationResult, TrainResult
+from elasticdl.worker.tensors import as_array, as_tensor
 
 
 class TwoPhaseModel:
@@ -563,11 +564,6 @@ class TwoPhaseModel:
         return tf.nest.pack_sequence_as(specs, list(parts), expand_composites=True)
 
 
-def as_array(tensor: tf.Tensor) -> np.ndarray:
-    """Return a tensor's values, without copying where the tensor is in this machine's memory."""
-    return tensor._numpy()
-
-
 def _flatten(nest: Any) -> list[Any]:
     return [] if nest is None else tf.nest.flatten(nest, expand_composites=True)
 
@@ -589,7 +585,7 @@ def _minibatch_specs(nest: Any) -> Any:
 def _to_tensors(
     dense: np.ndarray, rows: Sequence[np.ndarray], inverses: Sequence[np.ndarray]
 ) -> list[tf.Tensor]:
-    return [tf.convert_to_tensor(each) for each in (dense, *rows, *inverses)]
+    return [as_tensor(each) for each in (dense, *rows, *inverses)]
 
 
 def _sum_by_row(gradient: tf.Tensor | tf.IndexedSlices, num_rows: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from elasticdl.instance import read_token
 from elasticdl.master.journal import read_journal
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import read_manifest
-from elasticdl.rpc import Client, GrpcTransport, RpcError
+from elasticdl.rpc import Client, RpcError, StreamTransport
 from tests.job.real_jobs import Job, wait_until
 
 EPOCHS = 8
@@ -37,7 +37,7 @@ def tasks_copied(job: Job, partition: int = 0) -> int:
     if len(found) < 2:
         return 0
     keeper = 1 - partition
-    transport = GrpcTransport(found[keeper]["address"], read_token(job.directory))
+    transport = StreamTransport(found[keeper]["address"], read_token(job.directory))
     client = Client(ps_pb2.DESCRIPTOR.services_by_name["Standby"], transport, "the keeper")
     lives = [found[index]["incarnation"] for index in range(2)]
     request = ps_pb2.GetCopyRequest(

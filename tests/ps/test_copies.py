@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from elasticdl.proto import ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.copies import Copies
+from elasticdl.rpc import Frame
 
 KEEPER = 7
 NAMES = ("a.arrow", "b.arrow")
@@ -65,7 +66,7 @@ def messages(part: ps_pb2.CopyPart, chunk: int = 10) -> list[Any]:
 
 def send(copies: Copies, message: Any) -> int:
     """Deliver a message; return the status of the answer."""
-    if isinstance(message, bytes):
+    if isinstance(message, Frame):
         return frames.unpack(copies.write_copy(message), ps_pb2.PsReply)[0].status
     return copies.finish_copy(message).status
 
@@ -206,8 +207,8 @@ def test_who_is_another_incarnation_of_the_keeper_refuses(method: str) -> None:
     assert status == ps_pb2.PS_STALE_INCARNATION
 
 
-@pytest.mark.parametrize("garbage", [b"", b"no frame at all", bytes(200)])
-def test_what_is_no_frame_is_refused(garbage: bytes) -> None:
+@pytest.mark.parametrize("head", [b"no message at all", b"\xff" * 200])
+def test_what_has_no_header_is_refused(head: bytes) -> None:
     copies = Copies(KEEPER)
-    for answer in (copies.write_copy(garbage), copies.read_copy(garbage)):
+    for answer in (copies.write_copy(Frame(head)), copies.read_copy(Frame(head))):
         assert frames.unpack(answer, ps_pb2.PsReply)[0].status == ps_pb2.PS_INVALID

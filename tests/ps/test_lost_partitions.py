@@ -14,7 +14,7 @@ from elasticdl.ps.lane_client import LaneClient
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.push_queue import PushQueue
 from elasticdl.ps.routing_table import RoutingTable
-from elasticdl.rpc import GrpcTransport, Server, Service
+from elasticdl.rpc import Service, StreamServer, StreamTransport
 from tests.partitions import DENSE, DESCRIPTOR, IDS, MODEL
 
 DEADLINE_S = 60.0
@@ -31,7 +31,7 @@ class Cluster:
         self.moved, self.over = threading.Event(), threading.Event()
         self.partitions = [Partition(index, 1) for index in range(2)]
         self.servers = [
-            Server([Service(DESCRIPTOR, one)], "token", "127.0.0.1:0", 8) for one in self.partitions
+            StreamServer([Service(DESCRIPTOR, one)], "token") for one in self.partitions
         ]
         routing = RoutingTable.initial(64, 2)
         self.cluster = master_pb2.Cluster(
@@ -43,7 +43,7 @@ class Cluster:
         )
         self.client = ParameterClient(
             self.cluster,
-            lambda one: GrpcTransport(one.address, "token"),
+            lambda one: StreamTransport(one.address, "token"),
             ModelLayout(model),
             give_up=self.over.is_set,
             is_stale=self.moved.is_set,

@@ -16,6 +16,7 @@ from elasticdl.ps.partition import Partition
 from elasticdl.ps.progress import CLOSED
 from elasticdl.ps.push_queue import PushQueue
 from elasticdl.ps.routing import group_of
+from elasticdl.rpc import Frame
 from tests.partitions import DENSE, IDS, MODEL, Servers
 
 
@@ -177,10 +178,17 @@ def test_a_partition_that_is_not_initialized_says_so():
 @given(data=st.binary(max_size=200), flip=st.integers(0, 10_000))
 def test_bytes_from_elsewhere_are_refused_never_trusted(data, flip):
     servers = Servers()
-    header, buffers = header_and_buffers(servers)
-    frame = bytearray(frames.pack(header, buffers))
-    frame[flip % 48] ^= 1 + flip % 255
-    for hostile in (data, bytes(frame), bytes(frame[: flip % len(frame)])):
+    frame = frames.pack(*header_and_buffers(servers)).delivered()
+    head = bytearray(frame.head)
+    head[flip % len(head)] ^= 1 + flip % 255
+    cut = [one[: flip % (1 + one.nbytes)] for one in frame.buffers]
+    for hostile in (
+        Frame(data),
+        Frame(bytes(head), frame.buffers),
+        Frame(frame.head[: flip % len(head)], frame.buffers),
+        Frame(frame.head, cut),
+        Frame(frame.head, [*frame.buffers, memoryview(data)]),
+    ):
         for method in (*("push", "pull", "initialize", "load_rows", "export_rows", "set_rates"),):
             reply, _ = frames.unpack(
                 getattr(servers.partitions[0], method)(hostile), ps_pb2.PsReply

@@ -37,7 +37,7 @@ from elasticdl.ps.copies import Copies
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.rate_table import BLOCK_STEPS
-from elasticdl.rpc import Service
+from elasticdl.rpc import Frame, Service
 from tests.checkpoints import wait_for_writers
 from tests.master.test_coordinator import Recorder
 
@@ -55,9 +55,12 @@ class World:
         self._descriptor, self._handler = descriptor, handler
         self._service = Service(descriptor, handler)
 
-    def call(self, method: str, request: Message | bytes) -> bytes:
-        data = request if isinstance(request, bytes) else request.SerializeToString()
-        return self._service.call(f"/{self._descriptor.full_name}/{method}", data)
+    def call(self, method: str, request: Message | Frame) -> Any:
+        """Return the reply: a frame to a frame, else a message's bytes."""
+        path = f"/{self._descriptor.full_name}/{method}"
+        if isinstance(request, Frame):
+            return self._service.call(path, request.delivered()).delivered()
+        return self._service.call(path, Frame(request.SerializeToString())).head
 
     def picture(self) -> Any:
         raise NotImplementedError
@@ -74,7 +77,7 @@ class Case:
     of the repeat when it comes late. same_reply: the repeat is answered as the first was.
     """
 
-    request: Callable[[Any], Message | bytes]
+    request: Callable[[Any], Message | Frame]
     before: Callable[[Any], object] = lambda world: None
     later: Callable[[Any], object] = lambda world: None
     world: str = ""
@@ -241,16 +244,16 @@ class PartitionWorld(World):
         if initialize:
             self.frame("Initialize", self.definition())
 
-    def definition(self) -> bytes:
+    def definition(self) -> Frame:
         routing = ps_pb2.Routing(version=1, partition_of_group=[0] * 64)
         header = ps_pb2.InitializeHeader(incarnation=1, routing=routing, model=self.model)
         return frames.pack(header, [np.arange(8, dtype=np.float32)])
 
-    def frame(self, method: str, request: bytes) -> tuple[ps_pb2.PsReply, list[memoryview]]:
+    def frame(self, method: str, request: Frame) -> tuple[ps_pb2.PsReply, list[memoryview]]:
         reply, buffers = frames.unpack(self.call(method, request), ps_pb2.PsReply)
         return reply, buffers
 
-    def push_request(self, k: int, **header: Any) -> bytes:
+    def push_request(self, k: int, **header: Any) -> Frame:
         fields = {"incarnation": 1, "routing_version": 1, "task": 9, "k": k, "num_records": 4}
         message = ps_pb2.PushHeader(**{**fields, "loss": 1.0, **header})
         gradients = [IDS, np.full((len(IDS), 3), 1.0 + k, np.float32), np.ones(8, np.float32)]
@@ -259,7 +262,7 @@ class PartitionWorld(World):
     def push(self, k: int, **header: Any) -> int:
         return self.frame("Push", self.push_request(k, **header))[0].status
 
-    def pull_request(self, pin: int = 0) -> bytes:
+    def pull_request(self, pin: int = 0) -> Frame:
         header = ps_pb2.PullHeader(incarnation=1, routing_version=1, dense=True, pin=pin)
         return frames.pack(header, [IDS])
 
@@ -292,7 +295,7 @@ class PartitionWorld(World):
         _, buffers = self.frame("ExportRows", self.export_request())
         return [bytes(one) for one in buffers]
 
-    def export_request(self) -> bytes:
+    def export_request(self) -> Frame:
         return frames.pack(ps_pb2.ExportRowsHeader(incarnation=1, table="rows", max_rows=100))
 
     def snapshot_request(self, number: int) -> ps_pb2.SnapshotRequest:
@@ -300,7 +303,7 @@ class PartitionWorld(World):
         directory.mkdir(exist_ok=True)
         return ps_pb2.SnapshotRequest(incarnation=1, number=number, directory=str(directory))
 
-    def load_request(self) -> bytes:
+    def load_request(self) -> Frame:
         header = ps_pb2.LoadRowsHeader(incarnation=1, routing_version=1, table="rows")
         return frames.pack(header, [IDS, np.full((len(IDS), 3), 7.0, np.float32)])
 
@@ -411,7 +414,7 @@ class StandbyWorld(World):
     def part(self, number: int) -> ps_pb2.CopyPart:
         return ps_pb2.CopyPart(keeper=1, incarnation=1, number=number)
 
-    def write_request(self, number: int) -> bytes:
+    def write_request(self, number: int) -> Frame:
         header = ps_pb2.WriteCopyHeader(part=self.part(number), file="a.arrow")
         return frames.pack(header, [np.arange(number, dtype=np.uint8)])
 
@@ -428,7 +431,7 @@ class StandbyWorld(World):
     def get_request(self, incarnation: int) -> ps_pb2.GetCopyRequest:
         return ps_pb2.GetCopyRequest(keeper=1, incarnation=incarnation)
 
-    def read_request(self, number: int) -> bytes:
+    def read_request(self, number: int) -> Frame:
         return frames.pack(
             ps_pb2.ReadCopyHeader(part=self.part(number), file="a.arrow", max_bytes=9)
         )
@@ -485,7 +488,7 @@ class SupervisorWorld(World):
         self.supervisor = Supervisor(spec, lifetime, commands, early)
         super().__init__(SERVICES["Supervisor"], self.supervisor)
 
-    def call(self, method: str, request: Message | bytes) -> bytes:
+    def call(self, method: str, request: Message | Frame) -> Any:
         reply = super().call(method, request)
         while not self.supervisor._commands.empty():
             self.supervisor._take_command(0.0)
@@ -573,7 +576,7 @@ def test_every_method_has_a_case():
 def test_called_twice_it_has_the_effect_of_once(make_world, service, method, late):
     case = CASES[service][method]
 
-    def play(twice: bool) -> tuple[list[bytes], Any]:
+    def play(twice: bool) -> tuple[list[Any], Any]:
         world = make_world(case.world or service)
         case.before(world)
         before = world.picture()

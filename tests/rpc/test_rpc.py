@@ -15,12 +15,16 @@ from elasticdl.rpc import (
     Client,
     DeadlinePassed,
     DirectTransport,
+    Frame,
     GrpcTransport,
     RpcFailed,
     RpcUnauthenticated,
     RpcUnavailable,
     Server,
     Service,
+    StreamServer,
+    StreamTransport,
+    Transport,
 )
 from elasticdl.rpc.faults import Cuts, Faults, FaultyTransport
 
@@ -76,13 +80,28 @@ def test_every_method_of_every_service_wants_the_token(token):
     for module in (master_pb2, ps_pb2, supervisor_pb2):
         for descriptor in module.DESCRIPTOR.services_by_name.values():
             service = Service(descriptor, Anything())
-            server = Server([service], token="secret")
-            transport = GrpcTransport(server.address, token)
+            server, transport = serve(service, token)
             assert len(service.paths) == len(descriptor.methods)
             for path in service.paths:
                 with pytest.raises(RpcUnauthenticated):
-                    transport.call(path, b"", 5.0)
+                    transport.call(path, Frame(), 5.0)
+            transport.close()
             server.stop()
+
+
+def serve(service: Service, token: str) -> tuple[Server | StreamServer, Transport]:
+    """Serve as the product does, and connect with a token."""
+    if service.has_frames:
+        streams = StreamServer([service], token="secret")
+        return streams, StreamTransport(streams.address, token)
+    server = Server([service], token="secret")
+    return server, GrpcTransport(server.address, token)
+
+
+def test_what_has_frames_is_not_served_over_grpc():
+    service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], Partition(0, 1))
+    with pytest.raises(ValueError, match="wants a StreamServer"):
+        Server([service], token="secret")
 
 
 def test_an_exception_of_the_handler_is_told_and_is_not_repeated(server, handler):
@@ -94,9 +113,9 @@ def test_an_exception_of_the_handler_is_told_and_is_not_repeated(server, handler
 def test_garbage_and_unknown_methods_are_refused(server):
     transport = GrpcTransport(server.address, "secret")
     with pytest.raises(RpcFailed, match="unreadable request"):
-        transport.call("/elasticdl.Supervisor/Launch", b"\xff\xff\xff", 5.0)
+        transport.call("/elasticdl.Supervisor/Launch", Frame(b"\xff\xff\xff"), 5.0)
     with pytest.raises(RpcFailed, match="UNIMPLEMENTED"):
-        transport.call("/elasticdl.Supervisor/Nothing", b"", 5.0)
+        transport.call("/elasticdl.Supervisor/Nothing", Frame(), 5.0)
 
 
 def test_a_wait_ends_at_its_deadline_and_names_who_was_awaited(server):
@@ -149,7 +168,7 @@ def test_a_handler_that_lacks_a_method_is_found_at_once():
 )
 def test_faults_do_what_they_say(handler, faults, calls, fails):
     transport = FaultyTransport(DirectTransport(Service(SUPERVISOR, handler)), faults)
-    data = master_pb2.InstanceId(role="ps").SerializeToString()
+    data = Frame(master_pb2.InstanceId(role="ps").SerializeToString())
     if fails:
         with pytest.raises(RpcUnavailable, match="by fault injection"):
             transport.call("/elasticdl.Supervisor/Launch", data, 1.0)
@@ -164,7 +183,7 @@ def test_a_request_in_flight_arrives_after_calls_that_went_ahead_of_it(handler):
     )
     given_up = []
     for number in range(60):
-        data = master_pb2.InstanceId(role=str(number)).SerializeToString()
+        data = Frame(master_pb2.InstanceId(role=str(number)).SerializeToString())
         try:
             transport.call("/elasticdl.Supervisor/Launch", data, 1.0)
         except RpcUnavailable:
@@ -195,7 +214,7 @@ def test_nothing_arrives_over_a_connection_that_is_cut(handler):
     transport = FaultyTransport(DirectTransport(Service(SUPERVISOR, handler)), always)
     for _ in range(3):
         with pytest.raises(RpcUnavailable, match="by fault injection"):
-            transport.call("/elasticdl.Supervisor/Launch", b"", 1.0)
+            transport.call("/elasticdl.Supervisor/Launch", Frame(), 1.0)
     assert handler.calls == []
 
 
@@ -208,4 +227,4 @@ def test_a_wrong_fault_is_named(text):
 def test_a_channel_refused_is_unavailable_not_the_end():
     transport = GrpcTransport("127.0.0.1:9", "secret")
     with pytest.raises(RpcUnavailable):
-        transport.call("/elasticdl.Supervisor/Launch", b"", 1.0)
+        transport.call("/elasticdl.Supervisor/Launch", Frame(), 1.0)

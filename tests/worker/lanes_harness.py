@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import (
-    Lookup,
-    ModelLayout,
-    ParameterClient,
-    PendingPull,
-    Pulled,
-    TaskDiffers,
-)
+from elasticdl.ps.client import ModelLayout, ParameterClient, TaskDiffers
 from elasticdl.ps.lane_client import LaneClient
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
+from elasticdl.ps.pulling import Lookup, PendingPull, Pulled
 from elasticdl.ps.routing_table import RoutingTable
-from elasticdl.rpc import DirectTransport, Service
+from elasticdl.rpc import DirectTransport, Frame, Placement, Service
 from elasticdl.worker.digests import minibatch_digest
 from elasticdl.worker.lane import Connection, Lane
 from elasticdl.worker.leases import HeldTask
@@ -195,15 +189,19 @@ class DyingTransport:
         if self._rng.random() < self._dies:
             raise Killed
 
-    def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
         self._perhaps_die()
-        reply = self._inner.call(path, request, timeout_s)
+        reply = self._inner.call(path, request, timeout_s, placement)
         self._perhaps_die()
         return reply
 
-    def start(self, path: str, request: bytes, timeout_s: float):
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ):
         self._perhaps_die()
-        future = self._inner.start(path, request, timeout_s)
+        future = self._inner.start(path, request, timeout_s, placement)
         self._perhaps_die()
         return future
 

@@ -103,9 +103,9 @@ def test_a_master_that_refuses_is_an_error_not_a_wait():
     master.broken = True
 
     class Refusing(DirectTransport):
-        def call(self, path, request, timeout_s):
+        def call(self, path, request, timeout_s, placement=None):
             try:
-                return super().call(path, request, timeout_s)
+                return super().call(path, request, timeout_s, placement)
             except RuntimeError as error:
                 raise RpcFailed(str(error)) from None
 

@@ -1,0 +1,197 @@
+"""One stream of frames between two processes: how a frame is laid out there, and its deadlines.
+
+A frame is a prefix (magic u32, status u8, unused u8, length of the name u16, length of the head
+u32, number of buffers u32; little-endian), the lengths of the buffers u64 each, name, head, and the
+buffers without anything between them. A request's name is its path; a reply's is empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from elasticdl.memory import POOL
+from elasticdl.rpc.errors import Status
+from elasticdl.rpc.frame import Frame, Placement, rest_of
+
+MAGIC = 0x314C4445
+MOST_BUFFERS = 1 << 16
+MOST_HEAD_BYTES = 1 << 28
+MOST_FRAME_BYTES = 1 << 34
+_PREFIX = struct.Struct("<IBBHII")
+_HELLO = struct.Struct("<IH")
+_ANSWER = struct.Struct("<IB")
+_MOST_PIECES = 512  # Of one system call; the system's limit is 1,024.
+_NOT_LATE = 0.9
+_MICROSECONDS = 1_000_000
+
+
+class ConnectionLost(OSError):
+    """The other side closed the connection, or says what is no frame."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A frame whose buffers have not been read yet.
+
+    lengths: bytes of each buffer.
+    """
+
+    status: int
+    name: str
+    head: bytes
+    lengths: tuple[int, ...]
+
+
+class Connection:
+    """A connected socket. Used by one thread at a time; `end` may be called by any.
+
+    Deadlines are times of `time.monotonic`; None waits for as long as the connection lasts. What
+    passes its deadline raises TimeoutError, everything else that goes wrong another OSError, and
+    then the connection is of no use any more.
+
+    Args:
+      connected: the socket, which is closed with this.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._limits = {socket.SO_RCVTIMEO: 0.0, socket.SO_SNDTIMEO: 0.0}
+        connected.settimeout(None)
+        if connected.family in (socket.AF_INET, socket.AF_INET6):
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(connected)
+
+    # ------------------------------------------------------------------- the first words
+
+    def say_hello(self, token: str, deadline: float) -> Status:
+        """Show the job token; return whether it is the right one."""
+        text = token.encode()
+        self._send([memoryview(_HELLO.pack(MAGIC, len(text)) + text)], deadline)
+        magic, status = _ANSWER.unpack(self._receive(_ANSWER.size, deadline))
+        if magic != MAGIC:
+            raise ConnectionLost("what answers is no server of streams")
+        return Status(status)
+
+    def hear_hello(self, deadline: float) -> str:
+        """Return the token that the other side shows."""
+        magic, length = _HELLO.unpack(self._receive(_HELLO.size, deadline))
+        if magic != MAGIC:
+            raise ConnectionLost("it is no client of ours")
+        return bytes(self._receive(length, deadline)).decode(errors="replace")
+
+    def answer_hello(self, status: Status, deadline: float) -> None:
+        """Say whether the token is the right one."""
+        self._send([memoryview(_ANSWER.pack(MAGIC, status))], deadline)
+
+    # ----------------------------------------------------------------------------- frames
+
+    def send(self, frame: Frame, name: str, status: Status, deadline: float) -> None:
+        """Send a frame."""
+        lengths, text = frame.lengths, name.encode()
+        prefix = _PREFIX.pack(MAGIC, status, 0, len(text), len(frame.head), len(lengths))
+        meta = b"".join((prefix, struct.pack(f"<{len(lengths)}Q", *lengths), text, frame.head))
+        self._send([memoryview(meta), *frame.pieces], deadline)
+
+    def await_frame(self, first_deadline: float | None, patience_s: float) -> Announced:
+        """Receive all of a frame but its buffers.
+
+        Args:
+          first_deadline: until when it must begin.
+          patience_s: how long the rest may take then.
+        """
+        prefix = self._receive(_PREFIX.size, first_deadline)
+        deadline = time.monotonic() + patience_s
+        magic, status, _, name_length, head_length, num_buffers = _PREFIX.unpack(prefix)
+        if magic != MAGIC or num_buffers > MOST_BUFFERS or head_length > MOST_HEAD_BYTES:
+            raise ConnectionLost("what came is no frame")
+        lengths_end = 8 * num_buffers
+        rest = bytes(self._receive(lengths_end + name_length + head_length, deadline))
+        lengths = struct.unpack_from(f"<{num_buffers}Q", rest)
+        if sum(lengths) > MOST_FRAME_BYTES:
+            raise ConnectionLost(f"a frame of {sum(lengths)} bytes is too long")
+        head_start = lengths_end + name_length
+        name = rest[lengths_end:head_start].decode(errors="replace")
+        return Announced(status, name, rest[head_start:], lengths)
+
+    def receive_buffers(
+        self, announced: Announced, deadline: float, placement: Placement | None = None
+    ) -> Frame:
+        """Receive the rest of a frame, straight to where it is to be."""
+        if not announced.lengths:
+            return Frame(announced.head)
+        if placement is not None and placement.accept(announced.lengths):
+            self._fill(placement.pieces, deadline)
+            return Frame(announced.head)
+        buffers = tuple(POOL.take(length) for length in announced.lengths)
+        self._fill([one for one in buffers if one.nbytes], deadline)
+        return Frame(announced.head, buffers)
+
+    def end(self) -> None:
+        """Wake whoever waits for the other side: it will not be heard of any more."""
+        with contextlib.suppress(OSError):  # It has ended already.
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Free the socket; nobody uses it."""
+        self._socket.close()
+
+    # ------------------------------------------------------------------------------ bytes
+
+    def _receive(self, num_bytes: int, deadline: float | None) -> bytearray:
+        received = bytearray(num_bytes)
+        if num_bytes:
+            self._fill([memoryview(received)], deadline)
+        return received
+
+    def _fill(self, places: Sequence[memoryview], deadline: float | None) -> None:
+        left = places
+        while left:
+            self._limit(socket.SO_RCVTIMEO, deadline)
+            try:
+                # The kernel waits until all is full: one call, and one turn of the interpreter.
+                count = self._socket.recvmsg_into(left[:_MOST_PIECES], 0, socket.MSG_WAITALL)[0]
+            except BlockingIOError:
+                raise TimeoutError("nothing came in time") from None
+            if not count:
+                raise ConnectionLost("the other side closed the connection")
+            left = rest_of(left, count)
+
+    def _send(self, pieces: Sequence[memoryview], deadline: float) -> None:
+        left = pieces
+        while left:
+            self._limit(socket.SO_SNDTIMEO, deadline)
+            try:
+                count = self._socket.sendmsg(left[:_MOST_PIECES])
+            except BlockingIOError:
+                raise TimeoutError("the other side did not read in time") from None
+            left = rest_of(left, count)
+
+    def _limit(self, option: int, deadline: float | None) -> None:
+        """Let the next call of the kernel end at the deadline; told anew only if that matters."""
+        seconds = 0.0
+        if deadline is not None:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError("it took too long")
+        limit = self._limits[option]
+        if limit * _NOT_LATE <= seconds <= limit:
+            return
+        whole = max(1, int(seconds * _MICROSECONDS)) if seconds else 0
+        timeval = struct.pack("@ll", *divmod(whole, _MICROSECONDS))
+        self._socket.setsockopt(socket.SOL_SOCKET, option, timeval)
+        self._limits[option] = seconds
+
+
+def _keep_alive(connected: socket.socket) -> None:
+    """Have the kernel find out about a machine that is gone, within a minute."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -1,0 +1,184 @@
+"""Serves services over streams of frames, to callers that hold the job token."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from elasticdl.rpc.connection import Announced, Connection, ConnectionLost
+from elasticdl.rpc.errors import Status
+from elasticdl.rpc.frame import Frame
+from elasticdl.rpc.service import Service
+from elasticdl.rpc.stream_address import listen
+
+logger = logging.getLogger(__name__)
+
+HELLO_S = 10.0
+PATIENCE_S = 60.0
+"""How long a frame that has begun may take, either way; the other side may be stopped for good."""
+MOST_BYTES = 1 << 30
+"""Of requests that are being received or answered; a larger one is taken alone."""
+ACCEPT_AGAIN_S = 0.1
+
+
+class StreamServer:
+    """Answers calls of `StreamTransport`s: a thread for each connection, one call at a time on it.
+
+    Args:
+      services: what it answers.
+      token: the job token that a connection must begin with.
+      address: `host:port`; port 0 picks a free one.
+      most_bytes: of requests at a time.
+
+    Attributes:
+      address: where it can be reached.
+
+    Raises:
+      OSError: the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        token: str,
+        address: str = "127.0.0.1:0",
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._services = {path: service for service in services for path in service.paths}
+        self._token = token
+        self._room = _Room(most_bytes)
+        self._changed = threading.Condition()
+        self._connections: set[Connection] = set()
+        self._busy: set[Connection] = set()
+        self._is_stopping = False
+        self.address, self._listening = listen(address)
+        for each in self._listening:
+            threading.Thread(
+                target=self._accept, args=(each,), name="stream-accept", daemon=True
+            ).start()
+
+    def stop(self, grace_s: float = 0.5) -> None:
+        """Refuse new calls, give those in flight `grace_s`, free the port."""
+        deadline = time.monotonic() + grace_s
+        with self._changed:
+            self._is_stopping = True
+            for each in self._listening:
+                _wake(each)
+                each.close()
+            for connection in self._connections - self._busy:
+                connection.end()
+            self._changed.wait_for(lambda: not self._busy, deadline - time.monotonic())
+            for connection in self._connections:
+                connection.end()
+            self._changed.wait_for(lambda: not self._connections, grace_s + 5)
+
+    def _accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                connected, _ = listening.accept()
+            except OSError as error:
+                if self._is_stopping:
+                    return
+                logger.warning("cannot take a connection: %s", error)
+                time.sleep(ACCEPT_AGAIN_S)
+                continue
+            connection = Connection(connected)
+            with self._changed:
+                if self._is_stopping:
+                    connection.close()
+                    return
+                self._connections.add(connection)
+            threading.Thread(
+                target=self._serve, args=(connection,), name="stream", daemon=True
+            ).start()
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            if self._is_greeted(connection):
+                while True:
+                    self._answer(connection, connection.await_frame(None, PATIENCE_S))
+        except (OSError, MemoryError) as error:
+            # The caller is gone, or sees the end of the connection and asks again.
+            logger.debug("a connection ended: %s", error)
+        finally:
+            with self._changed:
+                self._connections.discard(connection)
+                self._changed.notify_all()
+            connection.close()
+
+    def _is_greeted(self, connection: Connection) -> bool:
+        deadline = time.monotonic() + HELLO_S
+        token = connection.hear_hello(deadline)
+        is_right = hmac.compare_digest(token.encode(), self._token.encode())
+        connection.answer_hello(Status.OK if is_right else Status.UNAUTHENTICATED, deadline)
+        return is_right
+
+    def _answer(self, connection: Connection, announced: Announced) -> None:
+        with self._busy_with(connection), self._room.taken(sum(announced.lengths)):
+            request = connection.receive_buffers(announced, time.monotonic() + PATIENCE_S)
+            service = self._services.get(announced.name)
+            if service is None:
+                status, reply = Status.UNIMPLEMENTED, Frame(b"there is no such method")
+            else:
+                status, reply = service.answer(announced.name, request)
+            connection.send(reply, "", status, time.monotonic() + PATIENCE_S)
+
+    @contextmanager
+    def _busy_with(self, connection: Connection) -> Iterator[None]:
+        with self._changed:
+            if self._is_stopping:
+                raise ConnectionLost("the server stops")
+            self._busy.add(connection)
+        try:
+            yield
+        finally:
+            self._free(connection)
+
+    def _free(self, connection: Connection) -> None:
+        with self._changed:
+            self._busy.discard(connection)
+            if self._is_stopping:
+                connection.end()
+                self._changed.notify_all()
+
+
+class _Room:
+    """Bounds the bytes of requests in memory."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._num_bytes = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, num_bytes: int) -> Iterator[None]:
+        """Hold room for some bytes; wait while there is none, unless nobody else has any.
+
+        Raises:
+          TimeoutError: others took too long.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_room(num_bytes), PATIENCE_S):
+                raise TimeoutError(f"no room for a request of {num_bytes} bytes")
+            self._num_bytes += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_bytes -= num_bytes
+                self._changed.notify_all()
+
+    def _has_room(self, num_bytes: int) -> bool:
+        is_alone = not self._num_bytes
+        return is_alone or not num_bytes or self._num_bytes + num_bytes <= self._most_bytes
+
+
+def _wake(listening: socket.socket) -> None:
+    """Let who waits in `accept` return."""
+    with suppress(OSError):
+        listening.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,184 @@
+"""Calls over streams of frames: what parameter servers are called by.
+
+docs/decisions/data-plane.md says why not over gRPC.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from elasticdl.rpc.connection import MOST_FRAME_BYTES, Connection
+from elasticdl.rpc.errors import (
+    RpcFailed,
+    RpcTimeout,
+    RpcUnauthenticated,
+    RpcUnavailable,
+    Status,
+)
+from elasticdl.rpc.frame import Frame, Placement
+from elasticdl.rpc.stream_address import open_socket
+
+MOST_IDLE = 16
+
+
+class StreamTransport:
+    """Connections to one stream server, each for one call at a time.
+
+    As many are opened as there are calls under way at once; those at rest are used again. A
+    connection on which anything went wrong is closed, so that nothing late can come over it.
+
+    Args:
+      address: `host:port`.
+      token: the job token.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self._address = address
+        self._token = token
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._is_closed = False
+        self._threads = _Threads()
+
+    def call(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Frame:
+        if sum(request.lengths) > MOST_FRAME_BYTES:
+            raise RpcFailed(f"{path}: a request of {sum(request.lengths)} bytes is too long")
+        deadline = time.monotonic() + timeout_s
+        connection: Connection | None = None
+        try:
+            connection = self._take(deadline)
+            connection.send(request, path, Status.OK, deadline)
+            announced = connection.await_frame(deadline, timeout_s)
+            reply = connection.receive_buffers(announced, deadline, placement)
+        except OSError as error:
+            self._drop(connection)
+            text = f"{path}: {self._address}: {error}"
+            if isinstance(error, TimeoutError):
+                raise RpcTimeout(f"{text}, within {timeout_s:g} s") from None
+            raise RpcUnavailable(text) from None
+        except BaseException:
+            self._drop(connection)
+            raise
+        self._give_back(connection)
+        if announced.status != Status.OK:
+            name = Status(announced.status).name
+            raise RpcFailed(f"{path}: {name}: {reply.head.decode(errors='replace')}")
+        return reply
+
+    def start(
+        self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
+    ) -> Future[Frame]:
+        outcome: Future[Frame] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self.call(path, request, timeout_s, placement))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        self._threads.run(run)
+        return outcome
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            for connection in self._busy:
+                connection.end()  # Its call closes it.
+        for connection in idle:
+            connection.close()
+        self._threads.close()
+
+    # ------------------------------------------------------------------------ connections
+
+    def _take(self, deadline: float) -> Connection:
+        with self._lock:
+            if self._is_closed:
+                raise ConnectionAbortedError("the connection was closed on this side")
+            connection = self._idle.pop() if self._idle else None
+            if connection is not None:
+                self._busy.add(connection)
+                return connection
+        return self._connect(deadline)
+
+    def _connect(self, deadline: float) -> Connection:
+        connection = Connection(open_socket(self._address, deadline))
+        with self._lock:
+            self._busy.add(connection)
+            if self._is_closed:
+                connection.end()
+        try:
+            if connection.say_hello(self._token, deadline) is Status.OK:
+                return connection
+        except BaseException:
+            self._drop(connection)
+            raise
+        self._drop(connection)
+        raise RpcUnauthenticated(f"{self._address}: missing or wrong job token")
+
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+            if len(self._idle) < MOST_IDLE and not self._is_closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _drop(self, connection: Connection | None) -> None:
+        """Close a connection that failed, and those at rest: the server may be another one now."""
+        with self._lock:
+            dropped, self._idle = self._idle, []
+            if connection is not None:
+                self._busy.discard(connection)
+                dropped.append(connection)
+        for one in dropped:
+            one.close()
+
+
+class _Threads:
+    """Daemon threads, as many as there are calls under way at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._num_threads = 0
+        self._num_free = 0
+        self._is_closed = False
+
+    def run(self, what: Callable[[], None]) -> None:
+        """Have a thread run it; once closed, this one."""
+        with self._lock:
+            is_closed = self._is_closed
+            is_new = not is_closed and not self._num_free
+            if is_new:
+                self._num_threads += 1
+            elif not is_closed:
+                self._num_free -= 1
+        if is_closed:
+            what()
+            return
+        self._waiting.put(what)
+        if is_new:
+            threading.Thread(target=self._work, name="stream-call", daemon=True).start()
+
+    def _work(self) -> None:
+        while (what := self._waiting.get()) is not None:
+            what()
+            del what  # Its outcome may be large.
+            with self._lock:
+                self._num_free += 1
+
+    def close(self) -> None:
+        """End the threads, each after what it is at."""
+        with self._lock:
+            self._is_closed = True
+            for _ in range(self._num_threads):
+                self._waiting.put(None)
+            self._num_threads = 0
