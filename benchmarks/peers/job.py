@@ -1,6 +1,6 @@
 """A job of `elasticdl train`, as people run it: its supervisor, master, parameter server, workers.
 
-All are processes of their own and talk through gRPC. Nothing of the job is replaced or left out. It
+All are processes of their own. Nothing of the job is replaced or left out. It
 reads its data from files like any other: ready columns from an Arrow file, which is mapped into
 memory and needs no parsing, but has to be read, cut into minibatches and deduplicated all the same;
 or Examples from a RecordIO file, parsed one by one by the model's input function. Records keep

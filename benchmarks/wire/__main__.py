@@ -31,7 +31,7 @@ from benchmarks.wire import carriers, partition
 MIB = 1 << 20
 SIZES = [64 << 10, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
 SMALL_BYTES = 64
-BYTES_A_TURN = 96 * MIB
+BYTES_A_TURN = 64 * MIB
 DIRECTIONS = ("pull", "push")
 PRODUCT = ("rows", "dense")
 Call = Callable[[], object]
@@ -113,7 +113,7 @@ def measure(call: Call, server_cpu: Cpu, repeats: int) -> Figures:
 
 def repeats_of(num_bytes: int) -> int:
     """Return how many calls make a turn."""
-    return max(3, min(300, BYTES_A_TURN // num_bytes))
+    return max(2, min(100, BYTES_A_TURN // num_bytes))
 
 
 class Contest:

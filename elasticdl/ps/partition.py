@@ -1,6 +1,6 @@
 """One partition of the model: its tables, its dense slices, and the progress of its groups.
 
-Frames in, frames out; no gRPC. A request is refused whole, before anything of it is applied, when
+Frames in, frames out. A request is refused whole, before anything of it is applied, when
 it means another incarnation (R3), was routed by another table (R1) or does not fit the definition.
 """
 
