@@ -22,6 +22,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from elasticdl.api.early_instances import EarlyInstances
+from elasticdl.api.forks import Forks
 from elasticdl.api.supervisor import LOGS, Commands, Lifetime, Supervisor
 from elasticdl.data.shards import Shard
 from elasticdl.instance import TOKEN_FILE
@@ -485,7 +486,7 @@ class SupervisorWorld(World):
         commands: Commands = queue.Queue()
         lifetime = Lifetime(directory, None)
         early = EarlyInstances((), lifetime.command, {}, commands.put)
-        self.supervisor = Supervisor(spec, lifetime, commands, early)
+        self.supervisor = Supervisor(spec, lifetime, commands, early, Forks((), {}, commands.put))
         super().__init__(SERVICES["Supervisor"], self.supervisor)
 
     def call(self, method: str, request: Message | Frame) -> Any:
