@@ -112,21 +112,19 @@ def of_index(turns: Turns, ids: np.ndarray) -> list[Figure]:
     index.reserve(len(ids))
     index.insert(ids, 0, np.empty(len(ids), np.int64))
     num_slots = index.num_bytes // 16
-    places = turns.rng.permutation(num_slots)[: 64 * turns.batch]
-
-    def touch(rows: np.ndarray) -> None:
-        first = int(rows[0]) % max(1, len(places) - turns.batch)
-        touching.read_slots(index._slots.rows, places[first : first + turns.batch])
-
-    # The ids are drawn outside of what is timed: taking them from memory is another random access.
-    drawn: list[np.ndarray] = []
+    # Drawn outside of what is timed: taking ids from memory is another random access.
+    drawn: dict[str, np.ndarray] = {}
 
     def find(_: np.ndarray) -> None:
-        index.find(drawn.pop())
+        index.find(drawn["ids"])
+
+    def touch(_: np.ndarray) -> None:
+        touching.read_slots(index._slots.rows, drawn["places"])
 
     def draw() -> np.ndarray:
         rows = turns.rows()
-        drawn[:] = [ids[rows]]
+        drawn["ids"] = ids[rows]
+        drawn["places"] = turns.rng.integers(0, num_slots, len(rows))
         return rows
 
     seconds = turns.seconds(find, touch, draw=draw)

@@ -21,9 +21,9 @@ NUM_SLOTS = 2
 
 
 @njit(inline="always")
-def _power(value, power):
+def _power(value, power, is_root):
     # The usual power, one half, costs a tenth so.
-    return math.sqrt(value) if power == np.float32(0.5) else value**power
+    return math.sqrt(value) if is_root else value**power
 
 
 @njit(inline="always")
@@ -34,12 +34,12 @@ def _twice_l2(learning_rate, constants):
 
 
 @njit(inline="always")
-def _step(weight, accumulator, linear, gradient, learning_rate, twice_l2, constants):
+def _step(weight, accumulator, linear, gradient, learning_rate, twice_l2, constants, is_root):
     power, l1, _, twice_l2_shrinkage, _ = constants
     squares = accumulator + gradient * gradient
-    of_squares = _power(squares, power)
+    of_squares = _power(squares, power, is_root)
     shrunk = gradient + twice_l2_shrinkage * weight
-    linear += shrunk - (of_squares - _power(accumulator, power)) / learning_rate * weight
+    linear += shrunk - (of_squares - _power(accumulator, power, is_root)) / learning_rate * weight
     clipped = min(max(linear, -l1), l1)
     return squares, linear, (clipped - linear) / (of_squares / learning_rate + twice_l2)
 
@@ -49,6 +49,7 @@ def dense(weights, slots, gradients, learning_rate, iteration, constants):
     """Update vectors."""
     accumulators, linears = slots
     twice_l2 = _twice_l2(learning_rate, constants)
+    is_root = constants[0] == np.float32(0.5)
     for i in range(len(weights)):
         accumulators[i], linears[i], weights[i] = _step(
             weights[i],
@@ -58,6 +59,24 @@ def dense(weights, slots, gradients, learning_rate, iteration, constants):
             learning_rate,
             twice_l2,
             constants,
+            is_root,
+        )
+
+
+@njit(inline="always")
+def _update_row(storage, row, gradient_of, learning_rate, twice_l2, constants, is_root):
+    """Update one row; called with what is known when it is compiled, the loop has no branches."""
+    dim = len(gradient_of)
+    for j in range(dim):
+        storage[row, dim + j], storage[row, 2 * dim + j], storage[row, j] = _step(
+            storage[row, j],
+            storage[row, dim + j],
+            storage[row, 2 * dim + j],
+            gradient_of[j],
+            learning_rate,
+            twice_l2,
+            constants,
+            is_root,
         )
 
 
@@ -65,17 +84,11 @@ def dense(weights, slots, gradients, learning_rate, iteration, constants):
 def rows(storage, rows, gradients, learning_rate, iterations, constants):
     """Update rows; others keep weights, accumulators and linear terms (lazy)."""
     twice_l2 = _twice_l2(learning_rate, constants)
-    dim = gradients.shape[1]
+    is_root = constants[0] == np.float32(0.5)
     for i in range(len(rows)):
         prefetch_row(storage, rows, i)
         row = np.uint64(rows[i])
-        for j in range(dim):
-            storage[row, dim + j], storage[row, 2 * dim + j], storage[row, j] = _step(
-                storage[row, j],
-                storage[row, dim + j],
-                storage[row, 2 * dim + j],
-                gradients[i, j],
-                learning_rate,
-                twice_l2,
-                constants,
-            )
+        if is_root:
+            _update_row(storage, row, gradients[i], learning_rate, twice_l2, constants, True)
+        else:
+            _update_row(storage, row, gradients[i], learning_rate, twice_l2, constants, False)
