@@ -7,6 +7,7 @@ import sys
 import threading
 
 from elasticdl.early import wait_for_job
+from elasticdl.freed_memory import keep_freed_memory
 from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
 from elasticdl.instance import (
     InstanceArguments,
@@ -39,6 +40,7 @@ MOST_WAITING = 256
 
 def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
+    keep_freed_memory()
     ended = threading.Event()
     on_sigterm(ended.set)
     # In sync mode every lane may have a request that waits.

@@ -8,6 +8,7 @@ import sys
 import threading
 
 from elasticdl.early import wait_for_job
+from elasticdl.freed_memory import keep_freed_memory
 from elasticdl.heartbeat import Heartbeat, NotAMember, register
 from elasticdl.instance import (
     InstanceArguments,
@@ -37,6 +38,7 @@ def share_of_threads(spec: JobSpec) -> int:
 
 def run(arguments: InstanceArguments) -> int:
     """Register, import TensorFlow, and work until the job is over."""
+    keep_freed_memory()
     instance = master_pb2.InstanceId(
         role="worker", index=arguments.index, incarnation=arguments.incarnation
     )
