@@ -13,7 +13,7 @@ ALIGNMENT = 64
 """What vector instructions, and TensorFlow, want memory to start at a multiple of."""
 SMALLEST_BYTES = 1 << 14
 """Below, the system's allocator does as well."""
-MOST_UNUSED_BYTES = 1 << 27
+MOST_UNUSED_BYTES = 1 << 29
 
 
 class MemoryPool:
