@@ -14,16 +14,20 @@ import re
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 MMAP_THRESHOLD = 32 << 20
 """Bytes from which an allocation has pages of its own, that go back when it is freed; the most that
 glibc allows. Large tables are above it."""
 
-TRIM_THRESHOLD = 256 << 20
-"""Freed bytes at the end of a heap that are kept."""
+TRIM_THRESHOLD = 64 << 20
+"""Freed bytes at the end of an arena that are kept."""
+
+MOST_ARENAS = 4
+"""Arenas that threads share; by default there are up to eight for every core."""
 
 TOP_PAD = 16 << 20
-"""Bytes a heap grows by beyond what is asked for."""
+"""Bytes an arena grows by beyond what is asked for."""
 
 
 def keep_freed_memory() -> bool:
@@ -43,5 +47,6 @@ def keep_freed_memory() -> bool:
             (_M_MMAP_THRESHOLD, MMAP_THRESHOLD),
             (_M_TRIM_THRESHOLD, TRIM_THRESHOLD),
             (_M_TOP_PAD, TOP_PAD),
+            (_M_ARENA_MAX, MOST_ARENAS),
         )
     )

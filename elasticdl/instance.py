@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -41,6 +42,12 @@ class InstanceArguments:
 def read_token(job_dir: str | Path) -> str:
     """The job token, which only the job's owner can read."""
     return (Path(job_dir) / TOKEN_FILE).read_text().strip()
+
+
+def allow_many_connections() -> None:
+    """Raise how many descriptors this process may have open to what the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> InstanceArguments:

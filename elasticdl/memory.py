@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections import defaultdict
 
 import numpy as np
 
@@ -30,7 +29,8 @@ class MemoryPool:
         self._most_unused_bytes = most_unused_bytes
         # Reentrant: the garbage collector may run anywhere, and what it frees comes back.
         self._lock = threading.RLock()
-        self._unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+        # By size; the one that was used last comes last.
+        self._unused: dict[int, list[np.ndarray]] = {}
         self._num_unused_bytes = 0
         self._leases: dict[int, weakref.ref[np.ndarray]] = {}
 
@@ -45,8 +45,7 @@ class MemoryPool:
             return aligned(num_bytes).data
         size = _rounded(num_bytes)
         with self._lock:
-            block = self._unused[size].pop() if self._unused[size] else None
-            self._num_unused_bytes -= 0 if block is None else size
+            block = self._pop(size)
         if block is None:
             block = aligned(size)
         # All views of it keep this one alive; those of an array keep only the block.
@@ -56,13 +55,37 @@ class MemoryPool:
         def give_back(_: object, block: np.ndarray = block) -> None:
             with self._lock:
                 self._leases.pop(key, None)
-                if self._num_unused_bytes + size <= self._most_unused_bytes:
-                    self._num_unused_bytes += size
-                    self._unused[size].append(block)
+                self._keep(size, block)
 
         with self._lock:
             self._leases[key] = weakref.ref(lease, give_back)
         return lease.data
+
+    def _pop(self, size: int) -> np.ndarray | None:
+        blocks = self._unused.pop(size, None)
+        if blocks is None:
+            return None
+        block = blocks.pop()
+        self._num_unused_bytes -= size
+        if blocks:
+            self._unused[size] = blocks
+        return block
+
+    def _keep(self, size: int, block: np.ndarray) -> None:
+        """Keep a block, in the place of what was not used for longest."""
+        if size > self._most_unused_bytes:
+            return
+        blocks = self._unused.pop(size, [])
+        while self._num_unused_bytes + size > self._most_unused_bytes:
+            oldest = next(iter(self._unused), None)
+            if oldest is None:  # All there is are of this size.
+                break
+            self._pop(oldest)
+        else:
+            blocks.append(block)
+            self._num_unused_bytes += size
+        if blocks:
+            self._unused[size] = blocks
 
     def float32s(self, *shape: int) -> np.ndarray:
         """Return such memory as a float32 array."""

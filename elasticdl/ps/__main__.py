@@ -11,6 +11,7 @@ from elasticdl.freed_memory import keep_freed_memory
 from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
 from elasticdl.instance import (
     InstanceArguments,
+    allow_many_connections,
     die_with_parent,
     on_sigterm,
     parse_arguments,
@@ -41,6 +42,7 @@ MOST_WAITING = 256
 def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
     keep_freed_memory()
+    allow_many_connections()
     ended = threading.Event()
     on_sigterm(ended.set)
     # In sync mode every lane may have a request that waits.

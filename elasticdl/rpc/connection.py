@@ -8,6 +8,7 @@ buffers without anything between them. A request's name is its path; a reply's i
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import sys
@@ -29,6 +30,8 @@ _ANSWER = struct.Struct("<IB")
 _MOST_PIECES = 512  # Of one system call; the system's limit is 1,024.
 _NOT_LATE = 0.9
 _MICROSECONDS = 1_000_000
+_MILLISECONDS = 1_000
+_GONE_S = 60
 
 
 class ConnectionLost(OSError):
@@ -42,7 +45,7 @@ class Announced:
     lengths: bytes of each buffer.
     """
 
-    status: int
+    status: Status
     name: str
     head: bytes
     lengths: tuple[int, ...]
@@ -61,7 +64,7 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._limits = {socket.SO_RCVTIMEO: 0.0, socket.SO_SNDTIMEO: 0.0}
+        self._receive_limit_s = 0.0
         connected.settimeout(None)
         if connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,7 +79,7 @@ class Connection:
         magic, status = _ANSWER.unpack(self._receive(_ANSWER.size, deadline))
         if magic != MAGIC:
             raise ConnectionLost("what answers is no server of streams")
-        return Status(status)
+        return _status(status)
 
     def hear_hello(self, deadline: float) -> str:
         """Return the token that the other side shows."""
@@ -98,15 +101,16 @@ class Connection:
         meta = b"".join((prefix, struct.pack(f"<{len(lengths)}Q", *lengths), text, frame.head))
         self._send([memoryview(meta), *frame.pieces], deadline)
 
-    def await_frame(self, first_deadline: float | None, patience_s: float) -> Announced:
+    def await_frame(self, deadline: float | None, patience_s: float = 0.0) -> Announced:
         """Receive all of a frame but its buffers.
 
         Args:
-          first_deadline: until when it must begin.
-          patience_s: how long the rest may take then.
+          deadline: until when all that must be there.
+          patience_s: without a deadline, how long the rest may take once it has begun.
         """
-        prefix = self._receive(_PREFIX.size, first_deadline)
-        deadline = time.monotonic() + patience_s
+        prefix = self._receive(_PREFIX.size, deadline)
+        if deadline is None:
+            deadline = time.monotonic() + patience_s
         magic, status, _, name_length, head_length, num_buffers = _PREFIX.unpack(prefix)
         if magic != MAGIC or num_buffers > MOST_BUFFERS or head_length > MOST_HEAD_BYTES:
             raise ConnectionLost("what came is no frame")
@@ -117,7 +121,7 @@ class Connection:
             raise ConnectionLost(f"a frame of {sum(lengths)} bytes is too long")
         head_start = lengths_end + name_length
         name = rest[lengths_end:head_start].decode(errors="replace")
-        return Announced(status, name, rest[head_start:], lengths)
+        return Announced(_status(status), name, rest[head_start:], lengths)
 
     def receive_buffers(
         self, announced: Announced, deadline: float, placement: Placement | None = None
@@ -152,7 +156,7 @@ class Connection:
     def _fill(self, places: Sequence[memoryview], deadline: float | None) -> None:
         left = places
         while left:
-            self._limit(socket.SO_RCVTIMEO, deadline)
+            self._limit(deadline)
             try:
                 # The kernel waits until all is full: one call, and one turn of the interpreter.
                 count = self._socket.recvmsg_into(left[:_MOST_PIECES], 0, socket.MSG_WAITALL)[0]
@@ -165,27 +169,43 @@ class Connection:
     def _send(self, pieces: Sequence[memoryview], deadline: float) -> None:
         left = pieces
         while left:
-            self._limit(socket.SO_SNDTIMEO, deadline)
             try:
-                count = self._socket.sendmsg(left[:_MOST_PIECES])
+                # Linux bounds the wait for each part of what is sent by SO_SNDTIMEO, not the whole.
+                count = self._socket.sendmsg(left[:_MOST_PIECES], (), socket.MSG_DONTWAIT)
             except BlockingIOError:
-                raise TimeoutError("the other side did not read in time") from None
+                self._await_room(deadline)
+                continue
             left = rest_of(left, count)
 
-    def _limit(self, option: int, deadline: float | None) -> None:
-        """Let the next call of the kernel end at the deadline; told anew only if that matters."""
+    def _await_room(self, deadline: float) -> None:
+        """Return once the kernel takes more to send."""
+        writable = select.poll()
+        writable.register(self._socket, select.POLLOUT)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not writable.poll(left_s * _MILLISECONDS):
+            raise TimeoutError("the other side did not read in time")
+
+    def _limit(self, deadline: float | None) -> None:
+        """Let the next call that receives end at the deadline; told anew only if that matters."""
         seconds = 0.0
         if deadline is not None:
             seconds = deadline - time.monotonic()
             if seconds <= 0:
                 raise TimeoutError("it took too long")
-        limit = self._limits[option]
+        limit = self._receive_limit_s
         if limit * _NOT_LATE <= seconds <= limit:
             return
         whole = max(1, int(seconds * _MICROSECONDS)) if seconds else 0
         timeval = struct.pack("@ll", *divmod(whole, _MICROSECONDS))
-        self._socket.setsockopt(socket.SOL_SOCKET, option, timeval)
-        self._limits[option] = seconds
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._receive_limit_s = seconds
+
+
+def _status(value: int) -> Status:
+    try:
+        return Status(value)
+    except ValueError:
+        raise ConnectionLost(f"what came has the unknown status {value}") from None
 
 
 def _keep_alive(connected: socket.socket) -> None:
@@ -195,3 +215,5 @@ def _keep_alive(connected: socket.socket) -> None:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        # Nobody probes while something that was sent is not acknowledged.
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_S * _MILLISECONDS)

@@ -52,7 +52,10 @@ def open_socket(address: str, deadline: float) -> socket.socket:
     if (name := _unix_name(address)) is not None:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         local.settimeout(max(0.001, deadline - time.monotonic()))
-        with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError):
+        # The last is a full backlog.
+        with contextlib.suppress(
+            ConnectionError, FileNotFoundError, PermissionError, BlockingIOError
+        ):
             local.connect(name)
             if _is_ours(local):
                 return local

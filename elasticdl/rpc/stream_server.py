@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -24,6 +25,7 @@ PATIENCE_S = 60.0
 MOST_BYTES = 1 << 30
 """Of requests that are being received or answered; a larger one is taken alone."""
 ACCEPT_AGAIN_S = 0.1
+_WARN_EVERY_S = 30.0
 
 
 class StreamServer:
@@ -78,24 +80,36 @@ class StreamServer:
             self._changed.wait_for(lambda: not self._connections, grace_s + 5)
 
     def _accept(self, listening: socket.socket) -> None:
+        warned = -_WARN_EVERY_S
         while True:
             try:
                 connected, _ = listening.accept()
-            except OSError as error:
+                self._begin(Connection(connected))
+            except (OSError, RuntimeError, MemoryError) as error:  # No descriptors, or no threads.
                 if self._is_stopping:
                     return
-                logger.warning("cannot take a connection: %s", error)
+                if time.monotonic() - warned >= _WARN_EVERY_S:
+                    warned = time.monotonic()
+                    logger.warning("cannot take a connection: %s", error)
                 time.sleep(ACCEPT_AGAIN_S)
-                continue
-            connection = Connection(connected)
-            with self._changed:
-                if self._is_stopping:
-                    connection.close()
-                    return
-                self._connections.add(connection)
+
+    def _begin(self, connection: Connection) -> None:
+        """Serve a connection in a thread of its own; close it where there can be none."""
+        with self._changed:
+            if self._is_stopping:
+                connection.close()
+                return
+            self._connections.add(connection)
+        try:
             threading.Thread(
                 target=self._serve, args=(connection,), name="stream", daemon=True
             ).start()
+        except BaseException:
+            with self._changed:
+                self._connections.discard(connection)
+                self._changed.notify_all()
+            connection.close()
+            raise
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -119,13 +133,15 @@ class StreamServer:
         return is_right
 
     def _answer(self, connection: Connection, announced: Announced) -> None:
-        with self._busy_with(connection), self._room.taken(sum(announced.lengths)):
-            request = connection.receive_buffers(announced, time.monotonic() + PATIENCE_S)
-            service = self._services.get(announced.name)
-            if service is None:
-                status, reply = Status.UNIMPLEMENTED, Frame(b"there is no such method")
-            else:
-                status, reply = service.answer(announced.name, request)
+        with self._busy_with(connection):
+            with self._room.taken(sum(announced.lengths)):
+                request = connection.receive_buffers(announced, time.monotonic() + PATIENCE_S)
+                service = self._services.get(announced.name)
+                if service is None:
+                    status, reply = Status.UNIMPLEMENTED, Frame(b"there is no such method")
+                else:
+                    status, reply = service.answer(announced.name, request)
+                del request
             connection.send(reply, "", status, time.monotonic() + PATIENCE_S)
 
     @contextmanager
@@ -148,12 +164,13 @@ class StreamServer:
 
 
 class _Room:
-    """Bounds the bytes of requests in memory."""
+    """Bounds the bytes of requests in memory; who came first goes first, however large."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._num_bytes = 0
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     @contextmanager
     def taken(self, num_bytes: int) -> Iterator[None]:
@@ -162,20 +179,32 @@ class _Room:
         Raises:
           TimeoutError: others took too long.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._has_room(num_bytes), PATIENCE_S):
-                raise TimeoutError(f"no room for a request of {num_bytes} bytes")
-            self._num_bytes += num_bytes
+        if num_bytes:
+            self._take(num_bytes)
         try:
             yield
         finally:
-            with self._changed:
-                self._num_bytes -= num_bytes
+            if num_bytes:
+                with self._changed:
+                    self._num_bytes -= num_bytes
+                    self._changed.notify_all()
+
+    def _take(self, num_bytes: int) -> None:
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                if not self._changed.wait_for(
+                    lambda: self._waiting[0] is ticket and self._has_room(num_bytes), PATIENCE_S
+                ):
+                    raise TimeoutError(f"no room for a request of {num_bytes} bytes")
+                self._num_bytes += num_bytes
+            finally:
+                self._waiting.remove(ticket)
                 self._changed.notify_all()
 
     def _has_room(self, num_bytes: int) -> bool:
-        is_alone = not self._num_bytes
-        return is_alone or not num_bytes or self._num_bytes + num_bytes <= self._most_bytes
+        return not self._num_bytes or self._num_bytes + num_bytes <= self._most_bytes
 
 
 def _wake(listening: socket.socket) -> None:

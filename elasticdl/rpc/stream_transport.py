@@ -55,7 +55,7 @@ class StreamTransport:
         try:
             connection = self._take(deadline)
             connection.send(request, path, Status.OK, deadline)
-            announced = connection.await_frame(deadline, timeout_s)
+            announced = connection.await_frame(deadline)
             reply = connection.receive_buffers(announced, deadline, placement)
         except OSError as error:
             self._drop(connection)
@@ -68,7 +68,7 @@ class StreamTransport:
             raise
         self._give_back(connection)
         if announced.status != Status.OK:
-            name = Status(announced.status).name
+            name = announced.status.name
             raise RpcFailed(f"{path}: {name}: {reply.head.decode(errors='replace')}")
         return reply
 
@@ -161,11 +161,11 @@ class _Threads:
                 self._num_threads += 1
             elif not is_closed:
                 self._num_free -= 1
+            if not is_closed:
+                self._waiting.put(what)  # Before what ends the threads.
         if is_closed:
             what()
-            return
-        self._waiting.put(what)
-        if is_new:
+        elif is_new:
             threading.Thread(target=self._work, name="stream-call", daemon=True).start()
 
     def _work(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -170,7 +171,7 @@ def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
 
         def setsockopt(self, *of: object) -> None: ...
 
-        def sendmsg(self, pieces: list[memoryview]) -> int:
+        def sendmsg(self, pieces: list[memoryview], *of: object) -> int:
             lines.extend(bytes(piece) for piece in pieces)
             return sum(piece.nbytes for piece in pieces)
 
@@ -426,3 +427,105 @@ def test_no_more_memory_is_kept_than_is_allowed():
     assert 0 < pool.num_unused_bytes <= 3 * SMALLEST_BYTES
     assert pool.float32s(3, 5).shape == (3, 5)
     assert pool.float32s(0, 5).shape == (0, 5)
+
+
+def test_a_pool_that_is_full_keeps_what_was_used_last():
+    pool = MemoryPool(most_unused_bytes=8 * SMALLEST_BYTES)
+    large = pool.take(7 * SMALLEST_BYTES)
+    del large
+    assert pool.num_unused_bytes == 7 * SMALLEST_BYTES
+    small = [pool.take(2 * SMALLEST_BYTES) for _ in range(2)]
+    del small
+    assert pool.num_unused_bytes == 4 * SMALLEST_BYTES
+    too_large = pool.take(9 * SMALLEST_BYTES)
+    del too_large
+    assert pool.num_unused_bytes == 4 * SMALLEST_BYTES
+
+
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_a_peer_that_reads_a_little_now_and_then_is_given_up_at_the_deadline(family):
+    if family == "unix":
+        ours, theirs = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ours = socket.create_connection(listening.getsockname())
+            theirs, _ = listening.accept()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.wait(0.2):
+            theirs.recv(80_000)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    connection = Connection(ours)
+    frame = Frame(b"", (memoryview(bytes(1 << 26)),))
+    began = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError, match="did not read in time"):
+            connection.send(frame, "", Status.OK, began + 1.0)
+    finally:
+        is_over.set()
+        reader.join()
+        theirs.close()
+        connection.close()
+    assert time.monotonic() - began < DEADLINE_S
+
+
+def test_a_server_without_a_thread_for_a_connection_takes_the_next_one(
+    server, transport, monkeypatch
+):
+    start, refused = threading.Thread.start, []
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "stream" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with pytest.raises(RpcUnavailable):
+        transport.call(PATH, Frame(b"a"), DEADLINE_S)
+    assert refused
+    assert transport.call(PATH, Frame(b"b"), DEADLINE_S).head == b"re: b"
+    assert len(server._connections) == 1
+
+
+def test_a_request_that_needs_all_the_room_is_not_overtaken_for_ever(echo):
+    server = StreamServer([Service(DESCRIPTOR, echo)], "secret", most_bytes=1 << 20)
+    echo.before = lambda: threading.Event().wait(0.1)
+    is_over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        transports = [StreamTransport(server.address, "secret") for _ in range(9)]
+        for each in transports:
+            stack.callback(each.close)
+        large, *small = transports
+
+        def go_on(transport: StreamTransport) -> None:
+            while not is_over.is_set():
+                transport.call(PATH, Frame(b"s", (memoryview(bytes(64)),)), DEADLINE_S)
+
+        threads = [threading.Thread(target=go_on, args=(each,)) for each in small]
+        for thread in threads:
+            thread.start()
+        try:
+            until(lambda: len(echo.requests) > 6)
+            request = Frame(b"large", (memoryview(bytes((1 << 20) + 1)),))
+            assert large.call(PATH, request, DEADLINE_S).head == b"re: large"
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_a_reply_with_an_unknown_status_is_no_reply():
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours)
+    theirs.sendall(struct.pack("<IBBHII", MAGIC, 200, 0, 0, 0, 0))
+    with pytest.raises(OSError, match="unknown status 200"):
+        connection.await_frame(time.monotonic() + DEADLINE_S)
+    connection.close()
+    theirs.close()
