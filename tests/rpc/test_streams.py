@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -493,32 +493,30 @@ def test_a_server_without_a_thread_for_a_connection_takes_the_next_one(
     assert len(server._connections) == 1
 
 
-def test_a_request_that_needs_all_the_room_is_not_overtaken_for_ever(echo):
+def test_a_request_that_needs_all_the_room_is_not_overtaken(echo):
     server = StreamServer([Service(DESCRIPTOR, echo)], "secret", most_bytes=1 << 20)
-    echo.before = lambda: threading.Event().wait(0.1)
-    is_over = threading.Event()
+    may_go_on = threading.Event()
+    echo.before = lambda: may_go_on.wait(DEADLINE_S)
+    transport = StreamTransport(server.address, "secret")
     with contextlib.ExitStack() as stack:
         stack.callback(server.stop)
-        transports = [StreamTransport(server.address, "secret") for _ in range(9)]
-        for each in transports:
-            stack.callback(each.close)
-        large, *small = transports
+        stack.callback(transport.close)
+        stack.callback(may_go_on.set)
 
-        def go_on(transport: StreamTransport) -> None:
-            while not is_over.is_set():
-                transport.call(PATH, Frame(b"s", (memoryview(bytes(64)),)), DEADLINE_S)
+        def begin(head: bytes, num_bytes: int) -> Future[Frame]:
+            request = Frame(head, (memoryview(bytes(num_bytes)),))
+            return transport.start(PATH, request, DEADLINE_S)
 
-        threads = [threading.Thread(target=go_on, args=(each,)) for each in small]
-        for thread in threads:
-            thread.start()
-        try:
-            until(lambda: len(echo.requests) > 6)
-            request = Frame(b"large", (memoryview(bytes((1 << 20) + 1)),))
-            assert large.call(PATH, request, DEADLINE_S).head == b"re: large"
-        finally:
-            is_over.set()
-            for thread in threads:
-                thread.join()
+        calls = [begin(b"first", 64)]
+        until(lambda: echo.requests == [b"first"])
+        calls.append(begin(b"large", (1 << 20) + 1))
+        until(lambda: len(server._room._waiting) == 1)
+        calls.append(begin(b"last", 64))
+        until(lambda: len(server._room._waiting) == 2)
+        may_go_on.set()
+        for call in calls:
+            call.result(DEADLINE_S)
+    assert echo.requests == [b"first", b"large", b"last"]
 
 
 def test_a_reply_with_an_unknown_status_is_no_reply():
