@@ -20,6 +20,7 @@ from elasticdl.worker.spare import Role
 logger = logging.getLogger(__name__)
 
 FORK_S = 10.0
+_LAST_WORDS_S = 1.0
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -114,11 +115,11 @@ class Forks:
             self._line.sendall(Role(arguments, str(log)).to_line())
             while not answer.endswith(b"\n") and (more := self._line.recv(64)):
                 answer += more
-        except OSError:
-            answer = b""
+        except OSError as error:
+            logger.warning("the process that forks workers: %s", error)
         if not answer.endswith(b"\n"):
             logger.warning("workers are not forked any more: the process for it is lost")
-            self.end()
+            self.end(answer)
             return None
         pid = int(answer)
         return ForkedProcess(pid) if pid else None
@@ -128,13 +129,25 @@ class Forks:
         """Of the zygote, if there is one."""
         return None if self._process is None else self._process.pid
 
-    def end(self) -> None:
-        """Kill the zygote, which leaves the workers alone."""
+    def end(self, answer: bytes = b"") -> None:
+        """Kill the zygote, which leaves the workers alone.
+
+        Args:
+          answer: what has come of one; the worker that it names is not known, and killed.
+        """
         self._is_ready = False
         if self._process is None or self._line is None:
             return
         kill_group(self._process.pid)
         self._process.wait()
+        with contextlib.suppress(OSError):
+            self._line.settimeout(_LAST_WORDS_S)
+            while more := self._line.recv(64):
+                answer += more
+        for pid in filter(None, map(int, answer.split(b"\n")[:-1])):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         self._line.close()
         self._process = self._line = None
 

@@ -88,7 +88,9 @@ def _ask(zygote: socket.socket, request: bytes, errors: BinaryIO) -> tuple[bytes
     except ConnectionError:
         return None
     *answers, code = said.splitlines() or [b""]
-    return (b"".join(answers), int(code)) if code else None
+    if not code.lstrip(b"-").isdigit():  # Whoever would have told how it ended has died.
+        return None
+    return b"".join(answers), int(code)
 
 
 def _report(result: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from elasticdl.early import READY, take_log
@@ -50,14 +51,15 @@ def import_all(keras: str) -> None:
     gc.enable()
 
 
-def fork_for(parent: int) -> int:
+def fork_for(parent: int) -> tuple[int, int]:
     """Fork a leader of a session that is a child of this one's parent, which adopts orphans.
 
     Args:
       parent: its process id.
 
     Returns:
-      The new process's id; 0 in that process, once its parent is `parent`.
+      The new process's id, and a file to write to, that has it begin: it ends where that closes
+      before. In that process 0 and -1, once it is to begin and its parent is `parent`.
 
     Raises:
       OSError: there is no room for another process.
@@ -77,18 +79,19 @@ def fork_for(parent: int) -> int:
         os.write(tell, str(os.getpid()).encode())
         for one in (told, tell, begin):
             os.close(one)
-        os.read(begun, 1)  # Ends once all others have closed: the one between has, by ending.
+        if not os.read(begun, 1):
+            os._exit(1)
         os.close(begun)
-        return 0
+        return 0, -1
     os.close(tell)
     os.close(begun)
     with os.fdopen(told, "rb") as answer:
         child = int(answer.read() or 0)
     os.waitpid(between, 0)
-    os.close(begin)
     if not child:
+        os.close(begin)
         raise OSError("no room for another process")
-    return child
+    return child, begin
 
 
 def show_as(command: list[str]) -> None:
@@ -130,13 +133,15 @@ def serve(line: socket.socket) -> Role | None:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)  # Of the check, once it has ended.
             try:
-                child = fork_for(parent)
+                child, begin = fork_for(parent)
             except OSError:
-                child = 0  # The supervisor finds out by itself why.
-            else:
-                if child == 0:
-                    return Role(**json.loads(text))
-            line.sendall(f"{child}\n".encode())
+                line.sendall(b"0\n")  # The supervisor finds out by itself why.
+                continue
+            if child == 0:
+                return Role(**json.loads(text))
+            line.sendall(f"{child}\n".encode())  # Before it begins: it must be known.
+            os.write(begin, b"\n")
+            os.close(begin)
     return None
 
 
@@ -158,6 +163,7 @@ def fork_check(line: socket.socket, temporary: str) -> None:
         request, (errors, *_), _, _ = socket.recv_fds(line, 1 << 16, 1)
         while not request.endswith(b"\n"):
             request += line.recv(1 << 16) or b"\n"
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # Not the supervisor's socket.
         for standard in (1, 2):
             os.dup2(errors, standard)
         watching = os.getpid()
@@ -165,6 +171,7 @@ def fork_check(line: socket.socket, temporary: str) -> None:
         if checking:
             _, status = os.waitpid(checking, 0)
             line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            line.shutdown(socket.SHUT_WR)  # Who else may hold it is nobody's to wait for.
             os._exit(0)
         _set_parent(watching)
         os.environ["TMPDIR"] = tempfile.tempdir = temporary
@@ -192,7 +199,12 @@ def main() -> int:
     parser.add_argument("--temporary", default="", help="directory for the check's files")
     given, _ = parser.parse_known_args()  # The others are only to be seen.
     import_all(given.keras)
+    if threading.active_count() > 1:
+        names = ", ".join(each.name for each in threading.enumerate()[1:])
+        print(f"workers are not forked: there are threads here: {names}", file=sys.stderr)
+        return 1
     if given.check is not None:
+        os.set_inheritable(given.check, False)
         with socket.socket(fileno=given.check) as launcher:
             fork_check(launcher, given.temporary)
     line = socket.socket(fileno=os.dup(0))

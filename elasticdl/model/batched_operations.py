@@ -2,8 +2,9 @@
 
 Each rule is given an operation of a function of one record, and what its inputs are for a batch,
 and returns its outputs for the batch. Only such operations have one that give the same for each
-record of a batch as for the record alone; floats may differ in the last bit, as they do with the
-number of threads. What has no rule, or an input that a rule does not know, is refused.
+record of a batch as for the record alone. Floats may differ in the last bit where TensorFlow
+computes several at once, so what would make an id or anything else of them that jumps is refused,
+and so is what has no rule, or an input that a rule does not know.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ class Value(NamedTuple):
       is_batched: which of both.
       of_sparse: that tensor, and which component of it, where this is one of a sparse tensor; all
         records' tensors are one sparse tensor then.
+      is_inexact: whether it may differ in the last bit from what it is for a record alone.
     """
 
     tensor: tf.Tensor
     is_batched: bool
     of_sparse: tuple[str, str] | None = None
+    is_inexact: bool = False
 
 
 INDICES, VALUES, SHAPE = COMPONENTS = ("indices", "values", "shape")
@@ -74,6 +77,17 @@ _WITH_SETTINGS = {
 # Of the same for all records, they give the same for all; they have no rule for other inputs.
 _WITHOUT_RULE = _names("Const Range Fill LinSpace")
 _WITH_STATE = frozenset(("LookupTableFindV2",))
+_INEXACT = _names(
+    "Sqrt Rsqrt Exp Expm1 Log Log1p Sin Cos Tan Tanh Sigmoid Softplus Reciprocal Erf Pow Atan2 "
+    "Xdivy Sum Mean Prod"
+)
+"""Of floats, computed by other instructions where there are several."""
+_CONTINUOUS = _INEXACT | _names(
+    "Abs Neg Square Relu Cast Identity StopGradient Add AddV2 Sub Mul Div RealDiv DivNoNan Maximum "
+    "Minimum SquaredDifference SelectV2 MulNoNan Max Min ClipByValue Reshape ExpandDims Squeeze "
+    "Pack Unpack ConcatV2 StridedSlice GatherV2 Transpose"
+)
+"""What a last bit goes through as a last bit, as long as floats come out."""
 
 
 def batched(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[Value]:
@@ -92,12 +106,16 @@ def batched(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[V
         raise Unbatchable(f"there is no rule for {kind}")
     if operation.op_def.is_stateful and kind not in _WITH_STATE:
         raise Unbatchable(f"{kind} has state")
+    is_inexact = any(each.is_inexact for each in inputs)
+    if is_inexact and kind != "Shape" and not _is_continuous(operation):
+        raise Unbatchable(f"{kind} of what may differ in the last bit")
+    is_inexact |= kind in _INEXACT
     of_sparse = [each.of_sparse for each in inputs if each.of_sparse is not None]
     if of_sparse:
         if kind != "Identity" and (kind not in SAME_SHAPE or of_sparse[0][1] != VALUES):
             raise Unbatchable(f"{kind} of a sparse tensor")
         made = again(operation, [inputs[0].tensor])
-        return [Value(each, True, of_sparse[0]) for each in made]
+        return [_marked(Value(each, True, of_sparse[0]), is_inexact) for each in made]
     if not any(each.is_batched for each in inputs):
         return [Value(each, False) for each in again(operation, [each.tensor for each in inputs])]
     if kind not in RULES:
@@ -106,9 +124,19 @@ def batched(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[V
     for output, each in zip(operation.outputs, RULES[kind](operation, inputs, count), strict=True):
         if not isinstance(each, Value):
             each.set_shape(tf.TensorShape([None]).concatenate(output.shape))
-            each = Value(each, True)
+            each = _marked(Value(each, True), is_inexact)
         values.append(each)
     return values
+
+
+def _is_continuous(operation: Any) -> bool:
+    return operation.type in _CONTINUOUS and all(
+        each.dtype.is_floating for each in operation.outputs
+    )
+
+
+def _marked(value: Value, is_inexact: bool) -> Value:
+    return value._replace(is_inexact=is_inexact and value.tensor.dtype.is_floating)
 
 
 def again(operation: Any, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -140,6 +168,9 @@ def _parse(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[Va
     shapes = [tf.TensorShape(each) for each in operation.get_attr("dense_shapes")]
     if not all(each.is_fully_defined() for each in shapes):
         raise Unbatchable("a feature of any length")  # alone never padded
+    names = _static(inputs[1].tensor)
+    if names is None or names.size:
+        raise Unbatchable("names of Examples")
     if operation.get_attr("ragged_value_types"):
         raise Unbatchable("a ragged feature")
     made = again(operation, [each.tensor for each in inputs])
@@ -265,7 +296,7 @@ def _one_hot(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[
 
 def _transpose(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[tf.Tensor]:
     order = _known(inputs[1], "Transpose").tolist()
-    return [tf.transpose(inputs[0].tensor, [0, *(axis + 1 for axis in order)])]
+    return [tf.transpose(inputs[0].tensor, [0, *(axis % len(order) + 1 for axis in order)])]
 
 
 def _reduce(operation: Any, inputs: Sequence[Value], count: tf.Tensor) -> list[tf.Tensor]:

@@ -176,6 +176,8 @@ def _outputs(operation: Any, inputs: Sequence[Any], count: tf.Tensor) -> list[An
         parts = [each.of_sparse for each in inputs]
         if None in parts or [part for _, part in parts] != [*COMPONENTS] or len(set(parts)) != 3:
             raise Unbatchable("a sparse tensor that was not parsed as it is")
+        if any(each.is_inexact for each in inputs):
+            raise Unbatchable("a sparse tensor of what may differ in the last bit")
         if len({tensor for tensor, _ in parts}) != 1:
             raise Unbatchable("a sparse tensor of several")
         return [tf.SparseTensor(*(each.tensor for each in inputs))]

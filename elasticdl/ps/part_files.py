@@ -107,7 +107,8 @@ class Directory:
     def open(self, name: str) -> pa.NativeFile:
         import pyarrow as pa
 
-        return pa.memory_map(str(self.path / name))
+        # Not mapped: what the disk cannot read would end the process, and not be an error.
+        return pa.OSFile(str(self.path / name))
 
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[Sink]:

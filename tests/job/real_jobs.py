@@ -140,7 +140,7 @@ class Job:
     def assert_nothing_is_left(self) -> None:
         wait_until("the end of its processes", lambda: not processes_of(self.directory), 15.0)
         assert not (self.directory / "tmp").exists()
-        assert list(self._temporary.iterdir()) == []
+        wait_until("the end of its temporary files", lambda: not [*self._temporary.iterdir()], 15.0)
         left = [one for one in self.output.parent.iterdir() if "partial" in one.name]
         assert not left, "half a trained model was left"
 

@@ -60,6 +60,11 @@ def in_a_function(one: dict[str, Any]) -> Any:
 
 
 CAN_BE = {
+    "floats of logarithms, and ids of floats as they are": lambda one: (
+        tf.math.log1p(one["x"]) * 2.0,
+        tf.cast(one["x"] * 4.0, tf.int64),
+    ),
+    "transposed by axes counted from the end": lambda one: tf.transpose(one["x"], [-1, 0]),
     "parsed alone": lambda one: {"id": one["id"], "x": one["x"]},
     "features and labels": lambda one: ({"x": one["x"], "word": one["word"]}, one["id"]),
     "a sparse tensor": lambda one: ({"few": one["few"], "id": one["id"]}, one["x"]),
@@ -185,6 +190,26 @@ CANNOT_BE = {
         lambda r: tf.while_loop(
             lambda i: i < parsed(r)["id"], lambda i: i + 1, [tf.constant(0, tf.int64)]
         )[0]
+    ),
+    "an id of a logarithm": lambda data: data.map(
+        lambda r: tf.cast(tf.math.log(parsed(r)["x"]) / tf.math.log(2.0), tf.int64)
+    ),
+    "a text of a logarithm, through floats": lambda data: data.map(
+        lambda r: tf.strings.as_string(tf.transpose(tf.math.log1p(parsed(r)["x"]) * 2.0))
+    ),
+    "the floor of a mean": lambda data: data.map(
+        lambda r: tf.floor(tf.reduce_mean(parsed(r)["x"]))
+    ),
+    "a bucket of what another function computed": lambda data: data.map(
+        lambda r: tf.sqrt(parsed(r)["x"])
+    ).map(lambda x: x > 1.5),
+    "a sparse tensor of logarithms": lambda data: data.map(
+        lambda r: tf.sparse.map_values(
+            tf.math.log1p, tf.sparse.map_values(tf.cast, parsed(r)["few"], tf.float32)
+        )
+    ).map(lambda one: one.values),
+    "names of Examples": lambda data: data.map(
+        lambda r: tf.io.parse_single_example(r, DESCRIPTION, example_names="x")["id"]
     ),
     "filtered": lambda data: data.map(parsed).filter(lambda one: one["id"] > 3),
     "repeated": lambda data: data.map(parsed).repeat(2),
