@@ -12,6 +12,7 @@ import pytest
 
 from elasticdl.api import jobs
 from elasticdl.api.forks import can_fork
+from tests.job import real_jobs
 from tests.job.real_jobs import wait_until
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="where workers are forked")
@@ -48,3 +49,32 @@ def test_workers_are_children_of_the_supervisor_and_outlive_what_they_were_forke
 def two(job) -> list:
     running = job.running("worker")
     return running if len(running) == 2 else []
+
+
+@pytest.mark.timeout(600)
+def test_a_model_that_reads_its_input_is_given_none(start, tmp_path):
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    text = (Path(real_jobs.ZOO) / "clicks.py").read_text()
+    (zoo / "clicks.py").write_text(
+        text.replace(
+            "import tensorflow", "import sys; assert not sys.stdin.read()\nimport tensorflow", 1
+        )
+    )
+    job = start(f"--model_zoo={zoo}", "--num_epochs=1")
+    assert job.wait() == 0, job.terminal()
+
+
+@pytest.mark.timeout(600)
+def test_where_something_starts_threads_everywhere_workers_are_not_forked(start, tmp_path):
+    agent = tmp_path / "agent"
+    agent.mkdir()
+    (agent / "sitecustomize.py").write_text(
+        "import threading\n"
+        "threading.Thread(target=threading.Event().wait, name='agent', daemon=True).start()\n"
+    )
+    path = os.pathsep.join([str(agent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    job = start("--num_epochs=1", PYTHONPATH=path)
+    assert job.wait() == 0, job.terminal()
+    said = (job.directory / "logs" / "supervisor.log").read_text()
+    assert "workers are not forked: there are threads here: agent" in said
