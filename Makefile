@@ -2,7 +2,7 @@
 #   make train   a real model, trained by a master, 2 parameter servers and 2 workers
 #   make test    ruff, mypy, the import checker, then the whole test suite; needs no root
 #   make lint    only the checkers     make proto   regenerate the protobuf code
-#   make bench   the benchmarks, less than 20 minutes; benchmarks/results has what they found
+#   make bench   the benchmarks, meant for 20 minutes; benchmarks/results has what they found
 #   make bench-check BEFORE=FILE AFTER=FILE   which of their figures moved, by what ratio
 #   make clean   remove what was made, .venv included
 #   make chaos   jobs whose processes are killed for CHAOS_SECS (300); CHAOS_SEED chooses which

@@ -24,6 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Figure
 from benchmarks.job_process import JobProcess, end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
@@ -31,6 +32,7 @@ from elasticdl.job_spec import JOB_FILE
 from elasticdl.master.journal import Entry, read_journal
 
 IMPORT = "import_tensorflow"
+LONGEST_S = 10.0  # From the command to the first step.
 MILESTONES = {
     "check_passed": "the model is checked",
     "job_began": "the master's journal begins",
@@ -134,6 +136,13 @@ def measure(settings: Settings) -> dict[str, Any]:
         "start_s": medians["first_done"],
         "start_in_imports": medians["first_done"] / medians[IMPORT],
         "runs": runs,
+        "figures": {
+            each.name: each.as_dict()
+            for each in (
+                Figure("command to first task", medians["first_done"], "s", at_most=LONGEST_S),
+                Figure("the whole job", medians["job_cpu"], "CPU s", less_is_better=True),
+            )
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -21,3 +22,10 @@ def temporary_files_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterat
         else:
             os.environ["TMPDIR"] = before
         tempfile.tempdir = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Have processes of tests heed SIGINT: those of a shell's background ignore it, and inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Figure
 from benchmarks.machine import describe_machine
 from benchmarks.wire import carriers, partition
 
@@ -34,6 +35,7 @@ SMALL_BYTES = 64
 BYTES_A_TURN = 64 * MIB
 DIRECTIONS = ("pull", "push")
 PRODUCT = ("rows", "dense")
+LEAST = 0.5
 Call = Callable[[], object]
 Cpu = Callable[[], float]
 
@@ -184,6 +186,17 @@ def run(kinds: Sequence[str], sizes: Sequence[int], rounds: int) -> dict[str, An
     return results
 
 
+def figures_of(results: dict[str, Any]) -> list[Figure]:
+    """Return, of what the product carries, the ratios to raw TCP at 1 MiB and above."""
+    return [
+        Figure(f"{kind}, {direction}, {int(size) >> 20} MiB / TCP", found["of_tcp"], at_least=LEAST)
+        for kind in ("streams", "rows", "dense")
+        for direction, sizes in results.get(kind, {}).items()
+        for size, found in sizes.items()
+        if int(size) >= 1 << 20 and "of_tcp" in found
+    ]
+
+
 def _median(figures: Sequence[Figures]) -> Figures:
     columns = zip(*(asdict(each).values() for each in figures), strict=True)
     return Figures(*(statistics.median(column) for column in columns))
@@ -241,7 +254,12 @@ def main() -> None:
     results = run(arguments.kinds, sizes, rounds)
     show(results)
     if arguments.json:
-        document = {"machine": describe_machine(), "rounds": rounds, "results": results}
+        document = {
+            "machine": describe_machine(),
+            "rounds": rounds,
+            "results": results,
+            "figures": {each.name: each.as_dict() for each in figures_of(results)},
+        }
         arguments.json.write_text(json.dumps(document, indent=2))
     os._exit(0)  # Flight waits for its exchange to end.
 
