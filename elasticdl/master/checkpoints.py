@@ -338,14 +338,21 @@ class Checkpoints:
         return True
 
     def _remove_old(self) -> None:
-        """Remove what is beyond --keep_checkpoints, was damaged, and no kept one builds on."""
+        """Remove what is beyond --keep_checkpoints, was damaged, and no kept one builds on.
+
+        Where a kept one cannot be read, what it builds on is not known: nothing older is removed,
+        which may be all that is left to go on from.
+        """
         numbers = numbers_in(self._root)
         standing = self._coordinator.placement.standing
         kept = [number for number in numbers if number in standing][-self._spec.keep_checkpoints :]
         needed = set(kept)
         for number in kept:
-            with contextlib.suppress(JobError):  # A damaged one needs nothing any more.
+            try:
                 needed.update(read_manifest(directory_of(self._root, number)).chain)
+            except JobError as error:
+                logger.warning("checkpoints before %d are kept: %s", number, error)
+                needed.update(one for one in numbers if one < number)
         remove(self._root, [number for number in numbers if number not in needed])
 
 

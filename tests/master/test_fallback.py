@@ -30,9 +30,10 @@ __all__ = ["start"]
 
 
 def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    with path.open("r+b") as file:  # In place: its size never changes, whoever looks meanwhile.
+        content = file.read()
+        file.seek(len(content) // 2)
+        file.write(bytes([content[len(content) // 2] ^ 1]))
 
 
 def file_of(checkpoint: Path, partition: int, kind: str = "dense") -> Path:
@@ -168,6 +169,35 @@ def test_where_what_came_after_is_not_known_any_more_the_job_says_what_can_be_do
     assert error.startswith(f"checkpoint 2 cannot be restored (checkpoint '{path}': ")
     assert error.endswith(f"--warm_start={whole}")
     assert "\n" not in error
+
+
+def test_what_a_damaged_one_may_build_on_is_removed_only_once_another_is_kept(start, monkeypatch):
+    job = start(checkpoint_steps=2, keep_checkpoints=1)
+    job.initialize()
+    job.wait_for_number(1)
+    commit = job.coordinator.commit_checkpoint
+
+    def cut_short_once_it_is_committed(checkpoint, version):
+        monkeypatch.setattr(job.coordinator, "commit_checkpoint", commit)
+        is_committed = commit(checkpoint, version)
+        file = file_of(Path(checkpoint.path), 0)
+        file.write_bytes(file.read_bytes()[:-1])
+        return is_committed
+
+    monkeypatch.setattr(job.coordinator, "commit_checkpoint", cut_short_once_it_is_committed)
+    train_to(job, 2)
+    at_once = []
+    begin = job.coordinator.begin_checkpoint
+
+    def look_first(number):
+        at_once.append(numbers_in(job.root))
+        return begin(number)
+
+    monkeypatch.setattr(job.coordinator, "begin_checkpoint", look_first)
+    train_to(job, 3)
+    assert at_once[0] == [1, 2]
+    assert read_manifest(job.root / f"{3:010d}").chain == (3,)
+    job.wait_for("the removal of both", lambda: numbers_in(job.root) == [3])
 
 
 def test_where_no_older_one_is_whole_the_job_ends_and_says_so(start):
