@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from elasticdl.instance import resident_bytes
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
@@ -32,6 +33,8 @@ class Heartbeat:
       loss: tells the latest loss, None where there is none.
       on_end: called once, from that thread, with why: `finished` or `replaced`.
       on_cluster: called, from that thread, with the version of the cluster as the master has it.
+      doing: says what the instance is at, in words.
+      partition: what a parameter server counted; None for others, and before it holds anything.
     """
 
     def __init__(
@@ -42,7 +45,11 @@ class Heartbeat:
         grants: Callable[[], Sequence[int]] = tuple,
         loss: Callable[[], float | None] = lambda: None,
         on_cluster: Callable[[int], None] = lambda version: None,
+        doing: Callable[[], str] = lambda: "",
+        partition: Callable[[], master_pb2.PartitionCounts | None] = lambda: None,
     ) -> None:
+        self._doing = doing
+        self._partition = partition
         self._master = master
         self._instance = instance
         self._grants = grants
@@ -69,6 +76,7 @@ class Heartbeat:
                 loss=loss or 0.0,
                 has_loss=loss is not None,
                 figures=PHASES.figures(self._instance.role).to_message(),
+                vitals=self._vitals(),
             )
             try:
                 reply = self._master.call("Heartbeat", request, timeout_s=5.0)
@@ -80,6 +88,11 @@ class Heartbeat:
                 self._on_end("finished" if reply.job_finished else "replaced")
                 return
             self._on_cluster(reply.cluster_version)
+
+    def _vitals(self) -> master_pb2.Vitals:
+        return master_pb2.Vitals(
+            memory_bytes=resident_bytes(), doing=self._doing(), partition=self._partition()
+        )
 
 
 def register(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:

@@ -99,6 +99,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def resident_bytes() -> int:
+    """How much memory this process has; 0 where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    except (OSError, IndexError, ValueError):
+        # In KiB, and the most it ever had; macOS counts bytes.
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+    return pages * resource.getpagesize()
+
+
 def on_sigterm(action: Callable[[], None]) -> None:
     """Call `action` in a thread of its own when SIGTERM comes.
 

@@ -11,6 +11,7 @@ from elasticdl.heartbeat import NotAMember
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
+from elasticdl.master.job_view import workers_left
 from elasticdl.master.master import Master
 from elasticdl.master.membership import Instance, InstanceSpec, Role
 from elasticdl.master.recovery import last_incarnation
@@ -79,7 +80,7 @@ def run_in_process(spec: JobSpec) -> None:
     try:
         here.master = client
         master.start()
-        (instance,) = map(to_message, master.coordinator.workers_left())
+        (instance,) = map(to_message, master.coordinator.look(workers_left))
         worker = Worker(
             spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
         )

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
@@ -31,7 +31,7 @@ from elasticdl.master.exits import describe_exit
 from elasticdl.master.job_view import Messages, Snapshot, log_tail
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
-from elasticdl.master.membership import InstanceSpec, Membership, Role, State
+from elasticdl.master.membership import InstanceSpec, Membership, Role
 from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.2
 START_S = 180.0
+T = TypeVar("T")
 _RESCALED_IN = (TaskKind.INITIALIZE, TaskKind.TRAINING)
 
 
@@ -588,11 +589,12 @@ class Coordinator:
         """Instances that were replaced so far."""
         return self._membership.relaunches
 
-    def workers_left(self) -> list[InstanceSpec]:
-        """Workers whose process has not ended yet."""
+    @property
+    def learning_rate(self) -> float | None:
+        """The one in force, as far as callbacks and the optimizer make it one number."""
+        return self.look(lambda ledger, _: ledger.rounds.decisions.current_rate(ledger.epoch))
+
+    def look(self, view: Callable[[Ledger, Membership], T]) -> T:
+        """What a view, which changes nothing, finds in the ledger and the membership."""
         with self._lock:
-            return [
-                instance.spec
-                for instance in self._membership.instances()
-                if instance.spec.role is Role.WORKER and instance.state is not State.GONE
-            ]
+            return view(self._ledger, self._membership)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import Instance, Membership
+from elasticdl.master.membership import Instance, InstanceSpec, Membership, Role, State
 from elasticdl.master.tasks import TaskKind
 
 LOG_TAIL_BYTES = 2000
@@ -54,6 +54,15 @@ class Snapshot:
             tasks_done=ledger.num_done,
             instances=membership.instances(),
         )
+
+
+def workers_left(_: Ledger, membership: Membership) -> list[InstanceSpec]:
+    """Workers whose process has not ended yet."""
+    return [
+        instance.spec
+        for instance in membership.instances()
+        if instance.spec.role is Role.WORKER and instance.state is not State.GONE
+    ]
 
 
 def _doing(ledger: Ledger) -> str:

@@ -52,6 +52,8 @@ class Journal:
         self._changed = threading.Condition()
         # Entries that are not committed, in order, and the number of the newest that is.
         self._waiting: list[tuple[int, float, str, str]] = []
+        # Statements that are carried out with the next group, and that nobody waits for.
+        self._kept: list[tuple[str, tuple[Any, ...]]] = []
         self._error: sqlite3.Error | None = None
         self._closed = False
         owned = own_file(Path(job_dir) / LOCK_NAME, LOCK_S)
@@ -65,6 +67,10 @@ class Journal:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS entries ("
                 "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
+            )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS history ("
+                "number INTEGER PRIMARY KEY, interval_s REAL, body TEXT)"
             )
             (last,) = self._db.execute("SELECT MAX(number) FROM entries").fetchone()
         except sqlite3.Error as error:
@@ -117,18 +123,24 @@ class Journal:
             if self._committed < number:
                 raise JobError(f"journal {self.path}: {self._error or 'closed'}")
 
+    def keep(self, statement: str, values: tuple[Any, ...]) -> None:
+        """Change the table `history` with the next group; if that cannot be, nothing is said."""
+        with self._changed:
+            self._kept.append((statement, values))
+
     def _commit_groups(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(
                     lambda: (self._waiting and self._error is None) or self._closed
                 )
-                group = list(self._waiting)
-                if self._closed and (not group or self._error is not None):
+                group, kept = list(self._waiting), self._kept
+                if self._closed and (not (group or kept) or self._error is not None):
                     return
+                self._kept = []
             try:
                 with PHASES.measure(Phase.JOURNAL):
-                    self._commit(group)
+                    self._commit_with(group, kept)
             except sqlite3.Error as error:
                 logger.error("journal %s: %s", self.path, error)
                 with self._changed:
@@ -137,12 +149,31 @@ class Journal:
                 continue
             with self._changed:
                 del self._waiting[: len(group)]
-                self._committed = group[-1][0]
+                self._committed = group[-1][0] if group else self._committed
                 self._changed.notify_all()
 
-    def _commit(self, group: Sequence[tuple[int, float, str, str]]) -> None:
+    def _commit_with(
+        self,
+        group: Sequence[tuple[int, float, str, str]],
+        kept: Sequence[tuple[str, tuple[Any, ...]]],
+    ) -> None:
+        """Commit a group with what is kept beside it, or without if that cannot be."""
+        try:
+            self._commit(group, kept)
+        except sqlite3.Error:
+            if not (group and kept):
+                raise
+            self._commit(group, ())
+
+    def _commit(
+        self,
+        group: Sequence[tuple[int, float, str, str]],
+        kept: Sequence[tuple[str, tuple[Any, ...]]],
+    ) -> None:
         try:
             self._db.execute("BEGIN")
+            for statement, values in kept:
+                self._db.execute(statement, values)
             self._db.executemany(
                 "INSERT INTO entries (number, time, kind, body) VALUES (?, ?, ?, ?)", group
             )

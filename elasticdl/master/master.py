@@ -17,8 +17,11 @@ from elasticdl.master.audit import audit_job
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.history import History
+from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
+from elasticdl.master.job_view import workers_left
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
@@ -26,6 +29,7 @@ from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
+from elasticdl.master.vitals import JobVitals
 from elasticdl.phases import Figures
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of
@@ -74,15 +78,19 @@ class Master:
         self._checkpoints: Checkpoints | None = None
         if self._plan.checkpoints:
             self._checkpoints = Checkpoints(spec, self.coordinator, connect)
-        self._figures = JobFigures(
+        self.figures = JobFigures(
             Path(spec.job_dir) / FIGURES_FILE, incarnation, spec.consistency == "sync"
         )
-        servicer = MasterServicer(self.coordinator, self.audit, self._figures)
+        self.vitals = JobVitals()
+        self.history = History(self._journal)
+        self.keeper = HistoryKeeper(self.coordinator, self.vitals, self.history, incarnation)
+        servicer = MasterServicer(self.coordinator, self.audit, self.figures, self.vitals)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
         """Launch the job's instances that do not run; the service must be reachable already."""
         self.coordinator.start()
+        self.keeper.start()
         if self._checkpoints is not None:
             self._checkpoints.start()
 
@@ -114,7 +122,7 @@ class Master:
             if audit.status != ps_pb2.PS_OK:
                 status = ps_pb2.PsStatus.Name(audit.status)
                 raise JobError(f"no audit: {instance.spec} answers {status}")
-            self._figures.note(instance.spec, Figures.of_message(audit.figures))
+            self.figures.note(instance.spec, Figures.of_message(audit.figures))
             audits.append(audit)
         return audits
 
@@ -205,9 +213,9 @@ class Master:
             "seconds": time.time() - self._began,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,
-            "figures": self._figures.describe()["total"],
+            "figures": self.figures.describe()["total"],
         }
-        self._figures.save()
+        self.figures.save()
         try:
             self._journal.append("result", result)
         except JobError as error:
@@ -221,11 +229,12 @@ class Master:
     def wait_for_workers(self) -> None:
         """Give the workers a moment to leave by themselves."""
         deadline = time.monotonic() + LEAVE_S
-        while self.coordinator.workers_left() and time.monotonic() < deadline:
+        while self.coordinator.look(workers_left) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def close(self) -> None:
         """Stop watching and close the journal."""
+        self.keeper.stop()
         if self._checkpoints is not None:
             self._checkpoints.close()
         self._backend.close()

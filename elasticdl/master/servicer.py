@@ -12,6 +12,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import Task
+from elasticdl.master.vitals import JobVitals
 from elasticdl.phases import PHASES, Figures, Phase
 from elasticdl.proto import figures_pb2, master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable
@@ -26,6 +27,7 @@ class MasterServicer:
       coordinator: who decides.
       audit: makes the job's audit as it stands.
       figures: what the instances say that they spend their time on; None where nobody asks.
+      vitals: what they say of themselves; likewise.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class MasterServicer:
         coordinator: Coordinator,
         audit: Callable[[], dict[str, Any]],
         figures: JobFigures | None = None,
+        vitals: JobVitals | None = None,
     ) -> None:
+        self._vitals = vitals
         self._figures = figures
         self._coordinator = coordinator
         self._audit = audit
@@ -96,6 +100,9 @@ class MasterServicer:
         )
         if accepted and request.HasField("figures"):
             self._note_figures(request.instance, request.figures)
+        if accepted and self._vitals is not None:
+            spec = from_message(request.instance)
+            self._vitals.note(spec, request.figures.cpu_s, request.vitals)
         return master_pb2.HeartbeatReply(
             accepted=accepted,
             job_finished=self._coordinator.outcome is not None,

@@ -179,6 +179,7 @@ class Story:
     def _evaluated(self, action: ledger_events.Evaluated, now: float) -> Note:
         done, self._before_round = action.round, None
         body = {"number": done.number, "metrics": done.metrics, "logs": done.logs}
+        body |= {"epoch": done.epoch, "steps": done.steps, "evaluates": done.evaluates}
         if not done.evaluates:
             return Note("evaluated", body)
         evaluation = Evaluation(done.reason, done.epoch, done.steps, done.metrics, done.logs)

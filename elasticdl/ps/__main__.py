@@ -71,7 +71,14 @@ def run(arguments: InstanceArguments) -> int:
         return StreamTransport(other.address, arguments.token)
 
     standby = Standby(partition, connect)
-    heartbeat = Heartbeat(master, instance, on_end, on_cluster=standby.heard)
+    heartbeat = Heartbeat(
+        master,
+        instance,
+        on_end,
+        on_cluster=standby.heard,
+        doing=partition.doing,
+        partition=partition.counts,
+    )
     try:
         said = join(master, instance, partition, server.address, heartbeat.start, connect)
         logger.info("serves partition %d on %s", arguments.index, server.address)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from elasticdl.phases import PHASES, Phase
-from elasticdl.proto import ps_pb2
+from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.averaging import Gradients
 from elasticdl.ps.contents import Contents
@@ -32,6 +32,7 @@ from elasticdl.ps.routing import group_of
 from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
+from elasticdl.ps.traffic import Traffic
 from elasticdl.rpc import Frame
 
 MAX_EXPORT_ROWS = 1 << 18
@@ -63,6 +64,7 @@ class Partition:
         self._snapshots = Snapshots(self._lock, self._take_part)
         self._pins = Pins(self._take_image, self._drop_image)
         self._pinned_dense = np.zeros(0, np.float32)
+        self._traffic = Traffic()
 
     # ------------------------------------------------------------------ the model
 
@@ -198,7 +200,8 @@ class Partition:
                 if header.pin:
                     self._check_pin(header.pin)
                 with PHASES.measure(Phase.GATHER):
-                    return self._gather(header, [frames.int64s(buffer) for buffer in buffers])
+                    ids = [frames.int64s(buffer) for buffer in buffers]
+                    return self._traffic.pulled(self._gather(header, ids))
         except Refused as refused:
             return frames.pack(refused.reply)
         except (frames.FrameError, LaneError, MemoryError) as error:
@@ -222,6 +225,8 @@ class Partition:
             header, buffers = frames.unpack(frame, ps_pb2.PushHeader)
             with self._lock:
                 self._check(header.incarnation, header.routing_version)
+                if not header.close:
+                    self._traffic.pushed(frame)
                 if self._steps is not None:
                     return frames.pack(self._push_to_step(self._steps, header, buffers))
                 decision = self._decide(header)
@@ -261,6 +266,7 @@ class Partition:
         every = np.ones(len(self._groups), bool)
         self._rates.of_update(decided_rate(header), self.progress.iterations, every)
         next_wanted = steps.push(header, lambda: self._read_gradients(buffers)[0])
+        self._traffic.applied(0)
         return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
     def _close_task(self, header: ps_pb2.PushHeader, decision: Decision) -> None:
@@ -285,11 +291,12 @@ class Partition:
             return
         assert self._model is not None
         is_aware = self._model.staleness_aware_learning_rate
+        staleness = self._version() - header.version
         rates = self._rates.of_update(
             decided_rate(header),
             self.progress.iterations,
             decision.apply,
-            self._version() - header.version if is_aware else 1,
+            staleness if is_aware else 1,
         )
         gradients, positions = self._read_gradients(buffers, decision)
         self._reserve(gradients)
@@ -304,6 +311,7 @@ class Partition:
             header.digest_after,
         )
         self._update(gradients, positions, rates, decision.apply)
+        self._traffic.applied(staleness)
 
     def _reserve(self, gradients: Gradients) -> None:
         """Make room for all rows; what may fail of an update."""
@@ -326,6 +334,7 @@ class Partition:
           apply: bool ``[groups]``.
         """
         iterations = self.progress.count_update(apply)
+        self._traffic.learning_rate = rates[-1][0]
         for rate, groups in rates:
             for table, (ids, of_rows), where in zip(
                 self._tables, gradients.tables, positions, strict=True
@@ -492,6 +501,20 @@ class Partition:
                 return self._steps.task_progress(request.lane)
             next_wanted = self.progress.next(request.task, request.attempt)
             return ps_pb2.TaskProgressReply(next=next_wanted)
+
+    def counts(self) -> master_pb2.PartitionCounts | None:
+        """What it holds and was asked for, for its heartbeat; None before it holds a model."""
+        with self._lock:
+            if self._model is None:
+                return None
+            return self._traffic.counts(self._tables, 4 * self._dense.size)
+
+    def doing(self) -> str:
+        """What it is at, in words."""
+        with self._lock:
+            if self._model is None:
+                return "waits for initial values, or for what to restore"
+            return "serves, and writes a checkpoint" if self._snapshots.is_writing else "serves"
 
     def get_step_norms(self, request: ps_pb2.StepNormsRequest) -> ps_pb2.StepNorms:
         """This partition's part of the norms by which a step is clipped."""

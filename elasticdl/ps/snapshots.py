@@ -75,6 +75,11 @@ class Snapshots:
         """Whether the moment of a snapshot has been."""
         return self._has_begun
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether the part of a checkpoint is being written."""
+        return self._writing is not None and self._writing.state == ps_pb2.SnapshotReply.WRITING
+
     def snapshot(self, request: ps_pb2.SnapshotRequest, version: int) -> ps_pb2.SnapshotReply:
         """Begin a snapshot now, or once a version is reached, or say how it stands.
 

@@ -48,7 +48,9 @@ def run(arguments: InstanceArguments) -> int:
     on_sigterm(leaving.set)
     try:
         register(master, master_pb2.RegisterRequest(instance=instance, pid=os.getpid()))
-        heartbeat = Heartbeat(master, instance, on_end=lambda why: leaving.set())
+        heartbeat = Heartbeat(
+            master, instance, on_end=lambda why: leaving.set(), doing=lambda: "imports TensorFlow"
+        )
         heartbeat.start()
 
         use_keras(arguments.spec.keras or "3")
@@ -79,6 +81,7 @@ def run(arguments: InstanceArguments) -> int:
             grants=lambda: worker.grants,
             loss=lambda: worker.loss,
             on_cluster=worker.note_cluster,
+            doing=lambda: worker.doing,
         )
         heartbeat.start()
         on_sigterm(worker.leave)

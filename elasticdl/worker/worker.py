@@ -85,6 +85,8 @@ class Worker:
         self._master = master
         self._connect = connect
         self._leaving = threading.Event()
+        # In words, for people.
+        self.doing = "builds the model"
         self._source = ModelSource.of_job(spec)
         self._mode = MODES[spec.command]
         self._leases = Leases(master, instance, self._read, self._let_pin_go)
@@ -239,6 +241,7 @@ class Worker:
         held, self._ahead = self._ahead, None
         if held is not None:
             return held
+        self.doing = "waits for a task"
         if not self._is_prepared and not self._leases.is_ready(FIRST_TASK_S):
             self._prepare()
         return self._leases.next()
@@ -246,6 +249,7 @@ class Worker:
     def _prepare(self) -> None:
         """Trace what training needs while there is nothing to do; a task tells what goes wrong."""
         self._is_prepared = True
+        self.doing = "traces the training step"
         if self._model is None:
             return
         try:
@@ -265,6 +269,7 @@ class Worker:
             task = held.task
             kind = master_pb2.TaskKind.Name(task.kind).lower()
             logger.info("task %d: %s %s %d:%d", task.id, kind, task.shard, task.start, task.end)
+            self.doing = f"task {task.id} ({kind})"
             self._handlers[task.kind](held)
             return
         except (GaveUp, RpcError, NotAMember):

@@ -389,3 +389,26 @@ def test_weight_decay_spares_model_state_and_what_is_excluded():
     np.testing.assert_array_equal(after.dense[280:], 1.0)
     np.testing.assert_allclose(after.rows[0], before[0] * 0.75, rtol=1e-6)
     np.testing.assert_array_equal(after.rows[1], before[1])
+
+
+def test_a_heartbeat_tells_what_a_partition_holds_and_was_asked_for():
+    servers = Servers(num_partitions=1)
+    (partition,) = servers.partitions
+    assert partition.counts().pulls == 0
+    assert not partition.counts().HasField("learning_rate")
+    servers.pull(IDS)
+    servers.pull(IDS)
+    for k in range(3):
+        servers.push(k, IDS, 1.0, 2.0)
+    servers.push(2, IDS, 1.0, 2.0)
+    counts = partition.counts()
+    assert (counts.pulls, counts.pushes) == (2, 4)
+    assert counts.rows == len(set(IDS.tolist()))
+    assert counts.num_bytes > 4 * len(DENSE)
+    assert counts.sent_bytes == 2 * (4 * len(DENSE) + 4 * 3 * counts.rows)
+    assert counts.received_bytes > 0
+    assert sum(counts.staleness) == 3, "what is dropped as a repeat is not applied"
+    assert list(counts.staleness) == [1, 1, 1], "all were computed from the first version"
+    assert counts.learning_rate == 0.5
+    assert partition.doing() == "serves"
+    assert Partition(0, 1).counts() is None

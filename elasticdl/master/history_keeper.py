@@ -1,0 +1,115 @@
+"""Looks at a running job once a second, and adds to its history when a row is due."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from elasticdl.instance import resident_bytes
+from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.history import History
+from elasticdl.master.membership import InstanceSpec, Role, State
+from elasticdl.master.vitals import JobVitals
+from elasticdl.proto import master_pb2
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+SPEED_WINDOW_S = 10.0
+
+
+class HistoryKeeper:
+    """Keeps the history of one job, from a thread of its own.
+
+    Args:
+      coordinator: of the job.
+      vitals: of its instances; the master's own are noted here.
+      history: to be kept.
+      incarnation: of this master.
+      clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        vitals: JobVitals,
+        history: History,
+        incarnation: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._coordinator = coordinator
+        self._vitals = vitals
+        self._history = history
+        self._clock = clock
+        self._spec = InstanceSpec(Role.MASTER, 0, incarnation)
+        self._speeds: deque[tuple[float, int]] = deque()
+        self._records_per_s = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep_forever, name="history", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look once more, and end."""
+        if self._thread.is_alive():
+            self._stopped.set()
+            self._thread.join()
+            self._look()
+
+    @property
+    def records_per_s(self) -> float:
+        """Records done per second, of the last seconds."""
+        return self._records_per_s
+
+    def _keep_forever(self) -> None:
+        while not self._stopped.wait(EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.look()
+        except Exception:  # A job does not depend on its history.
+            logger.exception("no row of the history")
+
+    def look(self) -> None:
+        """Note what there is now."""
+        own = master_pb2.Vitals(memory_bytes=resident_bytes(), doing="coordinates")
+        self._vitals.note(self._spec, time.process_time(), own)
+        now = self._coordinator.snapshot()
+        at = self._clock()
+        self._note_speed(at, now.records_done)
+        if not self._history.is_due(at):
+            return
+        running = [one for one in now.instances if one.state in (State.RUNNING, State.STOPPING)]
+        heard = [self._vitals.of(spec) for spec in (self._spec, *(one.spec for one in running))]
+        said = [one for one in heard if one is not None]
+        rates = [one.learning_rate for one in said if one.learning_rate is not None]
+        self._history.add(
+            (
+                round(at, 3),
+                now.epoch + 1,
+                now.records_done,
+                round(self._records_per_s, 3),
+                now.loss,
+                max(rates) if rates else self._coordinator.learning_rate,
+                sum(one.spec.role is Role.WORKER for one in running),
+                sum(one.spec.role is Role.PS for one in running),
+                round(sum(one.cpu or 0.0 for one in said), 3),
+                sum(one.memory_bytes for one in said),
+            )
+        )
+
+    def _note_speed(self, at: float, records: int) -> None:
+        samples = self._speeds
+        if samples and at < samples[-1][0]:  # The system's clock was set back.
+            samples.clear()
+        samples.append((at, records))
+        while samples[0][0] < at - SPEED_WINDOW_S:
+            samples.popleft()
+        then, before = samples[0]
+        self._records_per_s = max(0, records - before) / (at - then) if at > then else 0.0
