@@ -17,6 +17,8 @@ from pathlib import Path
 import elasticdl
 from elasticdl.early import EARLY
 from elasticdl.job_spec import JobSpec
+from elasticdl.logs.files import log_path
+from elasticdl.logs.writing import keep_small, start_log
 
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
 TOKEN_FILE = "token"
@@ -155,10 +157,7 @@ def _watch_parent(parent: int) -> None:
 
 
 def start_logging(role: str, arguments: InstanceArguments) -> None:
-    """Send log lines, one each, to standard error: the supervisor keeps them."""
-    name = role if role == "master" else f"{role}-{arguments.index}.{arguments.incarnation}"
-    logging.basicConfig(
-        level=getattr(logging, arguments.spec.log_level),
-        format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    """Write this instance's events to its log, one line each."""
+    spec, who = arguments.spec, (role, arguments.index, arguments.incarnation)
+    start_log(*who, level=getattr(logging, spec.log_level))
+    keep_small(log_path(spec.job_dir, *who), spec.log_mb << 20)

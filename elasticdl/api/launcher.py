@@ -27,6 +27,7 @@ from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.logs.files import LOGS
 from elasticdl.master.exits import describe_exit
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.master import RESULT_FILE
@@ -280,7 +281,7 @@ def _run_supervised(
     finally:
         how = process.end()
         if not (directory / RESULT_FILE).exists():  # The supervisor was killed: do its last duties.
-            has_log = (directory / supervisor.LOGS / supervisor.LOG_FILE).exists()
+            has_log = (directory / LOGS / supervisor.LOG_FILE).exists()
             error = f"the supervisor was lost ({how}){'' if has_log else process.last_words()}"
             lost = {"state": "failed", "error": error, "traceback": ""}
             supervisor.write_json(directory / RESULT_FILE, lost)
@@ -370,7 +371,7 @@ def read_result(spec: JobSpec) -> JobResult:
         result: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         raise JobError(
-            f"the job ended without a result; its logs are in {path.parent / supervisor.LOGS}"
+            f"the job ended without a result; its logs are in {path.parent / LOGS}"
         ) from None
     if result["state"] != "succeeded":
         if result.get("traceback"):

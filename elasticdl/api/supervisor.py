@@ -34,6 +34,9 @@ from elasticdl.api.spares import Spares, kill_group
 from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import adopt_orphans, child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
+from elasticdl.logs.files import LOGS, end_of_log, log_path
+from elasticdl.logs.line import fields, instance_name
+from elasticdl.logs.writing import keep_small, start_log
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.exits import describe_exit, is_crash
 from elasticdl.master.file_lock import own_file
@@ -50,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
-LOGS = "logs"
 LOG_FILE = "supervisor.log"
 SPARES_LOG = "spares.log"
 BEGIN = b"begin\n"
@@ -217,41 +219,39 @@ class Supervisor:
         if spec in self._known or self._stopping:
             return
         self._known.add(spec)
-        log_path = self._job_dir / LOGS / f"{_name(spec)}.log"
+        log = log_path(self._job_dir, *_who(spec))
         try:
-            process = self._process_of(spec, log_path)
+            process = self._process_of(spec, log)
         except OSError as error:  # No room for another process: as if it had ended at once.
             logger.warning("%s cannot be launched: %s", spec, error)
             exited = supervisor_pb2.InstanceEvent.EXITED
-            self._tell(spec, exited, 0, CANNOT_LAUNCH, log_path)
+            self._tell(spec, exited, 0, CANNOT_LAUNCH, log)
             if spec.role is Role.MASTER:
                 self._master_ended(CANNOT_LAUNCH)
             return
-        child = self._children[spec] = _Child(spec, process, log_path)
-        self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log_path)
+        child = self._children[spec] = _Child(spec, process, log)
+        self._tell(spec, supervisor_pb2.InstanceEvent.STARTED, process.pid, 0, log)
         self._write_processes()
         threading.Thread(target=self._wait_for, args=(child,), daemon=True).start()
         if spec.role is Role.WORKER:
             self._has_workers = True
 
-    def _process_of(
-        self, spec: InstanceSpec, log_path: Path
-    ) -> subprocess.Popen[bytes] | ForkedProcess:
+    def _process_of(self, spec: InstanceSpec, log: Path) -> subprocess.Popen[bytes] | ForkedProcess:
         """Start a process, unless it was started early; make a worker of a spare, or fork it."""
-        early = self._early.hand_over(spec, log_path)
+        early = self._early.hand_over(spec, log)
         if early is not None:
             return early
         if spec.role is Role.WORKER:
             arguments = self._lifetime.arguments(spec)
-            spare = self._spares.hand_over(arguments, log_path)
-            worker = spare or self._forks.fork(arguments, log_path)
+            spare = self._spares.hand_over(arguments, log)
+            worker = spare or self._forks.fork(arguments, log)
             if worker is not None:
                 return worker
-        with log_path.open("ab") as log:
+        with log.open("ab") as output:
             return subprocess.Popen(
                 self._lifetime.command(spec),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._lifetime.environment(),
                 start_new_session=True,
@@ -265,7 +265,10 @@ class Supervisor:
                 "pid": os.getpid(),
                 "address": self._server.address,
                 "master_address": self._lifetime.master_address,
-                "processes": {_name(spec): c.process.pid for spec, c in self._children.items()},
+                "processes": {
+                    instance_name(*_who(spec)): child.process.pid
+                    for spec, child in self._children.items()
+                },
                 "spares": self._spares.describe(),
                 "zygote": self._forks.pid,
             },
@@ -281,7 +284,9 @@ class Supervisor:
 
     def _exited(self, child: _Child, code: int) -> None:
         del self._children[child.spec]
-        logger.info("%s ended: %s", child.spec, describe_exit(code))
+        role, index, incarnation = _who(child.spec)
+        said = fields(instance=instance_name(role, index, incarnation), exit_code=code)
+        logger.info("%s ended: %s", child.spec, describe_exit(code), extra=said)
         self._tell(
             child.spec, supervisor_pb2.InstanceEvent.EXITED, child.process.pid, code, child.log_path
         )
@@ -421,9 +426,8 @@ class Supervisor:
         if was_stopped:
             write_json(path, {"state": "stopped", "error": "the job was stopped", "traceback": ""})
             return
-        log = self._job_dir / LOGS / "master.log"
-        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-        error = f"the master was lost ({describe_exit(code)}); the end of {log}:\n{tail}"
+        told = end_of_log(log_path(self._job_dir, Role.MASTER.value, 0, 0))
+        error = f"the master was lost ({describe_exit(code)}){told}"
         write_json(path, {"state": "failed", "error": error, "traceback": ""})
 
 
@@ -455,11 +459,8 @@ def _reserve_port() -> socket.socket:
     return reserved
 
 
-def _name(spec: InstanceSpec) -> str:
-    """`master`, or role, index and incarnation: `worker-1.2`."""
-    if spec.role is Role.MASTER:
-        return spec.role.value
-    return f"{spec.role.value}-{spec.index}.{spec.incarnation}"
+def _who(spec: InstanceSpec) -> tuple[str, int, int]:
+    return spec.role.value, spec.index, spec.incarnation
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -520,9 +521,7 @@ def main() -> int:
     parser.add_argument("--check", type=int, help="have workers forked; socket for the check")
     parser.add_argument("--temporary", default="", help="directory for the check's files")
     given = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s supervisor %(levelname)s %(name)s: %(message)s"
-    )
+    start_log("supervisor", 0, 0, logging.INFO)
     job_dir = Path(given.job_dir)
     lifetime = Lifetime(job_dir, given.keras)
     commands: Commands = queue.Queue()
@@ -544,7 +543,9 @@ def main() -> int:
         lifetime.end()
         return 0
     own_log(job_dir / LOGS / LOG_FILE)
-    supervisor = Supervisor(JobSpec.load(job_dir), lifetime, commands, early, forks)
+    spec = JobSpec.load(job_dir)
+    keep_small(job_dir / LOGS / LOG_FILE, spec.log_mb << 20)
+    supervisor = Supervisor(spec, lifetime, commands, early, forks)
     launcher.on_gone = supervisor.shut_down
     return supervisor.run()
 

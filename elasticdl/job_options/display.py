@@ -60,3 +60,14 @@ class DisplayOptions(BaseModel):
         metavar="LEVEL",
         example="INFO",
     )
+
+    log_mb: int = option(
+        16,
+        "size in MiB at which an instance's log is set aside; 4 older ones are kept",
+        group="Display",
+        commands=JOB,
+        metavar="N",
+        example="16",
+        ge=1,
+        le=1 << 20,
+    )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
+from elasticdl.logs.files import end_of_log
 from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
 from elasticdl.master.backend_requests import BackendRequests
@@ -28,7 +29,7 @@ from elasticdl.master.cluster_state import (
     Restore,
 )
 from elasticdl.master.exits import describe_exit
-from elasticdl.master.job_view import Messages, Snapshot, log_tail
+from elasticdl.master.job_view import Messages, Snapshot
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.membership import InstanceSpec, Membership, Role
@@ -523,7 +524,7 @@ class Coordinator:
             elif isinstance(action, membership_module.RollBack):
                 self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
-                self.end(Outcome("failed", action.message + log_tail(action.log_path)))
+                self.end(Outcome("failed", action.message + end_of_log(action.log_path)))
 
     def _partition_up(self, action: membership_module.PartitionUp) -> None:
         spec = action.spec

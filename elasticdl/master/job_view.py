@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import Instance, InstanceSpec, Membership, Role, State
 from elasticdl.master.tasks import TaskKind
 
-LOG_TAIL_BYTES = 2000
 MESSAGES_KEPT = 200
 
 
@@ -92,12 +90,3 @@ class Messages:
     def after(self, number: int) -> list[tuple[int, str]]:
         """Return those after a number, oldest first."""
         return [one for one in self._kept if one[0] > number]
-
-
-def log_tail(path: str) -> str:
-    """The end of an instance's log, for an error; empty where there is none."""
-    try:
-        data = Path(path).read_bytes()[-LOG_TAIL_BYTES:] if path else b""
-    except OSError:
-        return ""
-    return f"; the end of {path}:\n{data.decode(errors='replace')}" if data else ""

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
+from elasticdl.logs.line import fields
 from elasticdl.master.backend_requests import BackendRequests
 from elasticdl.master.job_view import Messages
 from elasticdl.master.journal import Journal
@@ -79,7 +80,7 @@ class Transactions:
             self._journal.write([(note.kind, note.body) for note in notes])
         for note in notes:
             if note.text:
-                logger.info(note.text)
+                logger.info("%s", note.text, extra=fields(**{"journal": note.kind, **note.body}))
                 self._messages.add(note.text)
         asked_for, self._asked_for = self._asked_for, []
         for request in asked_for:

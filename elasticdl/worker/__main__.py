@@ -19,6 +19,7 @@ from elasticdl.instance import (
     usable_cores,
 )
 from elasticdl.job_spec import JobSpec
+from elasticdl.logs.line import fields
 from elasticdl.model.keras_choice import use_keras
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
@@ -62,7 +63,7 @@ def run(arguments: InstanceArguments) -> int:
         from elasticdl.worker.worker import Worker
 
         device = use_device(arguments.spec.worker_devices, arguments.index)
-        logger.info("computes on %s", device)
+        logger.info("computes on %s", device, extra=fields(device=str(device)))
         threads = share_of_threads(arguments.spec)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))

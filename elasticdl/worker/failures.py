@@ -6,6 +6,7 @@ import logging
 import traceback
 
 from elasticdl.errors import ElasticDLError, UserCodeError
+from elasticdl.logs.line import fields
 from elasticdl.ps.client import PinGone, StaleCluster, TaskDiffers, TaskRewound
 from elasticdl.rpc import DeadlinePassed
 from elasticdl.worker.callbacks import CallbackError
@@ -23,9 +24,11 @@ def tell_failure(leases: Leases, held: HeldTask, error: Exception) -> bool:
     """
     if isinstance(error, UserCodeError):
         is_final = isinstance(error, CallbackError)
+        told = {**fields(task=held.task.id), "traceback": error.traceback_text}
+        logger.error("task %d: the model's code raised: %s", held.task.id, error, extra=told)
         leases.fail(held, str(error), error.traceback_text, fatal=is_final)
     elif isinstance(error, TaskDiffers):
-        logger.warning("task %d begins anew: %s", error.task, error)
+        logger.warning("task %d begins anew: %s", error.task, error, extra=fields(task=error.task))
         leases.begin_anew(error.task, error.attempt)
         return True
     elif isinstance(error, TaskRewound | StaleCluster | PinGone | DeadlinePassed):
@@ -35,7 +38,8 @@ def tell_failure(leases: Leases, held: HeldTask, error: Exception) -> bool:
         leases.fail(held, str(error), fatal=True)
     else:
         # What TensorFlow or a library makes of the model's code, outside of where it is traced.
-        logger.error("task %d failed", held.task.id, exc_info=error)
+        said = fields(task=held.task.id)
+        logger.error("task %d failed", held.task.id, exc_info=error, extra=said)
         text = f"{type(error).__name__}: {error}".partition("\n")[0]
         leases.fail(held, text, "".join(traceback.format_exception(error)))
     return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from elasticdl.heartbeat import NotAMember
+from elasticdl.logs.line import fields
 from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.client import GaveUp, ParameterClient, TaskRewound
@@ -182,7 +183,8 @@ class Lane:
         wanted, offset = start.first, start.place.start
         if self._has_finished:
             return ps_pb2.TaskClosing(limited=True)
-        logger.info("task %d: lane %d, from minibatch %d", task.id, task.lane.lane, wanted)
+        said = fields(task=task.id, lane=task.lane.lane, minibatch=wanted)
+        logger.info("task %d: its lane goes on", task.id, extra=said)
         for index, filler in start.fillers:
             self.connection.lanes.fill(filler, index)
         is_checked = False

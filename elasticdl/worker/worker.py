@@ -14,6 +14,7 @@ import numpy as np
 from elasticdl.errors import ElasticDLError
 from elasticdl.heartbeat import NotAMember, wait_for_cluster
 from elasticdl.job_spec import JobSpec
+from elasticdl.logs.line import fields
 from elasticdl.model.callback_plan import user_callbacks
 from elasticdl.model.contract import load_contract
 from elasticdl.model.element_spec import element_spec
@@ -268,7 +269,8 @@ class Worker:
                 raise held.error
             task = held.task
             kind = master_pb2.TaskKind.Name(task.kind).lower()
-            logger.info("task %d: %s %s %d:%d", task.id, kind, task.shard, task.start, task.end)
+            said = fields(task=task.id, shard=task.shard, start=task.start, end=task.end)
+            logger.info("task %d: %s", task.id, kind, extra=said)
             self.doing = f"task {task.id} ({kind})"
             self._handlers[task.kind](held)
             return

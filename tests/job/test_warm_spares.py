@@ -120,7 +120,7 @@ def test_a_lost_worker_is_replaced_by_what_was_a_spare_and_spares_by_other_ones(
         set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) for pid in (survivor, spare)
     ]
     assert environments[0] == environments[1]
-    assert " computes on CPU" in log.read_text()
+    assert '"event": "computes on CPU' in log.read_text()
     assert_counted_once(job, tmp_path / "end", relaunches=1)
 
 

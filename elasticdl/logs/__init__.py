@@ -1,0 +1,1 @@
+"""What instances say: one line of JSON for each event, in files that do not grow without end."""
