@@ -32,7 +32,7 @@ def build(*arguments: str, cwd: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_wheel_has_the_generated_code_the_types_and_the_templates(source, tmp_path):
+def test_a_wheel_has_the_generated_code_the_types_templates_and_the_page(source, tmp_path):
     build("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(source), cwd=tmp_path)
     (wheel,) = tmp_path.glob("elasticdl-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -45,6 +45,9 @@ def test_a_wheel_has_the_generated_code_the_types_and_the_templates(source, tmp_
     expected |= {str(path.relative_to(source)) for path in templates}
     assert protos
     assert "elasticdl/api/templates/spec.py.template" in expected
+    page = (source / "elasticdl" / "dashboard" / "page").iterdir()
+    expected |= {str(path.relative_to(source)) for path in page}
+    assert "elasticdl/dashboard/page/index.html" in expected
     assert expected <= names
     modules = {str(path.relative_to(source)) for path in (source / "elasticdl").rglob("*.py")}
     assert modules <= names

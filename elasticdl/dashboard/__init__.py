@@ -1,0 +1,1 @@
+"""How a job is watched: what is read of it, the page that shows it, and the report for mail."""
