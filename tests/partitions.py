@@ -56,12 +56,15 @@ class Servers:
         if initialize:
             self.client.initialize(DENSE)
 
-    def connect(self, cluster: master_pb2.Cluster) -> ParameterClient:
+    def connect(
+        self, cluster: master_pb2.Cluster, is_stale: Callable[[], bool] = lambda: False
+    ) -> ParameterClient:
         return ParameterClient(
             cluster,
             lambda one: DirectTransport(Service(DESCRIPTOR, self.partitions[one.index])),
             self.layout,
             rates=self.rates,
+            is_stale=is_stale,
         )
 
     def pull(self, ids: np.ndarray, pin: int = 0):

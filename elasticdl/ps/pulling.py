@@ -38,22 +38,31 @@ class Pulled:
     rows: tuple[np.ndarray, ...]
     versions: tuple[int, ...]
 
+    def with_dense_of(self, earlier: Pulled) -> Pulled:
+        """Return these rows with the dense variables, and the versions, of an earlier pull."""
+        return Pulled(earlier.dense, self.rows, earlier.versions)
+
 
 class PendingPull:
-    """A pull under way; `result` waits for it."""
+    """A pull under way; `result` waits for it. Its results are taken by one thread."""
 
     def __init__(self, finish: Callable[[], Pulled]) -> None:
-        self._finish = finish
+        self._finish: Callable[[], Pulled] | None = finish
+        self._pulled: Pulled | None = None
 
     def result(self) -> Pulled:
-        """Return what came.
+        """Return what came, as often as it is asked for.
 
         Raises:
           StaleCluster: a partition moved.
           PinGone: a partition does not have the pin that was named.
           DeadlinePassed: a partition did not answer in time.
         """
-        return self._finish()
+        if self._pulled is None:
+            assert self._finish is not None
+            self._pulled = self._finish()
+            self._finish = None
+        return self._pulled
 
 
 class Incoming:

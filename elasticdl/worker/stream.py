@@ -1,11 +1,17 @@
-"""Minibatches with their parameters on the way: reads, deduplicates and pulls ahead of the step."""
+"""Minibatches with their parameters on the way: reads, deduplicates and pulls ahead of the step.
+
+Dense variables that were pulled serve several minibatches where that is allowed: all that are
+measured with one image of the parameters, and in training as many as the staleness leaves room for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +22,7 @@ from elasticdl.worker.pipeline import Minibatch, TaskEnd, TaskPipeline
 from elasticdl.worker.records import TaskRecords
 
 _CHECK_S = 0.5
+_LONGEST_USE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,50 @@ class Prepared:
 Item = Prepared | TaskEnd
 
 
+@dataclass(frozen=True)
+class DenseUse:
+    """How long dense variables that were pulled are used.
+
+    Attributes:
+      minibatches: in a row, that one pull serves; the wait before it is that of the last of them.
+      seconds: no minibatch that comes later than that takes it.
+    """
+
+    minibatches: float
+    seconds: float = math.inf
+
+    @classmethod
+    def within(cls, staleness: int) -> DenseUse:
+        """Return what a staleness leaves room for while pulls still go on beside steps.
+
+        With one of 2, every second minibatch pulls once all pushes but the last are acknowledged;
+        the next one, which takes the same, then has seen all but its last two.
+        """
+        return cls(1 + staleness // 2, _LONGEST_USE_S)
+
+    @classmethod
+    def forever(cls) -> DenseUse:
+        """Return that of parameters that do not change."""
+        return cls(math.inf)
+
+
+@dataclass(frozen=True)
+class _DensePull:
+    """The last pull of dense variables.
+
+    pin: of which image; last: position of the last minibatch that it may serve; until: likewise, a
+    time of `time.monotonic`.
+    """
+
+    pull: PendingPull
+    pin: int
+    last: float
+    until: float
+
+    def serves(self, position: int, pin: int) -> bool:
+        return pin == self.pin and position <= self.last and time.monotonic() <= self.until
+
+
 class MinibatchStream:
     """What a task pipeline yields, with pulls started; items are numbered by position from 0.
 
@@ -38,6 +89,7 @@ class MinibatchStream:
       client: where to pull from.
       before_pull: called with an item's position before its pull leaves; may wait.
       most_ahead: items that may be ready before they are asked for.
+      dense_use: how long dense variables that were pulled are used.
       pulls: whether to pull at all; without, whoever takes an item pulls.
     """
 
@@ -47,12 +99,15 @@ class MinibatchStream:
         client: ParameterClient,
         before_pull: Callable[[int], None] = lambda position: None,
         most_ahead: int = 2,
+        dense_use: DenseUse | None = None,
         pulls: bool = True,
     ) -> None:
         self._pipeline = pipeline
         self._client = client
         self._before_pull = before_pull
         self._pulls = pulls
+        self._dense_use = dense_use or DenseUse(1)
+        self._dense: _DensePull | None = None
         self._items: queue.Queue[Item | BaseException] = queue.Queue(max(1, most_ahead))
         self._pins: dict[int, int] = {}
         self._closed = threading.Event()
@@ -117,9 +172,7 @@ class MinibatchStream:
                 pin = self._pins.get(element.task_id, 0)
                 with self._preparing.measure(Phase.COLLECT):
                     lookup = self._client.prepare(element.ids)
-                with self._preparing.measure(Phase.PUSH_WAIT):
-                    self._before_pull(position)
-                pull = self._start_pull(lookup, pin)
+                pull = self._pull(position, lookup, pin)
                 self._hand_over(Prepared(element, lookup, pull))
         except _Closed:
             pass
@@ -127,11 +180,30 @@ class MinibatchStream:
             with contextlib.suppress(_Closed):
                 self._hand_over(error)
 
-    def _start_pull(self, lookup: Lookup, pin: int) -> PendingPull:
+    def _pull(self, position: int, lookup: Lookup, pin: int) -> PendingPull:
         if not self._pulls:
             return PendingPull(_no_pull)
+        dense, use = self._dense, self._dense_use
+        if dense is not None and dense.serves(position, pin):
+            self._client.check()  # No answer of a partition tells that it is another one now.
+            return self._pull_rows(position, lookup, dense)
+        last = position + use.minibatches - 1
+        with self._preparing.measure(Phase.PUSH_WAIT):
+            self._before_pull(position if math.isinf(last) else int(last))
         with self._preparing.measure(Phase.COLLECT):
-            return self._client.start_pull(lookup, pin=pin)
+            pull = self._client.start_pull(lookup, pin=pin)
+        self._dense = _DensePull(pull, pin, last, time.monotonic() + use.seconds)
+        return pull
+
+    def _pull_rows(self, position: int, lookup: Lookup, dense: _DensePull) -> PendingPull:
+        """Pull a minibatch's rows, if it has any, for dense variables that were pulled before."""
+        if not lookup.unique:
+            return dense.pull
+        with self._preparing.measure(Phase.PUSH_WAIT):
+            self._before_pull(position)
+        with self._preparing.measure(Phase.COLLECT):
+            rows = self._client.start_pull(lookup, dense=False, pin=dense.pin)
+        return PendingPull(lambda: rows.result().with_dense_of(dense.pull.result()))
 
     def _hand_over(self, item: Item | BaseException) -> None:
         while not self._closed.is_set():

@@ -18,7 +18,7 @@ from elasticdl.worker.leases import HeldTask, Leases, decided_rate
 from elasticdl.worker.pipeline import TaskEnd, TaskPipeline
 from elasticdl.worker.seeds import step_seed
 from elasticdl.worker.step_results import TrainResult
-from elasticdl.worker.stream import MinibatchStream, Prepared
+from elasticdl.worker.stream import DenseUse, MinibatchStream, Prepared
 from elasticdl.worker.two_phase import TwoPhaseModel
 from elasticdl.worker.watchdog import WATCHDOG
 
@@ -69,6 +69,7 @@ class Trainer:
             client,
             before_pull=lambda position: pushes.wait(position - staleness),
             most_ahead=staleness + 1,
+            dense_use=DenseUse.within(staleness),
         )
 
     def take(self, held: HeldTask) -> None:

@@ -45,7 +45,7 @@ from elasticdl.worker.pipeline import TaskPipeline
 from elasticdl.worker.prediction import Predictor, merge
 from elasticdl.worker.records import RecordSources, TaskRecords
 from elasticdl.worker.seeds import order_seed
-from elasticdl.worker.stream import MinibatchStream
+from elasticdl.worker.stream import DenseUse, MinibatchStream
 from elasticdl.worker.synchronous import SynchronousTrainer
 from elasticdl.worker.training import Trainer
 from elasticdl.worker.two_phase import TwoPhaseModel
@@ -373,7 +373,10 @@ class Worker:
             return made or self._pipeline(Mode.TRAINING)
 
     def _stream(self, mode: Mode) -> MinibatchStream:
-        return MinibatchStream(self._pipeline(mode), self._parameters())
+        """Return what reads for measuring and predicting: parameters of one pin do not change."""
+        return MinibatchStream(
+            self._pipeline(mode), self._parameters(), dense_use=DenseUse.forever()
+        )
 
     def _complete(self, held: HeldTask, result: dict[str, Any] | None) -> None:
         """Tell the master what a task produced, and from which lives of the partitions."""
