@@ -14,6 +14,7 @@ from elasticdl.instance import (
     start_logging,
 )
 from elasticdl.master.cluster.local import LocalBackend
+from elasticdl.master.garbage import collect_rarely
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
 from elasticdl.phases import PHASES
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 def run(arguments: InstanceArguments) -> int:
     """Run the job to its end, from where the master before this one was; 0 where it succeeded."""
+    collect_rarely()
     backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.token))
     master = Master(
         arguments.spec,

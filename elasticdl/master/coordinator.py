@@ -32,6 +32,7 @@ from elasticdl.master.exits import describe_exit
 from elasticdl.master.job_view import Messages, Snapshot
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
+from elasticdl.master.ledger_events import Action
 from elasticdl.master.membership import InstanceSpec, Membership, Role
 from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
@@ -71,6 +72,7 @@ class Coordinator:
       clock: makes one that goes on from a reading.
 
     Attributes:
+      when_on_disk: as of `Transactions`; for whom a request, told not to, does not wait.
       checkpoint_wanted: set where nothing goes on before a checkpoint is committed.
     """
 
@@ -101,8 +103,9 @@ class Coordinator:
         self._messages = Messages(first_number=incarnation << 20)
         self._requests = BackendRequests(backend, journal, self.ended, self._backend_failed)
         self._transactions = Transactions(
-            self._lock, journal, self._messages, self._requests, self._wait_for_journal
+            self._lock, journal, self._messages, self._requests, self._is_on_disk, self.ended
         )
+        self.when_on_disk = self._transactions.when_on_disk
         self._incarnation = incarnation
         self._session = session
         self._recorded = recovered.recorded if recovered else RecordedLedger(plan)
@@ -213,25 +216,19 @@ class Coordinator:
 
     # ------------------------------------------------------------- writing it down
 
-    def _wait_for_journal(self) -> None:
-        """Wait until all that is known is on disk; if it cannot be written, end the job (R5)."""
-        if self.ended.is_set():
-            return
-        try:
-            self._journal.wait_for(self._journal.last_number)
-        except JobError as error:
+    def _is_on_disk(self, failure: JobError | None) -> None:
+        """All that is known is on disk, or else the job ends (R5)."""
+        if failure is not None:
             with self._lock:
                 if self.outcome is None or self.outcome.state == "succeeded":
-                    self._is_over(Outcome("failed", str(error)))
-                self.ended.set()
-            raise
+                    self._is_over(Outcome("failed", str(failure)))
         if self.outcome is not None:
             self.ended.set()
 
     def _note(self, kind: str, body: dict[str, Any], text: str = "") -> None:
         self._transactions.note(Note(kind, body, text))
 
-    def _handle(self, event: ledger_events.Event) -> list[ledger_events.Action]:
+    def _handle(self, event: ledger_events.Event) -> list[Action]:
         """Let the ledger handle an event, note what came of it, and end the job if that is it."""
         actions, notes = self._recorded.handle(event, self._clock.now())
         self._transactions.note(*notes)
@@ -309,9 +306,11 @@ class Coordinator:
             servers = tuple(copy.copy(one) for one in partitions)
             return Cluster(servers, self._placement.routing, version)
 
-    def heartbeat(self, spec: InstanceSpec, grants: Sequence[int], loss: float | None) -> bool:
+    def heartbeat(
+        self, spec: InstanceSpec, grants: Sequence[int], loss: float | None, waits: bool = True
+    ) -> bool:
         """A sign of life, and the leases that are still worked on."""
-        with self._transactions.begin():
+        with self._transactions.begin(waits):
             if not self._membership.is_current(spec):
                 return False
             self._membership.handle(membership_module.Heard(spec), self._clock.now())
@@ -331,9 +330,9 @@ class Coordinator:
             if old - set(grants):
                 self._handle(ledger_events.GrantsReturned(tuple(sorted(old - set(grants)))))
 
-    def lease(self, spec: InstanceSpec, request: int) -> ledger_events.Action | None:
+    def lease(self, spec: InstanceSpec, request: int, waits: bool = True) -> Action | None:
         """Grant, Wait or NoMoreTasks; None if the worker is not a current incarnation."""
-        with self._transactions.begin():
+        with self._transactions.begin(waits):
             if self.outcome is not None:
                 return ledger_events.NoMoreTasks()
             if not self._membership.is_current(spec):
@@ -349,9 +348,9 @@ class Coordinator:
         with self._lock:
             return self._ledger.rounds.over
 
-    def report(self, event: ledger_events.TaskReport) -> None:
+    def report(self, event: ledger_events.TaskReport, waits: bool = True) -> None:
         """A worker says of a task that it is done, that it failed, or that it has to begin anew."""
-        with self._transactions.begin():
+        with self._transactions.begin(waits):
             if self.outcome is None:
                 self._handle(event)
 
@@ -556,8 +555,7 @@ class Coordinator:
     def _worker_gone(self, action: membership_module.WorkerGone) -> None:
         spec, reason = action.spec, action.reason
         self._losses.pop(spec.index, None)
-        text = f"{spec} is gone: {reason}"
-        self._note("gone", {**body_of(spec), "reason": reason}, text=text)
+        self._note("gone", {**body_of(spec), "reason": reason}, text=f"{spec} is gone: {reason}")
         self._handle(ledger_events.WorkerLost(spec.index, spec.incarnation, reason))
 
     # ------------------------------------------------------------------ answers

@@ -1,17 +1,18 @@
 """The journal: a job's story in one SQLite file, in the order it happened.
 
 Entries are committed in groups, by a thread of the journal's own; who must not go on before his are
-on disk waits for them (R5).
+on disk waits for them, or is told (R5).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "journal.sqlite"
 LOCK_NAME = "journal.lock"
 LOCK_S = 10.0
+
+Told = Callable[[JobError | None], None]
+"""What is called once entries are on disk, or with why they are not. It must not wait."""
+
+GROUP_S = 0.004
+"""How long a group is waited for after the one before, where no thread waits for its entries."""
+
+_Row = tuple[int, float, str, str]
+_Statement = tuple[str, tuple[Any, ...]]
+
+_MOST_ROWS = 256
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -49,19 +62,30 @@ class Journal:
 
     def __init__(self, job_dir: str | Path) -> None:
         self.path = Path(job_dir) / FILE_NAME
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # What the committer waits for: something to do, or somebody in a hurry.
+        self._work = threading.Condition(lock)
+        self._num_blocked = 0
         # Entries that are not committed, in order, and the number of the newest that is.
-        self._waiting: list[tuple[int, float, str, str]] = []
+        self._waiting: list[_Row] = []
         # Statements that are carried out with the next group, and that nobody waits for.
-        self._kept: list[tuple[str, tuple[Any, ...]]] = []
+        self._kept: list[_Statement] = []
         self._error: sqlite3.Error | None = None
+        # Who is to be told once an entry is committed.
+        self._listeners: list[tuple[int, Told]] = []
         self._closed = False
         owned = own_file(Path(job_dir) / LOCK_NAME, LOCK_S)
         if owned is None:
             raise JobError(f"journal {self.path}: another master of this job runs; a job has one")
         self._owned = owned
         try:
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._db = sqlite3.connect(
+                self.path,
+                check_same_thread=False,
+                isolation_level=None,
+                cached_statements=_MOST_ROWS,
+            )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(
@@ -84,8 +108,7 @@ class Journal:
     @property
     def last_number(self) -> int:
         """Number of the newest entry, committed or not; 0 for none."""
-        with self._changed:
-            return self._number
+        return self._number
 
     def entries(self) -> Iterator[Entry]:
         """Yield those that are on disk, in order."""
@@ -101,14 +124,15 @@ class Journal:
 
     def write(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> int:
         """Add entries, of which all or none will be on disk, soon; return the last one's number."""
-        texts = [(kind, json.dumps(body, separators=(",", ":"))) for kind, body in entries]
+        texts = [(kind, _json(body)) for kind, body in entries]
         at = time.time()
         with self._changed:
+            if not self._waiting or self._error is not None:
+                self._work.notify()
             for kind, text in texts:
                 self._number += 1
                 self._waiting.append((self._number, at, kind, text))
             self._error = None  # What could not be written is tried again with these.
-            self._changed.notify_all()
             return self._number
 
     def wait_for(self, number: int) -> None:
@@ -119,9 +143,63 @@ class Journal:
             what comes later, in order: the journal never lacks anything but its end.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._committed >= number or self._error or self._closed)
             if self._committed < number:
-                raise JobError(f"journal {self.path}: {self._error or 'closed'}")
+                self._num_blocked += 1
+                self._work.notify()
+                self._changed.wait_for(
+                    lambda: self._committed >= number or self._error or self._closed
+                )
+                self._num_blocked -= 1
+            if self._committed < number:
+                raise self._failure()
+
+    def when_on_disk(self, number: int, told: Told) -> None:
+        """Do as `wait_for`, but return at once: tell when it is over, in any thread.
+
+        The entries may wait a little for others, to be written with them.
+        """
+        with self._changed:
+            is_on_disk = self._committed >= number
+            if not is_on_disk and self._error is None and not self._closed:
+                self._listeners.append((number, told))
+                return
+            failure = None if is_on_disk else self._failure()
+        told(failure)
+
+    def _failure(self) -> JobError:
+        return JobError(f"journal {self.path}: {self._error or 'closed'}")
+
+    def _tell(self) -> None:
+        """Tell whose entries are on disk, or everybody that nothing more will be."""
+        with self._changed:
+            failure = self._failure() if self._error is not None or self._closed else None
+            listeners, self._listeners = self._listeners, []
+            over: list[tuple[Told, JobError | None]] = []
+            for number, told in listeners:
+                if number <= self._committed:
+                    over.append((told, None))
+                elif failure is not None:
+                    over.append((told, failure))
+                else:
+                    self._listeners.append((number, told))
+        for told, outcome in over:
+            told(outcome)
+
+    def _next_group(self, last_s: float) -> tuple[list[_Row], list[_Statement]]:
+        """Wait for what is to be committed next; nothing: the journal is closed.
+
+        Args:
+          last_s: when the last group was begun, by `time.monotonic`.
+        """
+        with self._changed:
+            self._work.wait_for(lambda: (self._waiting and self._error is None) or self._closed)
+            pause_s = last_s + GROUP_S - time.monotonic()
+            if pause_s > 0:
+                self._work.wait_for(lambda: self._num_blocked or self._closed, pause_s)
+            if self._error is not None:
+                return [], []
+            kept, self._kept = self._kept, []
+            return list(self._waiting), kept
 
     def keep(self, statement: str, values: tuple[Any, ...]) -> None:
         """Change the table `history` with the next group; if that cannot be, nothing is said."""
@@ -129,15 +207,10 @@ class Journal:
             self._kept.append((statement, values))
 
     def _commit_groups(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: (self._waiting and self._error is None) or self._closed
-                )
-                group, kept = list(self._waiting), self._kept
-                if self._closed and (not (group or kept) or self._error is not None):
-                    return
-                self._kept = []
+        began_s = 0.0
+        while (following := self._next_group(began_s)) != ([], []):
+            group, kept = following
+            began_s = time.monotonic()
             try:
                 with PHASES.measure(Phase.JOURNAL):
                     self._commit_with(group, kept)
@@ -146,16 +219,19 @@ class Journal:
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
+                self._tell()
                 continue
             with self._changed:
                 del self._waiting[: len(group)]
                 self._committed = group[-1][0] if group else self._committed
                 self._changed.notify_all()
+            self._tell()
+        self._tell()
 
     def _commit_with(
         self,
-        group: Sequence[tuple[int, float, str, str]],
-        kept: Sequence[tuple[str, tuple[Any, ...]]],
+        group: Sequence[_Row],
+        kept: Sequence[_Statement],
     ) -> None:
         """Commit a group with what is kept beside it, or without if that cannot be."""
         try:
@@ -167,27 +243,39 @@ class Journal:
 
     def _commit(
         self,
-        group: Sequence[tuple[int, float, str, str]],
-        kept: Sequence[tuple[str, tuple[Any, ...]]],
+        group: Sequence[_Row],
+        kept: Sequence[_Statement],
     ) -> None:
+        # One statement is one transaction, and lets other threads go on while it waits for the
+        # disk; between two statements it would wait for them.
+        if len(group) <= _MOST_ROWS and not kept:
+            self._insert(group)
+            return
         try:
             self._db.execute("BEGIN")
             for statement, values in kept:
                 self._db.execute(statement, values)
-            self._db.executemany(
-                "INSERT INTO entries (number, time, kind, body) VALUES (?, ?, ?, ?)", group
-            )
+            for first in range(0, len(group), _MOST_ROWS):
+                self._insert(group[first : first + _MOST_ROWS])
             self._db.execute("COMMIT")
         except sqlite3.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
 
+    def _insert(self, rows: Sequence[_Row]) -> None:
+        places = ",".join(["(?,?,?,?)"] * len(rows))
+        self._db.execute(
+            f"INSERT INTO entries (number, time, kind, body) VALUES {places}",
+            list(itertools.chain.from_iterable(rows)),
+        )
+
     def close(self) -> None:
         """Commit what is left, if that is possible, and close the file."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._work.notify()
         self._committer.join()
         self._db.close()
         self._owned.close()

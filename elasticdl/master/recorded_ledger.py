@@ -33,11 +33,12 @@ MASTER = "master"
 master, of which supervisor, goes on."""
 
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+_FIELDS = {kind: [one.name for one in dataclasses.fields(kind)] for kind in _EVENTS.values()}
 
 
 def event_body(event: Event, now: float) -> dict[str, Any]:
     """The journal's form of an event at the clock's reading `now`."""
-    fields = {one.name: getattr(event, one.name) for one in dataclasses.fields(event)}
+    fields = {name: getattr(event, name) for name in _FIELDS[type(event)]}
     return {"type": type(event).__name__, **fields, "now": now}
 
 

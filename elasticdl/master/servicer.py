@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import Future
+from time import perf_counter_ns
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
+from elasticdl.errors import JobError
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator
@@ -16,6 +21,9 @@ from elasticdl.master.vitals import JobVitals
 from elasticdl.phases import PHASES, Figures, Phase
 from elasticdl.proto import figures_pb2, master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable
+from elasticdl.rpc.service import prompt
+
+_Reply = TypeVar("_Reply", bound=Message)
 
 STALE = "not a current incarnation; leave"
 
@@ -91,29 +99,53 @@ class MasterServicer:
             version=cluster.version,
         )
 
-    def heartbeat(self, request: master_pb2.HeartbeatRequest) -> master_pb2.HeartbeatReply:
+    def _once_on_disk(self, reply: _Reply) -> Future[_Reply]:
+        """Return a reply that leaves when all that it may tell of is in the journal (R5)."""
+        outcome: Future[_Reply] = Future()
+
+        def told(failure: JobError | None) -> None:
+            if failure is None:
+                outcome.set_result(reply)
+            else:
+                outcome.set_exception(failure)
+
+        self._coordinator.when_on_disk(told)
+        return outcome
+
+    @prompt
+    def heartbeat(self, request: master_pb2.HeartbeatRequest) -> Future[master_pb2.HeartbeatReply]:
         """Extend the leases the worker still works on."""
         accepted = self._coordinator.heartbeat(
             from_message(request.instance),
             request.grants,
             request.loss if request.has_loss else None,
+            waits=False,
         )
         if accepted and request.HasField("figures"):
             self._note_figures(request.instance, request.figures)
         if accepted and self._vitals is not None:
             spec = from_message(request.instance)
             self._vitals.note(spec, request.figures.cpu_s, request.vitals)
-        return master_pb2.HeartbeatReply(
-            accepted=accepted,
-            job_finished=self._coordinator.outcome is not None,
-            cluster_version=self._coordinator.cluster_version,
+        return self._once_on_disk(
+            master_pb2.HeartbeatReply(
+                accepted=accepted,
+                job_finished=self._coordinator.outcome is not None,
+                cluster_version=self._coordinator.cluster_version,
+            )
         )
 
-    def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
+    @prompt
+    def lease(self, request: master_pb2.LeaseRequest) -> Future[master_pb2.LeaseReply]:
         """Grant a task, or say why not."""
+        began_ns = perf_counter_ns()
+        reply = self._once_on_disk(self._lease(request))
+        reply.add_done_callback(lambda _: PHASES.add(Phase.GRANT, began_ns, perf_counter_ns()))
+        return reply
+
+    def _lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
         version = self._coordinator.cluster_version
-        with PHASES.measure(Phase.GRANT):
-            answer = self._coordinator.lease(from_message(request.instance), request.request)
+        spec = from_message(request.instance)
+        answer = self._coordinator.lease(spec, request.request, waits=False)
         if isinstance(answer, ledger_events.Grant):
             return master_pb2.LeaseReply(
                 outcome=master_pb2.LeaseReply.GRANTED,
@@ -132,7 +164,8 @@ class MasterServicer:
         outcome = master_pb2.LeaseReply.FINISHED if finished else master_pb2.LeaseReply.NOT_A_MEMBER
         return master_pb2.LeaseReply(outcome=outcome)
 
-    def complete_task(self, request: master_pb2.CompleteTaskRequest) -> master_pb2.Ack:
+    @prompt
+    def complete_task(self, request: master_pb2.CompleteTaskRequest) -> Future[master_pb2.Ack]:
         """A task is closed everywhere; true also when it was known already."""
         if request.HasField("figures"):
             self._note_figures(request.instance, request.figures)
@@ -143,9 +176,10 @@ class MasterServicer:
                 num_minibatches=request.num_minibatches,
                 result=request.result,
                 limited=request.limited,
-            )
+            ),
+            waits=False,
         )
-        return master_pb2.Ack(accepted=True)
+        return self._once_on_disk(master_pb2.Ack(accepted=True))
 
     def _note_figures(self, instance: master_pb2.InstanceId, figures: figures_pb2.Figures) -> None:
         if self._figures is not None:

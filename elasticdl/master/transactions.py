@@ -7,10 +7,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
+from elasticdl.errors import JobError
 from elasticdl.logs.line import fields
 from elasticdl.master.backend_requests import BackendRequests
 from elasticdl.master.job_view import Messages
-from elasticdl.master.journal import Journal
+from elasticdl.master.journal import Journal, Told
 from elasticdl.master.membership import Launch, Stop
 from elasticdl.master.story import Note
 
@@ -27,7 +28,8 @@ class Transactions:
       journal: where the notes go.
       messages: takes what the notes say to people.
       requests: takes what the backend is asked for.
-      wait: called at the end of each, without the lock: waits until the journal is on disk.
+      is_on_disk: told whenever somebody has waited for the journal, with why it cannot be written.
+      ended: once set, nobody waits for the journal any more.
     """
 
     def __init__(
@@ -36,20 +38,27 @@ class Transactions:
         journal: Journal,
         messages: Messages,
         requests: BackendRequests,
-        wait: Callable[[], None],
+        is_on_disk: Callable[[JobError | None], None],
+        ended: threading.Event,
     ) -> None:
         self._lock = lock
         self._journal = journal
         self._messages = messages
         self._requests = requests
-        self._wait = wait
+        self._is_on_disk = is_on_disk
+        self._ended = ended
         self._depth = 0
         self._notes: list[Note] = []
         self._asked_for: list[Launch | Stop] = []
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[None]:
-        """Begin one; within another, this is a part of that one."""
+    def begin(self, waits: bool = True) -> Iterator[None]:
+        """Begin one; within another, this is a part of that one.
+
+        Args:
+          waits: whether its end waits until it is on disk; without it, `when_on_disk` comes before
+            anybody is told of it.
+        """
         is_outermost = False
         try:
             with self._lock:
@@ -63,8 +72,30 @@ class Transactions:
                         self._write_down()
         finally:
             # Others go on while this one waits: a commit is for all who wait for it.
-            if is_outermost:
+            if is_outermost and waits:
                 self._wait()
+
+    def _wait(self) -> None:
+        if self._ended.is_set():
+            return
+        try:
+            self._journal.wait_for(self._journal.last_number)
+        except JobError as error:
+            self._is_on_disk(error)
+            raise
+        self._is_on_disk(None)
+
+    def when_on_disk(self, told: Told) -> None:
+        """Tell, in any thread, once all that is written down by now is on disk; never wait."""
+        if self._ended.is_set():
+            told(None)
+            return
+
+        def tell(failure: JobError | None) -> None:
+            self._is_on_disk(failure)
+            told(failure)
+
+        self._journal.when_on_disk(self._journal.last_number, tell)
 
     def note(self, *notes: Note) -> None:
         """Have these written down, in the transaction that is under way."""

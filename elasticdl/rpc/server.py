@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Sequence
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import grpc
 
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame
-from elasticdl.rpc.service import Service
+from elasticdl.rpc.service import Answer, Service
 from elasticdl.rpc.transport import CHANNEL_OPTIONS, TOKEN_KEY
+
+_Handle = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+_START_S = 30.0
+_STOP_S = 5.0
 
 
 class Server:
     """A gRPC server for some services, on an address it may pick itself.
 
+    One thread of the process, the same for all its servers, reads requests and sends replies.
+    Prompt methods run in it, and any number of them may wait for their replies to be allowed to
+    leave; the others run in threads of the server's own.
+
     Args:
       services: what it answers; without frames, which go over streams.
       token: the job token every call must carry.
       address: `host:port`; port 0 picks a free one.
-      num_threads: calls handled at a time.
+      num_threads: calls of methods that are not prompt handled at a time.
 
     Raises:
       OSError: the address cannot be bound.
@@ -37,41 +51,128 @@ class Server:
         for service in services:
             if service.has_frames:
                 raise ValueError(f"service '{service.name}' has frames: it wants a StreamServer")
-        self._server = grpc.server(
-            ThreadPoolExecutor(num_threads, thread_name_prefix="rpc"),
-            handlers=[_TokenChecked(service, token) for service in services],
-            options=CHANNEL_OPTIONS,
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="rpc")
+        self._loop = _loop_of(os.getpid())
+        starting = asyncio.run_coroutine_threadsafe(
+            self._start(services, token, address), self._loop
         )
         try:
-            port = self._server.add_insecure_port(address)
+            port = starting.result(_START_S)
         except RuntimeError as error:
+            self._threads.shutdown()
             raise OSError(f"cannot listen on {address}: {error}") from None
         self.address = f"{address.rsplit(':', 1)[0]}:{port}"
-        self._server.start()
+
+    async def _start(self, services: Sequence[Service], token: str, address: str) -> int:
+        answers = _Answers(self._loop)
+        handlers = [_Handlers(service, token, self._threads, answers) for service in services]
+        self._server = grpc.aio.server(handlers=handlers, options=CHANNEL_OPTIONS)
+        port = self._server.add_insecure_port(address)
+        await self._server.start()
+        return port
 
     def stop(self, grace_s: float = 0.5) -> None:
         """Refuse new calls, give those in flight `grace_s`, free the port."""
-        self._server.stop(grace_s).wait(grace_s + 5)
+        stopping = asyncio.run_coroutine_threadsafe(self._server.stop(grace_s), self._loop)
+        stopping.result(grace_s + _STOP_S)
+        self._threads.shutdown(wait=False)
 
 
-class _TokenChecked(grpc.GenericRpcHandler):
-    def __init__(self, service: Service, token: str) -> None:
+@cache
+def _loop_of(process: int) -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process, in a thread of its own; a forked one has another."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="grpc", daemon=True).start()
+    return loop
+
+
+class _Answers:
+    """Takes answers from any thread to where an event loop waits for them.
+
+    Waking the loop is a system call: however many come at a time, it is woken once.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: deque[tuple[asyncio.Future[Answer], Answer]] = deque()
+        self._is_woken = False
+
+    def expect(self) -> asyncio.Future[Answer]:
+        """Return what will hold an answer."""
+        return self._loop.create_future()
+
+    def bring(self, expected: asyncio.Future[Answer], answer: Answer) -> None:
+        """Bring the answer that is expected there."""
+        self._done.append((expected, answer))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        # First: what comes from here on is either found below or wakes the loop again.
+        self._is_woken = False
+        while self._done:
+            expected, answer = self._done.popleft()
+            if not expected.done():  # Its caller may have gone.
+                expected.set_result(answer)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """The methods of a service, for callers with the token; others are refused."""
+
+    def __init__(
+        self, service: Service, token: str, threads: ThreadPoolExecutor, answers: _Answers
+    ) -> None:
         self._service = service
         self._token = token
+        self._threads = threads
+        self._answers = answers
+        self._handlers = {
+            path: grpc.unary_unary_rpc_method_handler(
+                self._prompt(path) if service.is_prompt(path) else self._in_a_thread(path)
+            )
+            for path in service.paths
+        }
+        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
 
     def service(self, call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        path = call_details.method
-        if path not in self._service.paths:
+        handler = self._handlers.get(call_details.method)
+        if handler is None:
             return None
-        metadata = dict(call_details.invocation_metadata)
-        allowed = hmac.compare_digest(str(metadata.get(TOKEN_KEY, "")), self._token)
+        shown = next((v for k, v in call_details.invocation_metadata if k == TOKEN_KEY), "")
+        # compare_digest takes strings of ASCII only.
+        is_right = hmac.compare_digest(str(shown).encode(), self._token.encode())
+        return handler if is_right else self._refusal
 
-        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            if not allowed:
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong job token")
-            status, reply = self._service.answer(path, Frame(request))
-            if status is not Status.OK:
-                context.abort(grpc.StatusCode[status.name], reply.head.decode())
-            return reply.head
+    def _prompt(self, path: str) -> _Handle:
+        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            expected = self._answers.expect()
+            bring = partial(self._answers.bring, expected)
+            self._service.start(path, Frame(request), bring)
+            return await _reply(await expected, context)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return handle
+
+    def _in_a_thread(self, path: str) -> _Handle:
+        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            expected = self._answers.expect()
+
+            def answer() -> None:
+                self._answers.bring(expected, self._service.answer(path, Frame(request)))
+
+            self._threads.submit(answer)
+            return await _reply(await expected, context)
+
+        return handle
+
+
+async def _reply(answer: Answer, context: grpc.aio.ServicerContext) -> bytes:
+    status, reply = answer
+    if status is not Status.OK:
+        await context.abort(grpc.StatusCode[status.name], reply.head.decode())
+    return reply.head
+
+
+async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong job token")
+    raise AssertionError("abort raises")

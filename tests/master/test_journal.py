@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -100,5 +101,60 @@ def test_entries_of_one_write_are_there_all_or_none(tmp_path):
     )
     with pytest.raises(JobError, match="disk full"):
         journal.wait_for(journal.write([("a", {}), ("b", {})]))
+    assert not list(read_journal(tmp_path))
+    journal.close()
+
+
+def test_who_is_told_hears_only_once_the_entries_are_on_disk(tmp_path):
+    journal = Journal(tmp_path)
+    heard: queue.Queue[tuple[JobError | None, int]] = queue.Queue()
+
+    def told(failure: JobError | None) -> None:
+        heard.put((failure, len(list(read_journal(tmp_path)))))
+
+    for task in range(100):
+        journal.when_on_disk(journal.write([("done", {"task": task}), ("leased", {})]), told)
+    for task in range(100):
+        failure, on_disk = heard.get(timeout=30.0)
+        assert failure is None
+        assert on_disk >= 2 * (task + 1)
+    journal.when_on_disk(200, told)
+    assert heard.get(timeout=30.0) == (None, 200), "what is there already is told at once"
+    journal.close()
+
+
+def test_who_is_told_hears_why_the_entries_are_not_on_disk(tmp_path):
+    journal = Journal(tmp_path)
+    heard: queue.Queue[JobError | None] = queue.Queue()
+    journal._db.execute("PRAGMA query_only = ON")
+    lost = journal.write([("done", {"task": 1})])
+    journal.when_on_disk(lost, heard.put)
+    assert "readonly" in str(heard.get(timeout=30.0))
+    journal.when_on_disk(lost, heard.put)
+    assert "readonly" in str(heard.get(timeout=30.0)), "no commit is under way that would tell"
+    journal._db.execute("PRAGMA query_only = OFF")
+    journal.when_on_disk(journal.write([("done", {"task": 2})]), heard.put)
+    assert heard.get(timeout=30.0) is None
+    journal.close()
+    journal.when_on_disk(3, heard.put)
+    assert "closed" in str(heard.get(timeout=30.0))
+
+
+def test_large_groups_are_there_in_order(tmp_path):
+    journal = Journal(tmp_path)
+    entries = [("done", {"task": task}) for task in range(1000)]
+    journal.wait_for(journal.write(entries))
+    assert [entry.body for entry in read_journal(tmp_path)] == [body for _, body in entries]
+    journal.close()
+
+
+def test_of_large_groups_all_or_none_are_there(tmp_path):
+    journal = Journal(tmp_path)
+    journal._db.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON entries WHEN new.kind = 'b' "
+        "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(JobError, match="disk full"):
+        journal.wait_for(journal.write([("a", {})] * 999 + [("b", {})]))
     assert not list(read_journal(tmp_path))
     journal.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import random
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +20,7 @@ from elasticdl.rpc import (
     Frame,
     GrpcTransport,
     RpcFailed,
+    RpcTimeout,
     RpcUnauthenticated,
     RpcUnavailable,
     Server,
@@ -27,6 +30,7 @@ from elasticdl.rpc import (
     Transport,
 )
 from elasticdl.rpc.faults import Cuts, Faults, FaultyTransport
+from elasticdl.rpc.service import prompt
 
 SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
 
@@ -102,6 +106,53 @@ def test_what_has_frames_is_not_served_over_grpc():
     service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], Partition(0, 1))
     with pytest.raises(ValueError, match="wants a StreamServer"):
         Server([service], token="secret")
+
+
+class PromptHandler(Handler):
+    """Its launches are answered when somebody says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched: queue.Queue[Future[master_pb2.Ack]] = queue.Queue()
+
+    @prompt
+    def launch(self, request: master_pb2.InstanceId) -> Future[master_pb2.Ack]:  # type: ignore[override]
+        super().launch(request)
+        outcome: Future[master_pb2.Ack] = Future()
+        self.launched.put(outcome)
+        return outcome
+
+
+def test_any_number_of_prompt_calls_may_wait_and_others_are_answered_meanwhile():
+    handler = PromptHandler()
+    server = Server([Service(SUPERVISOR, handler)], token="secret", num_threads=1)
+    client = connect(server)
+    requests = [master_pb2.InstanceId(role="ps", index=index) for index in range(40)]
+    with ThreadPoolExecutor(len(requests)) as threads:
+        replies = [threads.submit(client.call, "Launch", one, 30.0) for one in requests]
+        waiting = [handler.launched.get(timeout=30.0) for _ in requests]
+        assert client.call("Watch", supervisor_pb2.WatchRequest(), 30.0) is not None
+        assert not any(reply.done() for reply in replies)
+        for outcome in waiting[1:]:
+            outcome.set_result(master_pb2.Ack(accepted=True))
+        waiting[0].set_exception(OSError("disk full"))
+        errors = [reply.exception(timeout=30.0) for reply in replies]
+    (error,) = [one for one in errors if one is not None]
+    assert isinstance(error, RpcFailed)
+    assert "OSError: disk full" in str(error)
+    server.stop()
+
+
+def test_a_prompt_call_whose_caller_is_gone_hurts_nobody():
+    handler = PromptHandler()
+    server = Server([Service(SUPERVISOR, handler)], token="secret")
+    client = connect(server)
+    with pytest.raises(RpcTimeout):
+        client.call("Launch", master_pb2.InstanceId(role="ps"), 0.2)
+    handler.launched.get(timeout=30.0).set_result(master_pb2.Ack(accepted=True))
+    with pytest.raises(RpcFailed, match="ValueError: no such role"):
+        client.call("Launch", master_pb2.InstanceId(role="broken"), 30.0)
+    server.stop()
 
 
 def test_an_exception_of_the_handler_is_told_and_is_not_repeated(server, handler):

@@ -374,6 +374,7 @@ def test_a_killed_process_is_unavailable_at_once(process):
     transport = StreamTransport(address, "secret")
     transport.call(PATH, Frame(b"a"), DEADLINE_S)
     os.kill(killed.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, killed.pid, os.WSTOPPED | os.WNOWAIT)  # It stops some time later.
     call = transport.start(PATH, Frame(b"b"), 10 * DEADLINE_S)
     killed.kill()
     with pytest.raises(RpcUnavailable) as caught:
