@@ -23,6 +23,12 @@ class JobError(ElasticDLError):
     """A job that was launched could not be finished."""
 
 
+class StillRunning(JobError):
+    """A job that was waited for had not ended in time; it goes on."""
+
+    exit_code = 124
+
+
 class UserCodeError(JobError):
     """The user's model code raised; carries the traceback of that code.
 

@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and turns errors into one line and an exit code.
 
 Exit codes: 0 done; 1 a job failed; 2 what was asked cannot be done, nothing was launched;
+124 a job that was waited for goes on;
 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 nobody reads the output any more.
 """
 

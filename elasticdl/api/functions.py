@@ -64,14 +64,17 @@ def run_job(job_spec: JobSpec) -> JobResult:
         raise
 
 
-def resume_job(job: str) -> tuple[JobSpec, JobResult]:
+def resume_job(job: str, **shown: Any) -> tuple[JobSpec, JobResult]:
     """Go on with a job that was stopped, failed or lost, from its journal and last checkpoint.
+
+    Args:
+      shown: display options that are others than the job's own.
 
     Raises:
       UsageError: there is no such job, it still runs, or it has succeeded; nothing was launched.
       UserCodeError, JobError, KeyboardInterrupt: as `run_job`.
     """
-    job_spec = JobSpec.load(resolve_job_dir(job))
+    job_spec = JobSpec.load(resolve_job_dir(job)).model_copy(update=shown)
     try:
         with open_progress(job_spec) as show:
             show(JobStatus(state="resuming", message=f"job {job_spec.job_name} goes on"))

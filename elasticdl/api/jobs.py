@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
-from elasticdl.api.launcher import connect_to_master, to_status
-from elasticdl.api.supervisor import state_in
-from elasticdl.errors import JobError, UsageError
-from elasticdl.job_spec import JOB_FILE, jobs_home, resolve_job_dir
+from elasticdl.api.job_backends import PLACE, PlacedJob, master_of, result_of
+from elasticdl.api.launcher import to_status
+from elasticdl.errors import ElasticDLError, JobError, StillRunning, UsageError
+from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.audit import audit_of_journal
+from elasticdl.master.history import COLUMNS, read_history
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import read_figures
 from elasticdl.master.journal import read_journal
-from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.recorded_ledger import MASTER
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import Client, DeadlinePassed, RpcError
 
 DEADLINE_S = 10.0
+LOOK_S = 0.2
+# For how long a job is looked at that seems lost: it may be about to start.
+LOST_S = 1.0
 
 
 def audit(job: str) -> dict[str, Any]:
@@ -34,19 +37,19 @@ def audit(job: str) -> dict[str, Any]:
       UsageError: there is no such job.
       JobError: it did not get so far that there is anything to audit.
     """
-    directory = resolve_job_dir(job)
-    has_ended = (directory / RESULT_FILE).exists()
-    if has_ended:
-        found = _final_audit(directory)
+    placed = PLACE.find(job)
+    result = result_of(placed)
+    if result:
+        found = _final_audit(placed.directory)
         if found:
             return found
     else:
-        with contextlib.suppress(JobError), _Master(directory, job) as master:
+        with contextlib.suppress(JobError), master_of(placed) as master:
             return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
     try:
-        return audit_of_journal(directory)
+        return audit_of_journal(placed.directory)
     except JobError as error:
-        how = f"it {state_in(directory / RESULT_FILE) or 'ended'}" if has_ended else "it was lost"
+        how = f"it {result['state']}" if result else "it was lost"
         raise JobError(f"job '{job}': {how} before there was anything to audit ({error})") from None
 
 
@@ -71,15 +74,13 @@ def status(job: str) -> dict[str, Any]:
     Raises:
       UsageError: there is no such job.
     """
-    directory = resolve_job_dir(job)
-    found: dict[str, Any] = {"name": directory.name}
-    figures = read_figures(directory / FIGURES_FILE)
-    try:
-        result = json.loads((directory / RESULT_FILE).read_text())
-        found |= {"state": result["state"], "error": result.get("error", "")}
-    except (OSError, ValueError, KeyError):
-        found["state"] = "lost"
-        with contextlib.suppress(JobError), _Master(directory, job) as master:
+    placed = PLACE.find(job)
+    found: dict[str, Any] = {"name": placed.directory.name, "state": _state(placed)}
+    figures = read_figures(placed.directory / FIGURES_FILE)
+    if result := result_of(placed):
+        found["error"] = result.get("error", "")
+    else:
+        with contextlib.suppress(JobError), master_of(placed) as master:
             request = master_pb2.StatusRequest(with_figures=True)
             reply = master.call("GetStatus", request, DEADLINE_S)
             found["state"] = reply.state
@@ -111,7 +112,7 @@ def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -
     for name, number in (("num_workers", num_workers), ("num_ps", num_ps)):
         if number is not None and number < 1:
             raise UsageError(f"{name}={number}: a job that runs has at least 1; give 1 or more")
-    with _Master(resolve_job_dir(job), job) as master:
+    with master_of(PLACE.find(job)) as master:
         request = master_pb2.ScaleRequest(num_workers=num_workers or 0, num_ps=num_ps or 0)
         ack = master.call_until("Scale", request, DEADLINE_S)
     if not ack.accepted:
@@ -124,47 +125,78 @@ def stop(job: str) -> None:
     Raises:
       JobError: the job does not run.
     """
-    with _Master(resolve_job_dir(job), job) as master:
+    with master_of(PLACE.find(job)) as master:
         master.call_until("Stop", master_pb2.StopRequest(reason="stopped on request"), DEADLINE_S)
 
 
+def wait(job: str, timeout_s: float | None = None) -> dict[str, Any]:
+    """Wait until a job has ended; return how, as its result says, with its ``name``.
+
+    ``state`` is ``lost`` where it ended without a result; then there is nothing else.
+
+    Raises:
+      UsageError: there is no such job.
+      StillRunning: it had not ended in time.
+    """
+    placed = PLACE.find(job)
+    ends = None if timeout_s is None else time.monotonic() + timeout_s
+    seen = time.monotonic()
+    while True:
+        is_running = placed.is_running()
+        result = result_of(placed)
+        now = time.monotonic()
+        if is_running:
+            seen = now
+        elif result or now >= seen + LOST_S:
+            return {"name": placed.directory.name, "state": "lost"} | result
+        if ends is not None and now >= ends:
+            raise StillRunning(f"job '{job}': it has not ended in {timeout_s:g} s")
+        time.sleep(LOOK_S)
+
+
 def list_jobs() -> list[dict[str, Any]]:
-    """The jobs of this person on this machine, the latest first."""
-    found = sorted(jobs_home().glob(f"*/{JOB_FILE}"), key=os.path.getmtime, reverse=True)
-    return [{"name": path.parent.name, "state": _state(path.parent)} for path in found]
+    """The jobs of this person on this machine, the latest first.
+
+    Returns:
+      of each its ``name``, ``state``, ``command``, when it ``began`` (seconds since 1970), and
+      ``records_done`` and ``records_expected``, None where nobody knows.
+    """
+    return [_summary(one) for one in PLACE.jobs()]
 
 
-def _state(directory: Path) -> str:
-    try:
-        return json.loads((directory / RESULT_FILE).read_text())["state"]
-    except (OSError, ValueError, KeyError):
-        pass
-    master = connect_to_master(directory)
-    if master is None:
-        return "lost"
-    try:
-        return master.call("GetStatus", master_pb2.StatusRequest(), 2.0).state
-    except RpcError:
-        return "lost"
-    finally:
-        master.close()
+def _summary(job: PlacedJob) -> dict[str, Any]:
+    command = None
+    with contextlib.suppress(ElasticDLError):
+        command = JobSpec.load(job.directory).command
+    state = _state(job)
+    done, expected = None, result_of(job).get("audit", {}).get("records_expected")
+    if state == "succeeded":
+        done = expected
+    elif state == "running":
+        with contextlib.suppress(JobError), master_of(job) as master:
+            reply = master.call("GetStatus", master_pb2.StatusRequest(), 2.0)
+            state, done, expected = reply.state, reply.records_done, reply.records_expected
+    if done is None:
+        _, rows = read_history(job.directory)
+        done = rows[-1][COLUMNS.index("records_done")] if rows else None
+    return {
+        "name": job.directory.name,
+        "state": state,
+        "command": command,
+        "began": _began(job.directory),
+        "records_done": done,
+        "records_expected": expected or None,
+    }
 
 
-class _Master:
-    """The master of a running job, for the length of a block."""
+def _state(job: PlacedJob) -> str:
+    """How a job ended, `running`, or `lost`."""
+    return result_of(job).get("state") or ("running" if job.is_running() else "lost")
 
-    def __init__(self, directory: Path, job: str) -> None:
-        self._job = job
-        self._ended = (directory / RESULT_FILE).exists()
-        self._client = None if self._ended else connect_to_master(directory)
 
-    def __enter__(self) -> Client:
-        if self._client is None:
-            raise JobError(f"job '{self._job}': it does not run (any more)")
-        return self._client
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        assert self._client is not None
-        self._client.close()
-        if isinstance(error, (RpcError, DeadlinePassed)):
-            raise JobError(f"job '{self._job}': its master does not answer: {error}") from None
+def _began(directory: Path) -> float:
+    """When a job's first master began, or else when the job was described."""
+    with contextlib.suppress(JobError, sqlite3.Error):
+        for entry in read_journal(directory):
+            return entry.time
+    return (directory / JOB_FILE).stat().st_mtime

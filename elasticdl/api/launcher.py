@@ -36,6 +36,8 @@ from elasticdl.rpc import Client, GrpcTransport, RpcError
 
 LAUNCHER_LOCK = "launcher.lock"
 POLL_S = 0.25
+# Others look for a moment whether a job runs (`is_owned`).
+LOOK_S = 0.5
 STOP_S = 40.0
 SPEED_WINDOW_S = 10.0
 MOST_SAID = 2000
@@ -214,7 +216,7 @@ def _only_launcher(spec: JobSpec) -> Iterator[None]:
     Raises:
       UsageError: another process does.
     """
-    launcher = own_file(Path(spec.job_dir) / LAUNCHER_LOCK)
+    launcher = own_file(Path(spec.job_dir) / LAUNCHER_LOCK, LOOK_S)
     # Of a job whose launcher was killed, the rest is about to end, too.
     before = launcher and own_file(Path(spec.job_dir) / supervisor.LOCK_FILE, STOP_S)
     try:

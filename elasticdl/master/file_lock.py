@@ -12,6 +12,18 @@ from elasticdl.errors import JobError
 PAUSE_S = 0.05
 
 
+def is_owned(path: Path) -> bool:
+    """Whether a process owns a file; for a moment, nobody else can."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def own_file(path: Path, wait_s: float = 0.0) -> IO[bytes] | None:
     """Own a file until it is closed or this process ends, however it ends.
 

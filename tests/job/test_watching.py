@@ -1,0 +1,62 @@
+"""A real job, watched from other terminals: its logs, its list, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.job.real_jobs import Job, wait_until
+
+
+def ask(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "elasticdl.api", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def begin(output: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Begin a command that goes on."""
+    with output.open("wb") as file:
+        return subprocess.Popen([sys.executable, "-m", "elasticdl.api", *words], stdout=file)
+
+
+def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
+    job: Job = start("--num_epochs=1000", "--log_level=INFO")
+    named = str(job.directory)
+    wait_until("training", job.records_done)
+    follow = begin(tmp_path / "followed", "jobs", "logs", named, "-f", "--role=worker", "--json")
+    wait = begin(tmp_path / "waited", "jobs", "wait", named, "--json")
+    try:
+        killed = job.running("worker")[0].instance
+        pid = next(one.pid for one in job.running("worker") if one.instance.index == killed.index)
+        os.kill(pid, signal.SIGKILL)
+
+        def followed() -> set[tuple[int, int]]:
+            lines = (tmp_path / "followed").read_text().splitlines(keepends=True)
+            read = [json.loads(line) for line in lines if line.endswith("\n")]
+            assert {line["role"] for line in read} <= {"worker"}
+            return {(line["index"], line["incarnation"]) for line in read}
+
+        wait_until("the replacement's first line", lambda: (killed.index, 2) in followed())
+        assert {(0, 1), (1, 1)} <= followed()
+        assert follow.poll() is None
+        assert wait.poll() is None
+        master = ask("jobs", "logs", named, "--role=master")
+        assert "killed by SIGKILL" in master.stdout
+        stopped = ask("jobs", "stop", named, "--json")
+        assert json.loads(stopped.stdout) == {"job": named, "state": "stopping"}
+        assert wait.wait(60) == 1
+        assert follow.wait(60) == 0
+    finally:
+        follow.kill()
+        wait.kill()
+    assert json.loads((tmp_path / "waited").read_text())["state"] == "stopped"
+    last = ask("jobs", "logs", named, "--role=supervisor", "--lines=1", "--json")
+    assert json.loads(last.stdout)["event"].startswith(("worker", "master", "parameter server"))
+    again = ask("jobs", "wait", named)
+    assert (again.returncode, again.stdout) == (1, "job: stopped: stopped on request\n")
+    job.process.wait(60)
