@@ -5,12 +5,13 @@
 #   make bench   the benchmarks, meant for 20 minutes; benchmarks/results has what they found
 #   make bench-check BEFORE=FILE AFTER=FILE   which of their figures moved, by what ratio
 #   make clean   remove what was made, .venv included
+#   make screenshots   docs/pictures: the dashboard of a job that loses a worker and a parameter server
 #   make chaos   jobs whose processes are killed for CHAOS_SECS (300); CHAOS_SEED chooses which
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help announce python-check train test lint chaos proto bench bench-check clean
+.PHONY: help announce python-check train test lint chaos proto bench bench-check screenshots clean
 
 # The first Python that TensorFlow has a build for. `make PYTHON=/path/to/python train` overrides.
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -32,7 +33,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
 help:
-	@sed -n '2,8s/^#//p' Makefile
+	@sed -n '2,10s/^#//p' Makefile
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
@@ -105,6 +106,9 @@ bench-check: python-check $(TEST_STAMP)
 	@[ -n "$(BEFORE)" ] && [ -n "$(AFTER)" ] || { \
 	  echo "make bench-check BEFORE=FILE AFTER=FILE: two results of make bench" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.compare "$(BEFORE)" "$(AFTER)"
+
+screenshots: python-check $(TEST_STAMP) $(DATA)/.complete
+	@$(BIN)/python -m tests.dashboard.screenshots
 
 clean:
 	rm -rf .venv build dist *.egg-info data output .mypy_cache .ruff_cache .pytest_cache \

@@ -1,7 +1,7 @@
 // The page of one job: it shows what docs/decisions/watching.md calls the values, live or of a report.
 "use strict";
 
-const MOST_EVENTS = 20000, EVENTS_SHOWN = 300, MOST_ROWS = 2500, SILENT_AFTER_S = 5, TRY_AGAIN_S = 12, LOG_BYTES = 65536;
+const MOST_EVENTS = 20000, EVENTS_AT_ONCE = 5000, EVENTS_SHOWN = 300, MOST_ROWS = 2500, SILENT_AFTER_S = 5, TRY_AGAIN_S = 12, LOG_BYTES = 65536;
 const ROLES = { worker: "worker", ps: "PS", master: "master" };
 const $ = (id) => document.getElementById(id);
 const inlined = $("values") ? JSON.parse($("values").textContent) : null;
@@ -124,7 +124,7 @@ function showProgress() {
   const tiles = [["samples/s", figure(progress.records_per_s)], ["loss", figure(loss)]];
   for (const [name, value] of Object.entries(metrics).slice(0, 4)) tiles.push([`${name}, evaluated`, figure(value)]);
   if (isNumber(rate)) tiles.push(["learning rate", figure(rate)]);
-  tiles.push(upOf("worker", job.state.workers_wanted, "workers up"), upOf("ps", job.state.ps_wanted, "PS up"), ["in training for", duration(seconds)]);
+  tiles.push(upOf("worker", job.state.workers_wanted, "workers up"), upOf("ps", job.state.ps_wanted, "PS up"), ["in training for", roughly(seconds)]);
   fillTiles($("tiles"), tiles);
   $("epochs-part").hidden = epochs.length < 2;
   keep($("epochs"), epochs, (one) => one.epoch, () => row(["epoch", "records", "time", "left"]), (tr, one) => {
@@ -298,7 +298,7 @@ async function readLog() {
     if (inlined) read = inlined.logs[`${log.role}/${log.index}/${log.incarnation}`] ?? { path: "", tail: "(not in this report)", first_error: null };
     else read = await fetched(`api/logs/${log.role}/${log.index}?incarnation=${log.incarnation}&bytes=${LOG_BYTES}`);
   } catch (error) {
-    read = { path: "", tail: `The log could not be read: ${error.message}`, first_error: null };
+    read = { path: "", tail: error.message.startsWith("404") ? "There is no such log." : `The log could not be read: ${error.message}`, first_error: null };
   }
   if (view.log !== log) return;
   const tail = $("log-tail"), isAtEnd = log.isNew || tail.scrollTop + tail.clientHeight >= tail.scrollHeight - 8;
@@ -359,7 +359,7 @@ async function readAll() {
   view.heard = performance.now();
   takeHistory(history, true);
   for (let after = job.last, reply; ; after = reply.events.at(-1).number) {
-    reply = await fetched(`api/events?after=${after}&limit=1000`);
+    reply = await fetched(`api/events?after=${after}&limit=${EVENTS_AT_ONCE}`);
     takeEvents(reply.events);
     if (!reply.events.length || reply.events.at(-1).number >= reply.last) break;
   }
