@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from elasticdl.dashboard.finite import finite
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,6 @@ class JobResult:
     def to_json(self) -> dict[str, Any]:
         """The result as plain values, ready for ``json.dumps``; what is not finite is None."""
         return finite(dataclasses.asdict(self))
-
-
-def finite(value: Any) -> Any:
-    """Plain values in which numbers that are not finite, which JSON has none of, are None."""
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _ALWAYS_TOLD = ("filtered", "skipped", "repeats_dropped", "lost")

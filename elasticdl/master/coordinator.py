@@ -588,11 +588,6 @@ class Coordinator:
         """Instances that were replaced so far."""
         return self._membership.relaunches
 
-    @property
-    def learning_rate(self) -> float | None:
-        """The one in force, as far as callbacks and the optimizer make it one number."""
-        return self.look(lambda ledger, _: ledger.rounds.decisions.current_rate(ledger.epoch))
-
     def look(self, view: Callable[[Ledger, Membership], T]) -> T:
         """What a view, which changes nothing, finds in the ledger and the membership."""
         with self._lock:

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 from elasticdl.master.decisions import Decisions
+from elasticdl.master.epoch_tasks import EpochTasks
 from elasticdl.master.lanes import carve_lanes
 from elasticdl.master.ledger_events import (
     Action,
@@ -46,12 +47,14 @@ class Course:
       rounds: of evaluation and callbacks, in between.
       num_done: tasks that are done; one that is done again counts once.
       records_done: of these tasks, by their kind, all epochs.
+      epochs: of the tasks that the job is for; one where they have none.
     """
 
     def __init__(self, plan: JobPlan, tasks: OpenTasks, replays: Replays, now: float) -> None:
         self.rounds = Rounds(plan, now)
         self.num_done = 0
         self.records_done: Counter[TaskKind] = Counter()
+        self.epochs: dict[int, EpochTasks] = {}
         self._plan = plan
         self._tasks = tasks
         self._replays = replays
@@ -61,7 +64,6 @@ class Course:
         self._initialize: Task | None = None
         self._is_initialized = False
         self._epoch = -1
-        self._left_in_epoch: dict[int, int] = {}
         # The last epoch at whose end it was decided whether to evaluate.
         self._epoch_decided = -1
         # The checkpoint that has to be committed before anything goes on: initial or final.
@@ -173,6 +175,7 @@ class Course:
             return actions + self.advance(now)
         if kind.spans_records:
             tasks = list(carve(self._plan.shards, kind, 0, self._tasks.next_id, self._plan))
+            self.epochs[0] = EpochTasks.of(tasks)
             return actions + self._define(tasks)
         task = Task(self._tasks.next_id, kind, payload=json.dumps(self._payload(kind, results)))
         if kind is TaskKind.INITIALIZE:
@@ -221,7 +224,7 @@ class Course:
         else:
             kind = TaskKind.TRAINING
             tasks = list(carve(self._plan.shards, kind, self._epoch, first_id, self._plan))
-        self._left_in_epoch[self._epoch] = len(tasks)
+        self.epochs[self._epoch] = EpochTasks.of(tasks)
         return self._define(tasks)
 
     def _training_is_over(self) -> bool:
@@ -317,6 +320,7 @@ class Course:
         """Count a task that is not open any more, and go on."""
         if task.kind is TaskKind.TRAINING:
             if not self._replays.done(task):
+                self.epochs[task.epoch].replayed.add(task.id)
                 return self.advance(now)
             self._steps.count(task, event.num_minibatches, event.limited)
         elif task is self._initialize:
@@ -339,9 +343,10 @@ class Course:
                 return actions + self._wait_for_checkpoint("initial")
         if task.kind.spans_records:
             self.records_done[task.kind] += task.num_records
+        if task.kind is self._plan.main_kind:
+            self.epochs[task.epoch].done(task)
         if task.kind is TaskKind.TRAINING:
-            self._left_in_epoch[task.epoch] -= 1
-            if self._left_in_epoch[task.epoch] == 0:
+            if not self.epochs[task.epoch].num_left:
                 actions.append(EpochEnded(task.epoch))
             return actions + self.advance(now)
         return actions + ([] if len(self._tasks) else self._next_phase(now))

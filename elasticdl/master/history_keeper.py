@@ -11,6 +11,7 @@ from collections.abc import Callable
 from elasticdl.instance import resident_bytes
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.history import History
+from elasticdl.master.job_view import learning_rate
 from elasticdl.master.membership import InstanceSpec, Role, State
 from elasticdl.master.vitals import JobVitals
 from elasticdl.proto import master_pb2
@@ -47,6 +48,7 @@ class HistoryKeeper:
         self._spec = InstanceSpec(Role.MASTER, 0, incarnation)
         self._speeds: deque[tuple[float, int]] = deque()
         self._records_per_s = 0.0
+        self._progress = -1, 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_forever, name="history", daemon=True)
 
@@ -66,6 +68,11 @@ class HistoryKeeper:
         """Records done per second, of the last seconds."""
         return self._records_per_s
 
+    @property
+    def stands_still_s(self) -> float:
+        """For how long no task was done."""
+        return max(0.0, self._clock() - self._progress[1]) if self._progress[1] else 0.0
+
     def _keep_forever(self) -> None:
         while not self._stopped.wait(EVERY_S):
             self._look()
@@ -83,6 +90,8 @@ class HistoryKeeper:
         now = self._coordinator.snapshot()
         at = self._clock()
         self._note_speed(at, now.records_done)
+        if now.tasks_done != self._progress[0]:
+            self._progress = now.tasks_done, at
         if not self._history.is_due(at):
             return
         running = [one for one in now.instances if one.state in (State.RUNNING, State.STOPPING)]
@@ -96,7 +105,7 @@ class HistoryKeeper:
                 now.records_done,
                 round(self._records_per_s, 3),
                 now.loss,
-                max(rates) if rates else self._coordinator.learning_rate,
+                max(rates) if rates else self._coordinator.look(learning_rate),
                 sum(one.spec.role is Role.WORKER for one in running),
                 sum(one.spec.role is Role.PS for one in running),
                 round(sum(one.cpu or 0.0 for one in said), 3),

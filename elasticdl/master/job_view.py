@@ -54,6 +54,11 @@ class Snapshot:
         )
 
 
+def partitions_of(_: Ledger, membership: Membership) -> list[InstanceSpec]:
+    """The present parameter servers, by index."""
+    return [one.spec for one in membership.instances() if one.spec.role is Role.PS]
+
+
 def workers_left(_: Ledger, membership: Membership) -> list[InstanceSpec]:
     """Workers whose process has not ended yet."""
     return [
@@ -61,6 +66,11 @@ def workers_left(_: Ledger, membership: Membership) -> list[InstanceSpec]:
         for instance in membership.instances()
         if instance.spec.role is Role.WORKER and instance.state is not State.GONE
     ]
+
+
+def learning_rate(ledger: Ledger, _: Membership) -> float | None:
+    """The one in force, as far as callbacks and the optimizer make it one number."""
+    return ledger.rounds.decisions.current_rate(ledger.epoch)
 
 
 def _doing(ledger: Ledger) -> str:

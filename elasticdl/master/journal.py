@@ -296,8 +296,13 @@ def last_number(job_dir: str | Path, kind: str) -> int:
         db.close()
 
 
-def read_journal(job_dir: str | Path, kind: str | None = None) -> Iterator[Entry]:
-    """Yield a job's entries in order, of one kind or all, also while it runs.
+def read_journal(
+    job_dir: str | Path, kind: str | Sequence[str] | None = None, after: int = 0
+) -> Iterator[Entry]:
+    """Yield a job's entries in order, of one kind, some or all, also while it runs.
+
+    Args:
+      after: only those with a higher number.
 
     Raises:
       JobError: there is no journal, or it cannot be read.
@@ -307,13 +312,13 @@ def read_journal(job_dir: str | Path, kind: str | None = None) -> Iterator[Entry
         raise JobError(f"job directory '{job_dir}': no {FILE_NAME} in it; is it a job's directory?")
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        query = "SELECT number, time, kind, body FROM entries"
-        rows = (
-            db.execute(f"{query} ORDER BY number")
-            if kind is None
-            else db.execute(f"{query} WHERE kind = ? ORDER BY number", (kind,))
-        )
-        for number, at, name, body in rows:
+        query = "SELECT number, time, kind, body FROM entries WHERE number > ?"
+        values: list[object] = [after]
+        if kind is not None:
+            kinds = [kind] if isinstance(kind, str) else list(kind)
+            query += f" AND kind IN ({', '.join('?' * len(kinds))})"
+            values += kinds
+        for number, at, name, body in db.execute(f"{query} ORDER BY number", values):
             yield Entry(number, at, name, json.loads(body))
     except sqlite3.Error as error:
         raise JobError(f"journal {path}: {error}") from None

@@ -9,12 +9,13 @@ has the tasks, and `course` says which come next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.master.backups import Backups, Overdue
 from elasticdl.master.course import Course
+from elasticdl.master.epoch_tasks import EpochTasks
 from elasticdl.master.lanes import follows
 from elasticdl.master.leases import Lease, Leases
 from elasticdl.master.ledger_events import (
@@ -176,6 +177,24 @@ class Ledger:
     def ids_used(self) -> tuple[int, int]:
         """The next id of a task, and of a grant."""
         return self._tasks.next_id, self._next_grant
+
+    @property
+    def epochs(self) -> Mapping[int, EpochTasks]:
+        """As in `Course`: what became of the tasks of each epoch so far."""
+        return self._course.epochs
+
+    @property
+    def open_tasks(self) -> OpenTasks:
+        """The tasks that are not done, for whoever looks at them."""
+        return self._tasks
+
+    def is_leased(self, task: int) -> bool:
+        """Whether somebody works on a task."""
+        return bool(self._leases.of_task(task))
+
+    def is_replayed(self, task: int) -> bool:
+        """Whether an open task was done before."""
+        return task in self._replays.open
 
     def late_grants(self, now: float) -> tuple[int, ...]:
         """The leases that nobody extended in time."""

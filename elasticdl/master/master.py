@@ -21,7 +21,7 @@ from elasticdl.master.history import History
 from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
-from elasticdl.master.job_view import workers_left
+from elasticdl.master.job_view import partitions_of, workers_left
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
@@ -29,7 +29,7 @@ from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
-from elasticdl.master.vitals import JobVitals
+from elasticdl.master.vitals import JobVitals, describe_partitions
 from elasticdl.phases import Figures
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of
@@ -70,7 +70,7 @@ class Master:
         self._connect = connect
         self._journal = Journal(spec.job_dir)
         recovered = recover(spec.job_dir)
-        self._began = recovered.began if recovered else time.time()
+        self.began = recovered.began if recovered else time.time()
         self._plan = recovered.plan if recovered else make_plan(spec)
         self.coordinator = Coordinator(
             spec, self._plan, backend, self._journal, incarnation, session, recovered
@@ -185,6 +185,7 @@ class Master:
         """Write down how the job ended, once `coordinator.ended` is set."""
         outcome = self.coordinator.outcome
         assert outcome is not None
+        partitions = describe_partitions(self.coordinator.look(partitions_of), self.vitals)
         audit: dict[str, Any] = {}
         history: list[dict[str, Any]] = []
         try:
@@ -210,10 +211,11 @@ class Master:
             "audit": audit,
             "history": history,
             "evaluations": [dataclasses.asdict(one) for one in self.coordinator.story.evaluations],
-            "seconds": time.time() - self._began,
+            "seconds": time.time() - self.began,
             "training_seconds": seconds,
             "records_per_s": trained / seconds if seconds else 0.0,
             "figures": self.figures.describe()["total"],
+            "partitions": partitions,
         }
         self.figures.save()
         try:

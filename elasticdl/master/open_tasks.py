@@ -21,6 +21,7 @@ class OpenTasks:
       num_under_way: those of them that were granted.
       training_granted: records and tasks of training that were ever granted.
       next_id: the id of the next task that is defined.
+      dropped: ids of tasks of training that nobody wanted any more.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class OpenTasks:
         self.num_under_way = 0
         self.training_granted = (0, 0)
         self.next_id = 0
+        self.dropped: set[int] = set()
         self._open: dict[int, Task] = {}
 
     def __len__(self) -> int:
@@ -88,6 +90,7 @@ class OpenTasks:
 
         for task in self.queue.drop(drops):
             del self._open[task.id]
+            self.dropped.add(task.id)
             self.num_training -= 1
             self.num_defined -= 1
 

@@ -104,7 +104,8 @@ class Story:
                 outcome.output = json.loads(self._results[kind])["output"]
         return outcome
 
-    def _training_time(self, now: float) -> float:
+    def training_time(self, now: float) -> float:
+        """Seconds of training so far, by the ledger's clock."""
         return 0.0 if self._training_started is None else now - self._training_started
 
     def _tasks_defined(self, action: ledger_events.TasksDefined, now: float) -> Note:
@@ -155,12 +156,12 @@ class Story:
         return Note("restarted", body, text=text if action.is_first else "")
 
     def _epoch_ended(self, action: ledger_events.EpochEnded, now: float) -> Note:
-        self.epoch_ended_at[action.epoch] = self._training_time(now)
+        self.epoch_ended_at[action.epoch] = self.training_time(now)
         return Note("epoch", {"epoch": action.epoch})
 
     def _phase_ended(self, action: ledger_events.PhaseEnded, now: float) -> Note:
         if action.kind is TaskKind.TRAINING:
-            self.training_seconds = self._training_time(now)
+            self.training_seconds = self.training_time(now)
         return Note("phase", {"kind": action.kind.name})
 
     def _round_began(self, action: ledger_events.RoundBegan, now: float) -> Note:

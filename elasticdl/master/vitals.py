@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.proto import master_pb2
@@ -125,3 +126,26 @@ def _partition(
         staleness=tuple(counts.staleness),
         counts=counts,
     )
+
+
+def describe_partitions(servers: Iterable[InstanceSpec], vitals: JobVitals) -> list[dict[str, Any]]:
+    """Return plain values of the parameter servers that have told something."""
+    described = []
+    for spec in servers:
+        found = vitals.of(spec)
+        if found is None or found.partition is None:
+            continue
+        partition = found.partition
+        described.append(
+            {
+                "index": spec.index,
+                "incarnation": spec.incarnation,
+                "rows": partition.rows,
+                "bytes": partition.num_bytes,
+                "pulls_per_s": round(partition.pulls_per_s, 3),
+                "pushes_per_s": round(partition.pushes_per_s, 3),
+                "bytes_per_s": round(partition.bytes_per_s, 1),
+                "staleness": list(partition.staleness),
+            }
+        )
+    return described

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
-from elasticdl.api.result import JobResult, audit_line, finite, metrics_line
+from elasticdl.api.result import JobResult, audit_line, metrics_line
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.temporary import own_temporary_directory
+from elasticdl.dashboard.finite import finite
 from elasticdl.job_spec import JobSpec
 
 SUMMARIES = {

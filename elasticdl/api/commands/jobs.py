@@ -13,9 +13,10 @@ from elasticdl.api.commands import Command
 from elasticdl.api.commands.job import show_result
 from elasticdl.api.parser import Parser, add_switch
 from elasticdl.api.progress import status_line
-from elasticdl.api.result import JobStatus, audit_line, finite
+from elasticdl.api.result import JobStatus, audit_line
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.table import table_lines
+from elasticdl.dashboard.finite import finite
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import option_value
 from elasticdl.logs.line import LogLine

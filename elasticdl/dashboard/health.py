@@ -1,0 +1,134 @@
+"""Whether a job is well, in words: what a person has to know, the worst first."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from elasticdl.dashboard.events import JobEvent
+from elasticdl.dashboard.source import Values
+from elasticdl.master.cluster_state import COMMITTED, FAILED
+from elasticdl.master.placement import DAMAGED
+from elasticdl.master.story import leased_twice
+from elasticdl.master.wording import count_of
+
+Level = Literal["error", "warning"]
+Finding = tuple[Level, str]
+
+RECENT_S = 600.0
+MANY_DEATHS = 3
+SILENT_S = 5.0
+STILL_S = 60.0
+STUCK_S = 300.0
+MUCH_IMBALANCE = 1.5
+LITTLE_DISK = 1 << 30
+NO_DISK = 100 << 20
+_NAMES = {"ps": "parameter server", "worker": "worker", "master": "the master"}
+
+
+def find_health(
+    state: Values, events: Sequence[JobEvent], stands_still_s: float, directories: Sequence[str]
+) -> list[Values]:
+    """Return `health` of a state.
+
+    Args:
+      state: all else of it.
+      events: the latest ones.
+      stands_still_s: for how long no task was done.
+      directories: where the job writes.
+    """
+    found = [*_of_end(state), *_of_events(state["at"], events)]
+    if state["state"] == "running":
+        found += [
+            *_of_progress(state, stands_still_s),
+            *_of_instances(state),
+            *_of_disks(directories),
+        ]
+    found.sort(key=lambda one: one[0] != "error")
+    return [{"level": level, "text": text} for level, text in found]
+
+
+def _of_end(state: Values) -> Iterator[Finding]:
+    if state["state"] in ("failed", "lost") and state["error"]:
+        yield "error", state["error"].splitlines()[0]
+    elif state["state"] == "lost":
+        yield "error", "nothing of the job runs, and it did not end; elasticdl jobs resume goes on"
+
+
+def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
+    recent = [one for one in events if one.time > at - RECENT_S]
+    deaths: dict[tuple[str, int], list[JobEvent]] = defaultdict(list)
+    for one in recent:
+        if one.mark == "death":
+            deaths[one.body["role"], one.body["index"]].append(one)
+    for (role, index), some in sorted(deaths.items()):
+        if len(some) >= MANY_DEATHS:
+            who = _NAMES[role] if role == "master" else f"{_NAMES[role]} {index}"
+            yield (
+                "error",
+                f"{who} died {len(some)} times in {RECENT_S / 60:.0f} minutes, last: "
+                f"{some[-1].body['reason']}; its log says more",
+            )
+    checkpoints = [one for one in events if one.kind in (COMMITTED, FAILED)]
+    failed = 0
+    for one in reversed(checkpoints):
+        if one.kind == COMMITTED:
+            break
+        failed += 1
+    if failed:
+        why = checkpoints[-1].body["reason"].splitlines()[0]
+        yield "error", f"{count_of(failed, 'checkpoint')} in a row failed, last: {why}"
+    for one in recent:
+        if one.kind == DAMAGED:
+            yield "warning", one.text
+    raised = [one for one in recent if one.kind == "raised"]
+    if raised:
+        yield "warning", raised[-1].text.splitlines()[0]
+    late = [one for one in recent if one.kind == "granted" and "straggler" in one.body]
+    if late:
+        yield "warning", leased_twice(late[-1].body)
+
+
+def _of_progress(state: Values, stands_still_s: float) -> Iterator[Finding]:
+    if stands_still_s >= STILL_S:
+        level: Level = "error" if stands_still_s >= STUCK_S else "warning"
+        yield level, f"no task was done for {stands_still_s:.0f} s"
+    imbalance = state["imbalance"]
+    if imbalance is not None and imbalance > MUCH_IMBALANCE:
+        yield (
+            "warning",
+            f"the busiest parameter server moves {imbalance:.1f} times the bytes of the mean",
+        )
+
+
+def _of_instances(state: Values) -> Iterator[Finding]:
+    for role, wanted in (("worker", state["workers_wanted"]), ("ps", state["ps_wanted"])):
+        running = sum(
+            one["role"] == role and one["state"] == "running" for one in state["instances"]
+        )
+        if running < wanted:
+            yield "warning", f"{running} of {count_of(wanted, _NAMES[role])} running"
+    for one in state["instances"]:
+        heard_s = one["heard_s"]
+        if one["state"] == "running" and heard_s is not None and heard_s > SILENT_S:
+            who = f"{_NAMES[one['role']]} {one['index']}"
+            yield "warning", f"{who} was not heard from for {heard_s:.0f} s"
+
+
+def _of_disks(directories: Sequence[str]) -> Iterator[Finding]:
+    for directory in dict.fromkeys(directories):
+        if "://" in directory:
+            continue
+        path = Path(directory)
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        try:
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            yield "warning", f"{path}: {error.strerror}"
+            continue
+        if free < LITTLE_DISK:
+            yield "error" if free < NO_DISK else "warning", f"{path}: {free / 1e6:,.0f} MB are free"

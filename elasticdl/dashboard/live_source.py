@@ -1,0 +1,179 @@
+"""What a master that runs knows of its job."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from elasticdl.dashboard.events import OF_TASKS, JobEvent, JobEvents
+from elasticdl.dashboard.finite import finite
+from elasticdl.dashboard.health import find_health
+from elasticdl.dashboard.source import (
+    MOST_EVENTS,
+    Values,
+    describe_events,
+    describe_history,
+    describe_job,
+    describe_log,
+    now,
+)
+from elasticdl.dashboard.state import (
+    InstanceNow,
+    LedgerNow,
+    bottleneck_text,
+    describe_instance,
+    describe_phases,
+    imbalance_of,
+)
+from elasticdl.errors import JobError
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.job_view import learning_rate
+from elasticdl.master.master import RESULT_FILE, Master
+from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.vitals import describe_partitions
+
+FRESH_S = 0.9
+
+
+class LiveSource:
+    """The master's own; see `Source`. What it looks at, it looks at once a second for everybody.
+
+    Args:
+      spec: the job.
+      master: of it.
+      incarnation: of this master.
+    """
+
+    def __init__(self, spec: JobSpec, master: Master, incarnation: int) -> None:
+        self._spec = spec
+        self._master = master
+        self._instance = InstanceSpec(Role.MASTER, 0, incarnation)
+        self._began = time.time()
+        self._lock = threading.Lock()
+        self._state: Values = {}
+        self._looked_at = -FRESH_S
+        self._reading = threading.Lock()
+        self._journal = JobEvents(spec.job_dir)
+        self._events: deque[JobEvent] = deque(maxlen=MOST_EVENTS)
+        self._evaluations: list[JobEvent] = []
+
+    def job(self) -> Values:
+        return describe_job(self._spec, self._master.began)
+
+    def state(self) -> Values:
+        with self._lock:
+            if time.monotonic() - self._looked_at >= FRESH_S:
+                self._state = finite(self._look())
+                self._looked_at = time.monotonic()
+            return self._state
+
+    def _look(self) -> Values:
+        events = self._read()
+        master, coordinator = self._master, self._master.coordinator
+        story, outcome, clock = coordinator.story, coordinator.outcome, coordinator.clock
+        keeper, vitals = master.keeper, master.vitals
+        training_seconds = story.training_seconds or story.training_time(clock)
+        state = outcome.state if outcome is not None else "running"
+        found = coordinator.look(
+            lambda ledger, membership: LedgerNow.of(
+                ledger,
+                membership,
+                story,
+                coordinator.snapshot(),
+                keeper.records_per_s,
+                training_seconds,
+            )
+        )
+        at = now()
+        own = InstanceNow(self._instance, "running", 0, "", self._began)
+        instances = [
+            dataclasses.replace(
+                one,
+                vitals=vitals.of(one.spec),
+                started=one.started or self._journal.started.get(one.spec, 0.0),
+            )
+            for one in (own, *found.instances)
+        ]
+        rates = [
+            one.vitals.learning_rate
+            for one in instances
+            if one.vitals is not None and one.vitals.learning_rate is not None
+        ]
+        servers = [one.spec for one in instances if one.spec.role is Role.PS]
+        partitions = describe_partitions(servers, vitals)
+        figures = master.figures.describe()
+        lately = figures["recent"]
+        times = lately if lately.get("bottleneck") else figures["total"]
+        last = story.evaluations[-1].metrics if story.evaluations else {}
+        values: Values = {
+            "at": at,
+            "state": state,
+            "phase": found.snapshot.phase,
+            "error": outcome.error if outcome is not None else "",
+            "traceback": outcome.traceback if outcome is not None else "",
+            "progress": found.progress,
+            "loss": found.snapshot.loss,
+            "learning_rate": max(rates) if rates else coordinator.look(learning_rate),
+            "metrics": (outcome.metrics if outcome is not None else {}) or last,
+            "training_seconds": training_seconds,
+            "output": outcome.output if outcome is not None else None,
+            "bottleneck": bottleneck_text(times),
+            "phases": describe_phases(times),
+            "workers_wanted": found.snapshot.target_workers,
+            "ps_wanted": found.ps_wanted,
+            "instances": [describe_instance(one, self._spec.job_dir, at) for one in instances],
+            "tasks": found.tasks,
+            "partitions": partitions,
+            "imbalance": imbalance_of(partitions),
+            "audit": self._audit(),
+        }
+        directories = [self._spec.job_dir, self._spec.checkpoint_root]
+        values["health"] = find_health(values, events, keeper.stands_still_s, directories)
+        return values
+
+    def _audit(self) -> Any:
+        try:
+            return json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text()).get("audit")
+        except (OSError, ValueError):
+            return None
+
+    def _read(self) -> Sequence[JobEvent]:
+        """Read on in the journal; return the latest events."""
+        with self._reading:
+            try:
+                for one in self._journal.read():
+                    if one.kind not in OF_TASKS or "straggler" in one.body:
+                        self._events.append(one)
+                        if one.mark == "evaluation":
+                            self._evaluations.append(one)
+            except JobError:  # A journal that is full or damaged ends the job; not this.
+                pass
+            return list(self._events)
+
+    def history(self, after: float = 0.0) -> Values:
+        self._read()
+        history = self._master.history
+        with self._reading:
+            found = list(self._evaluations)
+        return describe_history(history.interval_s, history.rows(after), found, after)
+
+    def events(self, after: int = 0, limit: int = MOST_EVENTS, with_tasks: bool = False) -> Values:
+        if with_tasks:
+            return events_of(self._spec.job_dir, after, limit)
+        return describe_events(self._read(), after, limit)
+
+    def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
+        return describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
+
+
+def events_of(job_dir: str | Path, after: int, limit: int) -> Values:
+    """Return what `Source.events` does, those of single tasks included."""
+    journal = JobEvents(job_dir)
+    journal.last = after
+    return describe_events(list(journal.read()), after, limit)
