@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from elasticdl.dashboard.finite import finite
+from elasticdl.dashboard.source import Source
 from elasticdl.data.atomic_file import atomic_file
 
 PAGE = Path(__file__).parent / "page"
@@ -21,26 +22,7 @@ _STYLE = '<link rel="stylesheet" href="dashboard.css">'
 _SCRIPTS = {name: f'<script src="{name}" defer></script>' for name in ("charts.js", "dashboard.js")}
 
 
-class Source(Protocol):
-    """What a report is made of: the values of docs/decisions/watching.md."""
-
-    def job(self) -> dict[str, Any]:
-        """What the job is."""
-
-    def state(self) -> dict[str, Any]:
-        """Where it stands."""
-
-    def history(self) -> dict[str, Any]:
-        """Its figures over time."""
-
-    def events(self, after: int, limit: int) -> dict[str, Any]:
-        """What happened after an event, at most so many."""
-
-    def log(self, role: str, index: int, incarnation: int, num_bytes: int) -> dict[str, Any]:
-        """The end of an instance's log."""
-
-
-def write_report(source: Source, path: Path) -> None:
+def write_report(source: Source, path: str | Path) -> None:
     """Write a job's report to a file, which is replaced where it exists.
 
     The file needs nothing else, asks for nothing from anywhere, and runs no script but its own.
@@ -72,17 +54,11 @@ def report(values: dict[str, Any]) -> str:
 
 def _values(source: Source) -> dict[str, Any]:
     state = source.state()
-    events: list[dict[str, Any]] = []
-    while True:
-        read = source.events(events[-1]["number"] if events else 0, 1000)
-        events += read["events"]
-        if not read["events"] or events[-1]["number"] >= read["last"]:
-            break
     return {
         "job": source.job(),
         "state": state,
         "history": source.history(),
-        "events": events[-MOST_EVENTS:],
+        "events": source.events(0, MOST_EVENTS)["events"],
         "logs": _logs(source, state["instances"]),
         "made": time.time(),
     }
@@ -104,19 +80,10 @@ def _logs(source: Source, instances: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _json(values: Any) -> str:
     """JSON that ends no script element, whatever the texts in it are."""
-    text = json.dumps(_finite(values), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(values), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _finite(values: Any) -> Any:
-    """The values with null in place of what JSON has no number for."""
-    if isinstance(values, dict):
-        return {str(name): _finite(value) for name, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _hash(text: str) -> str:

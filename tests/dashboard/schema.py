@@ -76,8 +76,13 @@ class Tasks(Strict):
     done: Count
     replayed: Count
     strip: Annotated[
-        list[tuple[Literal["todo", "leased", "done", "replayed"], Annotated[int, Field(ge=1)]]],
-        Field(max_length=1000, strict=False),
+        list[
+            Annotated[
+                tuple[Literal["todo", "leased", "done", "replayed"], Annotated[int, Field(ge=1)]],
+                Field(strict=False),
+            ]
+        ],
+        Field(max_length=1000),
     ]
 
 

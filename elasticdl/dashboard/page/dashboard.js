@@ -122,7 +122,7 @@ function showProgress() {
   const up = (role) => instances.filter((one) => one.role === role && one.state === "running").length;
   const upOf = (role, wanted, name) => [name, hasEnded() ? String(wanted) : `${up(role)} of ${wanted}`, !hasEnded() && up(role) < wanted ? "care" : ""];
   const tiles = [["samples/s", figure(progress.records_per_s)], ["loss", figure(loss)]];
-  for (const [name, value] of Object.entries(metrics).slice(0, 4)) tiles.push([`${name}, evaluated`, figure(value)]);
+  for (const [name, value] of Object.entries(metrics).slice(0, 4)) tiles.push([`val ${name}`, figure(value)]);
   if (isNumber(rate)) tiles.push(["learning rate", figure(rate)]);
   tiles.push(upOf("worker", job.state.workers_wanted, "workers up"), upOf("ps", job.state.ps_wanted, "PS up"), ["in training for", roughly(seconds)]);
   fillTiles($("tiles"), tiles);
@@ -202,7 +202,7 @@ function showTasks() {
 function showPhases() {
   const roles = [...new Set(job.state.phases.map((one) => one.role))], titles = { worker: "of a minibatch, what training waits for", ps: "of parameter servers’ time", master: "of the master’s time" };
   const most = job.state.phases.filter((one) => one.role === "worker").reduce((a, b) => (a && a.share >= b.share ? a : b), null);
-  const lines = roles.flatMap((role) => [{ role, title: titles[role] ?? role }, ...job.state.phases.filter((one) => one.role === role)]);
+  const lines = roles.flatMap((role) => [{ role, title: titles[role] ?? role }, ...job.state.phases.filter((one) => one.role === role && (one.share > 0 || one.ms > 0))]);
   keep($("phases"), lines, (one) => `${one.role} ${one.phase ?? "title"}`, (one) => one.title ? make("h3", {}, one.title)
     : make("div", { class: "phase" }, make("span"), make("span", { class: "track" }, make("span")), make("span", { class: "number" }), make("span", { class: "number said" })),
   (div, one) => {
@@ -211,7 +211,7 @@ function showPhases() {
     say(div.children[0], one.phase.replaceAll("_", " "));
     div.children[1].firstChild.style.width = `${Math.min(100, 100 * one.share)}%`;
     say(div.children[2], `${Math.round(100 * one.share)} %`);
-    say(div.children[3], isNumber(one.ms) ? `${figure(one.ms)} ms` : "");
+    say(div.children[3], isNumber(one.ms) ? `${figure(one.ms < 1 ? Number(one.ms.toPrecision(2)) : one.ms)} ms` : "");
   });
   if (!lines.length) say($("phases"), "Nothing was counted so far.");
 }
