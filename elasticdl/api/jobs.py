@@ -84,7 +84,9 @@ def status(job: str) -> dict[str, Any]:
             request = master_pb2.StatusRequest(with_figures=True)
             reply = master.call("GetStatus", request, DEADLINE_S)
             found["state"] = reply.state
-            found["progress"] = dataclasses.asdict(to_status(reply))
+            progress = dataclasses.asdict(to_status(reply))
+            del progress["instances"]  # Told below, with their processes.
+            found["progress"] = progress
             found["instances"] = [_instance(one) for one in reply.instances]
             figures = json.loads(reply.figures)
     empty: dict[str, Any] = {}

@@ -354,6 +354,10 @@ def to_status(reply: master_pb2.JobStatus, records_per_s: float = 0.0) -> JobSta
         workers=sum(one.instance.role == "worker" for one in alive),
         num_workers=reply.target_workers,
         ps=sum(one.instance.role == "ps" for one in alive),
+        instances=tuple(
+            (one.instance.role, one.instance.index, one.instance.incarnation, one.state)
+            for one in reply.instances
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Show a running job: a live bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Show a running job: a live view on a terminal, plain lines elsewhere, events for programs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from elasticdl.api.result import JobStatus, metrics_line
 from elasticdl.job_spec import JobSpec
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 OnStatus = Callable[[JobStatus], None]
 
@@ -27,10 +24,20 @@ def open_progress(job_spec: JobSpec) -> Iterator[OnStatus]:
     from any one thread at a time.
     """
     stream = sys.stderr if job_spec.print_json else sys.stdout
-    if job_spec.quiet:
+    if job_spec.json_events:
+        from elasticdl.api.event_lines import EventLines
+
+        lines = EventLines(job_spec.job_dir, sys.stdout)
+        try:
+            yield lines.show
+        finally:
+            lines.read()
+    elif job_spec.quiet:
         yield lambda status: None
     elif stream.isatty():
-        with _live_progress(stream) as show:
+        from elasticdl.api.live_view import live_view
+
+        with live_view(stream) as show:
             yield show
     else:
         yield PlainProgress(stream).show
@@ -79,21 +86,24 @@ class News:
 def status_line(status: JobStatus) -> str:
     """Say where a job stands, in one line."""
     share = 100 * status.records_done // max(1, status.records_expected)
-    head = f"{_headline(status)}: {_records(status)} records ({share} %)"
-    return ", ".join([head, *_details(status), *_time_left(status)])
+    head = f"{headline(status)}: {records(status)} records ({share} %)"
+    return ", ".join([head, *details(status), *time_left(status)])
 
 
-def _headline(status: JobStatus) -> str:
+def headline(status: JobStatus) -> str:
+    """What it does, and in which epoch."""
     if status.epoch and status.num_epochs > 1:
         return f"{status.state}, epoch {status.epoch} of {status.num_epochs}"
     return status.state
 
 
-def _records(status: JobStatus) -> str:
+def records(status: JobStatus) -> str:
+    """How far it is."""
     return f"{status.records_done:,} of {status.records_expected:,}"
 
 
-def _details(status: JobStatus) -> list[str]:
+def details(status: JobStatus) -> list[str]:
+    """Its speed, its loss, and how many instances it has."""
     parts = []
     if status.records_per_s > 0:
         parts.append(f"{status.records_per_s:,.0f} records/s")
@@ -108,7 +118,8 @@ def _details(status: JobStatus) -> list[str]:
     return parts
 
 
-def _time_left(status: JobStatus) -> list[str]:
+def time_left(status: JobStatus) -> list[str]:
+    """For how long it goes on at this speed; nothing while that is not known."""
     left = status.records_expected - status.records_done
     if left <= 0 or status.records_per_s <= 0:
         return []
@@ -117,39 +128,3 @@ def _time_left(status: JobStatus) -> list[str]:
     if hours:
         return [f"{hours} h {minutes:02} min left"]
     return [f"{minutes} min {seconds % 60:02} s left" if minutes else f"{seconds} s left"]
-
-
-@contextmanager
-def _live_progress(stream: TextIO) -> Iterator[OnStatus]:
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(file=stream, highlight=False)
-    news = News()
-    with Live(console=console, transient=True, refresh_per_second=8) as live:
-
-        def show(status: JobStatus) -> None:
-            for line in news.lines(status):
-                console.print(line, markup=False)
-            live.update(_bar(status))
-
-        yield show
-
-
-def _bar(status: JobStatus) -> RenderableType:
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.spinner import Spinner
-    from rich.table import Table
-    from rich.text import Text
-
-    if not status.records_expected:
-        return Spinner("dots", Text(_headline(status)))
-    bar = ProgressBar(total=status.records_expected, completed=status.records_done)
-    grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(ratio=1)
-    grid.add_column(no_wrap=True, justify="right")
-    grid.add_row(Text(_headline(status)), bar, Text(_records(status)))
-    details = ", ".join([*_details(status), *_time_left(status)])
-    return Group(grid, Text(details, style="dim"))

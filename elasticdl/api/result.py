@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,8 @@ class JobStatus:
       ps: parameter servers alive.
       evaluation: the last evaluation's metrics, or None.
       message: the last event, e.g. ``worker 1 was lost; its task is leased again``.
+      instances: role, index, incarnation and state of each.
+      dashboard: its address, where there is one.
     """
 
     state: str
@@ -42,6 +44,8 @@ class JobStatus:
     ps: int = 0
     evaluation: Mapping[str, float] | None = None
     message: str = ""
+    instances: Sequence[tuple[str, int, int, str]] = ()
+    dashboard: str = ""
 
 
 @dataclass(frozen=True)

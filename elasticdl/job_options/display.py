@@ -23,6 +23,15 @@ class DisplayOptions(BaseModel):
         alias="json",
     )
 
+    json_events: bool = option(
+        False,
+        "print what happens as JSON on stdout, an object a line, the result last",
+        group="Display",
+        commands=JOB,
+        metavar="true|false",
+        example="true",
+    )
+
     quiet: bool = option(
         False,
         "show no progress",

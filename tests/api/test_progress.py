@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import replace
 import pytest
 
 from elasticdl.api.commands.job import resolve, result_lines
+from elasticdl.api.live_view import instances, trend
 from elasticdl.api.progress import PlainProgress, open_progress, status_line
 from elasticdl.api.result import JobResult, JobStatus, audit_line
 from elasticdl.job_spec import JobSpec
@@ -109,17 +111,10 @@ def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_live_bar_and_the_messages_above_it() -> None:
-    code = """
-from dataclasses import replace
-from tests.api.test_progress import RUNNING, JobSpec, open_progress
-with open_progress(JobSpec()) as show:
-    show(replace(RUNNING, records_expected=0, state="starting"))
-    show(RUNNING)
-    show(replace(RUNNING, message="worker 1 was lost [at once]"))
-"""
+def on_a_terminal(code: str, columns: int = 100) -> str:
+    """What a program draws on a real terminal, its last view included."""
     control, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "24"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=terminal, env=environment
     ) as process:
@@ -133,9 +128,52 @@ with open_progress(JobSpec()) as show:
             shown += piece
         assert process.wait() == 0
     os.close(control)
-    assert b"worker 1 was lost [at once]\r\n" in shown
-    assert b"27,136 of 45,000" in shown
-    assert b"1,234 records/s, loss 0.2134, 2 workers, 2 PS" in shown
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_terminal_gets_a_live_view_and_the_messages_above_it(columns: int) -> None:
+    code = """
+from dataclasses import replace
+from tests.api.test_progress import RUNNING, JobSpec, open_progress
+instances = (
+    ("master", 0, 1, "running"), ("worker", 0, 1, "running"), ("worker", 1, 2, "launching"),
+    ("ps", 0, 1, "running"), ("ps", 1, 1, "running"),
+)
+status = replace(RUNNING, instances=instances, dashboard="http://127.0.0.1:8080/")
+with open_progress(JobSpec()) as show:
+    show(replace(RUNNING, records_expected=0, state="starting"))
+    show(status)
+    show(replace(status, message="worker 1 was lost [at once]"))
+    show(replace(status, loss=0.1))
+"""
+    shown = on_a_terminal(code, columns)
+    assert re.search(r"\d\d:\d\d:\d\d worker 1 was lost \[at once\]\r\n", shown)
+    assert "training, epoch 2 of 3" in shown
+    assert "27,136 of 45,000 (60 %)" in shown
+    last = shown.rpartition("training, epoch 2 of 3")[2]
+    told = " ".join(last.split())
+    assert "1,234 records/s, loss 0.1000, 2 workers, 2 PS, 14 s left" in told
+    assert "loss █▁" in told
+    assert re.search(r"workers +1 running, 1 \(life 2\) launching", last)
+    assert re.search(r"parameter servers +2 running", last)
+    assert re.search(r"dashboard +http://127.0.0.1:8080/", last)
+
+
+def test_of_many_instances_those_that_do_not_run_are_named() -> None:
+    many = [("worker", n, 1, "running") for n in range(90)]
+    many += [("worker", n, 2, "launching") for n in range(90, 100)]
+    told = instances(replace(RUNNING, instances=many), "worker")
+    assert told is not None
+    assert told.plain.startswith("90 running, 90 (life 2) launching, 91 ")
+    assert told.plain.endswith(", 4 more")
+    assert instances(RUNNING, "worker") is None
+
+
+def test_the_loss_is_drawn_also_where_it_is_no_number() -> None:
+    assert trend([4.0, 3.0, float("nan"), 1.0]) == "█▆ ▁"
+    assert trend([1.0, 1.0]) == "▁▁"
+    assert trend([float("inf")]) == ""
 
 
 def test_the_audit_is_one_line() -> None:

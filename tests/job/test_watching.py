@@ -60,3 +60,25 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
     again = ask("jobs", "wait", named)
     assert (again.returncode, again.stdout) == (1, "job: stopped: stopped on request\n")
     job.process.wait(60)
+
+
+def test_events_are_told_as_they_come_and_the_result_last(start):
+    job: Job = start("--num_epochs=2", "--json_events", records=1000)
+    assert job.wait() == 0
+    lines = [json.loads(line) for line in job.terminal().splitlines()]
+    before, told, result = lines[0], lines[1:-1], lines[-1]
+    assert (before["kind"], before["text"]) == ("message", f"job {result['job_name']}")
+    printed = ask("jobs", "events", str(job.directory), "--json").stdout.splitlines()
+    assert told == [json.loads(line) for line in printed]
+    assert {"master", "launch", "granted", "epoch", "ended"} <= {one["kind"] for one in told}
+    assert (result["kind"], result["state"]) == ("result", "succeeded")
+    assert result["audit"]["records_expected"] == 2000
+
+
+def test_a_job_that_fails_tells_that_last(start, tmp_path):
+    job: Job = start("--model_def=clicks.NoSuchModel", "--json_events")
+    assert job.wait() == 2
+    *_, last = (line for line in job.terminal().splitlines() if line.startswith("{"))
+    result = json.loads(last)
+    assert (result["kind"], result["state"]) == ("result", "failed")
+    assert "NoSuchModel" in result["error"]

@@ -6,9 +6,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from elasticdl.api.commands import Command
 from elasticdl.api.parser import job_parser
@@ -16,6 +18,7 @@ from elasticdl.api.result import JobResult, audit_line, metrics_line
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.temporary import own_temporary_directory
 from elasticdl.dashboard.finite import finite
+from elasticdl.errors import ElasticDLError
 from elasticdl.job_spec import JobSpec
 
 SUMMARIES = {
@@ -60,7 +63,7 @@ def _run_job(command: str, words: Sequence[str]) -> None:
     with stopping_at_once(f"elasticdl {command}"):
         from elasticdl.api.functions import run_job
 
-    with _place_for_files(job_spec):
+    with _place_for_files(job_spec), telling_failure(job_spec.json_events):
         result = run_job(job_spec)
     show_result(job_spec, result)
 
@@ -70,9 +73,28 @@ def _place_for_files(job_spec: JobSpec) -> AbstractContextManager[None]:
     return nullcontext() if job_spec.num_workers else own_temporary_directory()
 
 
+@contextmanager
+def telling_failure(json_events: bool) -> Iterator[None]:
+    """Print the last object of `--json_events` for a job that ends with an exception."""
+    try:
+        yield
+    except (ElasticDLError, KeyboardInterrupt, SystemExit) as error:
+        if json_events:
+            failed = isinstance(error, ElasticDLError)
+            told = {"state": "failed", "error": str(error)} if failed else {"state": "stopped"}
+            _print_result(told)
+        raise
+
+
+def _print_result(told: Mapping[str, Any]) -> None:
+    print(json.dumps(finite({"time": time.time(), "kind": "result", **told})), flush=True)
+
+
 def show_result(job_spec: JobSpec, result: JobResult) -> None:
     """Print how a job ended, as the job's options want it."""
-    if job_spec.print_json:
+    if job_spec.json_events:
+        _print_result({"state": "succeeded", **result.to_json()})
+    elif job_spec.print_json:
         print(json.dumps(result.to_json()))
     else:
         for line in result_lines(job_spec, result):

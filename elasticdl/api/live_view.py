@@ -1,0 +1,99 @@
+"""A running job on a terminal: one view that is drawn again and again, below what happened."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from elasticdl.api.progress import News, details, headline, records, time_left
+from elasticdl.api.result import JobStatus
+
+NAMES = {"worker": "workers", "ps": "parameter servers"}
+MOST_NAMED = 6
+MOST_LOSSES = 30
+_STEPS = "▁▂▃▄▅▆▇█"
+
+
+@contextmanager
+def live_view(stream: TextIO) -> Iterator[Callable[[JobStatus], None]]:
+    """Give what shows each status, until the view is taken away; what happened stays to be read."""
+    console = Console(file=stream, highlight=False)
+    news = News()
+    losses: deque[float] = deque(maxlen=MOST_LOSSES)
+    with Live(console=console, transient=True, refresh_per_second=8) as live:
+
+        def show(status: JobStatus) -> None:
+            for line in news.lines(status):
+                at = time.strftime("%H:%M:%S")
+                console.print(Text.assemble((at, "dim"), " ", line), soft_wrap=True)
+            if status.loss is not None and (not losses or status.loss != losses[-1]):
+                losses.append(status.loss)
+            live.update(view(status, losses))
+
+        yield show
+
+
+def view(status: JobStatus, losses: Sequence[float]) -> RenderableType:
+    """What is drawn: how far it is, how fast, the loss lately, its instances, its dashboard."""
+    if not status.records_expected:
+        return Spinner("dots", Text(headline(status)))
+    bar = ProgressBar(total=status.records_expected, completed=status.records_done)
+    head = Table.grid(padding=(0, 1), expand=True)
+    head.add_column(no_wrap=True)
+    head.add_column(ratio=1)
+    head.add_column(no_wrap=True, justify="right")
+    share = 100 * status.records_done // status.records_expected
+    head.add_row(Text(headline(status)), bar, Text(f"{records(status)} ({share} %)"))
+    rows: list[RenderableType] = [head]
+    said = Text(", ".join([*details(status), *time_left(status)]), style="dim")
+    if len(losses) > 1:
+        said.append(f"  loss {trend(losses)}")
+    rows.append(said)
+    facts = Table.grid(padding=(0, 2))
+    for role, name in NAMES.items():
+        if told := instances(status, role):
+            facts.add_row(Text(name, style="dim"), told)
+    if status.dashboard:
+        facts.add_row(Text("dashboard", style="dim"), Text(status.dashboard))
+    if facts.row_count:
+        rows.append(facts)
+    return Group(*rows)
+
+
+def instances(status: JobStatus, role: str) -> Text | None:
+    """Say how many of a role are in which state, and which do not run; None if there are none."""
+    of_role = [one for one in status.instances if one[0] == role]
+    if not of_role:
+        return None
+    told = Text()
+    running = Counter(state for *_, state in of_role)["running"]
+    told.append(f"{running} running", style="green" if running == len(of_role) else "yellow")
+    others = [one for one in of_role if one[3] != "running"]
+    for _, index, incarnation, state in others[:MOST_NAMED]:
+        life = f" (life {incarnation})" if incarnation > 1 else ""
+        told.append(f", {index}{life} {state}", style="yellow")
+    if len(others) > MOST_NAMED:
+        told.append(f", {len(others) - MOST_NAMED} more", style="yellow")
+    return told
+
+
+def trend(values: Sequence[float]) -> str:
+    """Draw values in a line of text, e.g. ``█▆▃▂▁``; what is not finite is a gap."""
+    known = [one for one in values if one - one == 0]
+    if not known:
+        return ""
+    least, most = min(known), max(known)
+    scale = (len(_STEPS) - 1) / (most - least) if most > least else 0.0
+    return "".join(
+        _STEPS[round((one - least) * scale)] if one - one == 0 else " " for one in values
+    )
