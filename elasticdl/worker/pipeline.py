@@ -20,6 +20,7 @@ from elasticdl.model.records_input import array_specs, minibatches, records_data
 from elasticdl.model.user_code import without_library_frames
 from elasticdl.phases import Phase, Track
 from elasticdl.worker.digests import minibatch_digest
+from elasticdl.worker.packing import Packer, packer
 from elasticdl.worker.records import TableRecords, TaskRecords
 from elasticdl.worker.watchdog import WATCHDOG
 
@@ -139,6 +140,7 @@ class TaskPipeline:
         options.deterministic = True
         # Its thread holds up the end of the iterator, by minutes; AUTOTUNE then means all threads.
         options.autotune.enabled = False
+        self._layout = _Layout()
         dataset = tf.data.Dataset.from_generator(
             self._descriptors,
             output_signature=(
@@ -146,7 +148,7 @@ class TaskPipeline:
                 tf.TensorSpec([], tf.int64),
                 *array_specs(contract.source.schema),
             ),
-        ).flat_map(_minibatches(contract, mode, minibatch_size, collect))
+        ).flat_map(_minibatches(contract, mode, minibatch_size, collect, self._layout))
         self._elements = iter(dataset.with_options(options).prefetch(prefetch))
 
     def put(
@@ -191,7 +193,7 @@ class TaskPipeline:
         while True:
             try:
                 with WATCHDOG.watching("the input function", lambda: bool(self._tasks)):
-                    task_id, k, num_records, optional = next(self._elements)
+                    task_id, k, num_records, value = self._layout.open(next(self._elements))
             except (tf.errors.OpError, UnicodeDecodeError) as error:
                 if not self._tasks:
                     raise
@@ -203,10 +205,10 @@ class TaskPipeline:
                 self._failed = True
                 raise self._error(error) from error
             task = self._tasks[0]
-            if int(k) == _END_OF_TASK:
+            if k == _END_OF_TASK:
                 self._tasks.popleft()
                 end = TaskEnd(
-                    int(task_id),
+                    task_id,
                     self._num_minibatches,
                     self._num_records,
                     self._is_cut,
@@ -219,31 +221,31 @@ class TaskPipeline:
                 return end
             if self._failed:
                 continue
-            if task.has_reached_limit(int(k)):
+            if task.has_reached_limit(k):
                 self._is_cut = True
                 continue
-            self._num_minibatches = int(k) + 1
-            self._num_records += int(num_records)
-            is_wanted = int(k) >= task.first_minibatch
+            self._num_minibatches = k + 1
+            self._num_records += num_records
+            is_wanted = k >= task.first_minibatch
             if not is_wanted and not self._digests:
                 continue
-            features, labels, weights, table_ids = optional.get_value()
+            features, labels, weights, table_ids = self._layout.unpack(value)
             ids = tuple(each._numpy() for each in table_ids)
             digest_before = self._digest
             if self._digests:
                 of = (labels, ids) if labels or ids else features
-                self._digest = minibatch_digest(of, int(num_records), digest_before)
+                self._digest = minibatch_digest(of, num_records, digest_before)
             if not is_wanted:
                 continue
             return Minibatch(
-                int(task_id),
-                int(k),
+                task_id,
+                k,
                 features,
                 labels[0] if labels else None,
                 ids,
-                int(num_records),
+                num_records,
                 weights[0] if weights else None,
-                self._num_records - int(num_records),
+                self._num_records - num_records,
                 digest_before,
                 self._digest,
             )
@@ -282,17 +284,64 @@ class TaskPipeline:
         )
 
 
+class _Layout:
+    """How a minibatch travels through the pipeline: as one opaque tensor.
+
+    `tf.data` puts every element it yields together in Python, which takes longer than to parse a
+    minibatch; so elements are an optional of (task id, k and number of records, optional of the
+    components). The end of a task has k −1 and no components: an end that comes through the
+    pipeline cannot overtake a minibatch.
+    """
+
+    def __init__(self) -> None:
+        self._dtypes: list[tf.DType] = []
+        self._pack: Packer | None = None
+
+    def close(self, task_id: tf.Tensor, k: tf.Tensor, num_records: tf.Tensor, value: Any) -> Any:
+        """Return the element of a minibatch, while the pipeline is traced; the same nest always.
+
+        Args:
+          value: features, labels, weights and ids. Labels and weights are a tuple of one, or of
+            none.
+        """
+        parts = tf.nest.flatten(value, expand_composites=True)
+        self._dtypes = [part.dtype for part in parts]
+        self._pack = packer(tf.nest.map_structure(tf.type_spec_from_value, value))
+        return _element(task_id, k, num_records, tf.raw_ops.OptionalFromValue(components=parts))
+
+    def open(self, element: tf.Tensor) -> tuple[int, int, int, tf.Tensor]:
+        """Return task id, k and number of records of an element, and its value, not opened."""
+        numbers, value = _values(element, [tf.int64, tf.variant])
+        task_id, k, num_records = numbers._numpy().tolist()
+        return task_id, k, num_records, value
+
+    def unpack(
+        self, value: tf.Tensor
+    ) -> tuple[Any, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+        """Return features, labels, weights and ids."""
+        assert self._pack is not None
+        return self._pack(_values(value, self._dtypes))
+
+
+def _element(task_id: tf.Tensor, k: tf.Tensor, num_records: tf.Tensor, value: tf.Tensor) -> Any:
+    return tf.raw_ops.OptionalFromValue(components=[tf.stack([task_id, k, num_records]), value])
+
+
+def _values(optional: tf.Tensor, dtypes: list[tf.DType]) -> list[tf.Tensor]:
+    shapes = [tf.TensorShape(None)] * len(dtypes)
+    return tf.raw_ops.OptionalGetValue(optional=optional, output_types=dtypes, output_shapes=shapes)
+
+
 def _minibatches(
     contract: Contract,
     mode: Mode,
     minibatch_size: int,
     collect: Callable[[Any], tuple[Any, ...]] | None,
+    layout: _Layout,
 ) -> Callable[..., tf.data.Dataset]:
-    """Return the function from a task's descriptor to the dataset of its minibatches.
+    """Return the function from a task's descriptor to the dataset of its minibatches and its end.
 
-    Elements are (task id, k, number of records, optional of (features, labels, weights, ids)). The
-    last has k −1 and no value: an end that comes through the pipeline cannot overtake a minibatch.
-    Labels and weights are a tuple of one, or of none.
+    Elements are as `layout` closes them.
     """
 
     def finish(*element: Any) -> tuple[tf.Tensor, tuple[Any, ...]]:
@@ -313,22 +362,13 @@ def _minibatches(
         with with_autograph:
             elements = contract.dataset(records, mode)
         batches = minibatches(elements, schema, minibatch_size, where, records, arrays)
-        finished = (
+        made = (
             batches.take(limit)
             .enumerate()
-            .map(lambda k, element: (k, *finish(*_as_arguments(element))))
-        )
-        spec = finished.element_spec[2]
-        made = finished.map(
-            lambda k, num_records, value: (
-                task_id,
-                k,
-                num_records,
-                tf.experimental.Optional.from_value(value),
-            )
+            .map(lambda k, element: layout.close(task_id, k, *finish(*_as_arguments(element))))
         )
         end = tf.data.Dataset.from_tensors(tf.constant(_END_OF_TASK, tf.int64)).map(
-            lambda k: (task_id, k, tf.constant(0, tf.int64), tf.experimental.Optional.empty(spec))
+            lambda k: _element(task_id, k, tf.constant(0, tf.int64), tf.raw_ops.OptionalNone())
         )
         return made.concatenate(end)
 
