@@ -9,6 +9,11 @@ import tensorflow as tf
 from elasticdl.ps.optimizers import OptimizerConfig
 
 
+def has_clipping(config: OptimizerConfig) -> bool:
+    """Whether `clip_gradients` changes anything."""
+    return bool(config.clipnorm or config.clipvalue or config.global_clipnorm)
+
+
 def clip_gradients(gradients: Sequence[tf.Tensor], config: OptimizerConfig) -> list[tf.Tensor]:
     """Return the gradients cut by the optimizer's `clipnorm`, `clipvalue` or `global_clipnorm`.
 

@@ -45,12 +45,14 @@ from elasticdl.model.keras_api import (
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.model.user_optimizer import UserOptimizer
-from elasticdl.worker.clipping import clip_gradients
+from elasticdl.worker.clipping import clip_gradients, has_clipping
 from elasticdl.worker.custom_loss import CustomLoss
 from elasticdl.worker.custom_step import CustomStep, StepGradients, overridden_methods
 from elasticdl.worker.id_checks import check_ids, check_owned
+from elasticdl.worker.row_sums import RowGradients, sum_in_step
 from elasticdl.worker.step_results import EvaluationResult, TrainResult
 from elasticdl.worker.tensors import as_array, as_tensor
+from elasticdl.worker.traced import TracedStep
 
 
 class TwoPhaseModel:
@@ -111,7 +113,8 @@ class TwoPhaseModel:
         self._collect, self._tables, self._num_calls = self._trace_collect()
         self.table_definitions: list[TableDefinition] = define_tables(self._tables, seed)
         self._tracing_step = threading.Lock()
-        self._train: Callable[..., Any] | None = None
+        self._train: TracedStep | None = None
+        self._row_gradients: RowGradients | None = None
         self._forward: Callable[..., Any] | None = None
         # By the specs of the sample weights: those of an evaluation may be others.
         self._evaluate: dict[tuple[tf.TypeSpec, ...], Callable[..., Any]] = {}
@@ -204,21 +207,25 @@ class TwoPhaseModel:
         """
         step = self.traced_step()
         with self._one_step, self._step_errors("the training step"):
-            loss, finite, dense_gradients, *row_gradients = step(
-                *_flatten(features),
-                *_flatten(labels),
-                *_flatten(sample_weights),
-                *_to_tensors(dense, rows, inverses),
-                tf.constant(step_seed & (2**63 - 1), tf.int64),
+            loss, finite, dense_gradients, *of_rows = step(
+                [
+                    *_flatten(features),
+                    *_flatten(labels),
+                    *_flatten(sample_weights),
+                    *_to_tensors(dense, rows, inverses),
+                ],
+                step_seed,
             )
+        assert self._row_gradients is not None
+        row_gradients, are_finite = self._row_gradients.arrived(of_rows, [len(one) for one in rows])
         return TrainResult(
-            float(loss),
-            bool(finite),
+            float(loss._numpy()),
+            bool(finite._numpy()) and are_finite,
             as_array(dense_gradients),
-            tuple(as_array(each) for each in row_gradients),
+            row_gradients,
         )
 
-    def traced_step(self) -> Callable[..., Any]:
+    def traced_step(self) -> TracedStep:
         """Return the traced training step; traces it the first time.
 
         Raises:
@@ -330,13 +337,14 @@ class TwoPhaseModel:
             num_calls,
         )
 
-    def _trace_train(self) -> Callable[..., Any]:
+    def _trace_train(self) -> TracedStep:
         if self._labels is None:
             raise UsageError(f"{self._contract.function('dataset')}: yields no labels to train on")
         check_trainable(self.model, self._variables[: self._num_trainable], self._tables)
         what = f"the training step of '{self._contract.source.model_def}'"
         custom = self._custom_step()
         optimizer = self.optimizer.config
+        clips = self._clips and has_clipping(optimizer)
 
         def step(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *inputs, step_seed = parts
@@ -379,18 +387,19 @@ class TwoPhaseModel:
             of_rows = [
                 table[:0]
                 if each.frozen
-                else _sum_by_row(next(gradients_of_rows), tf.shape(table)[0])
+                else sum_in_step(next(gradients_of_rows), table, always=clips)
                 for each, table in zip(self.table_definitions, rows, strict=True)
             ]
-            gradients = [*of_trainable, *of_rows]
-            if self._clips:
-                gradients = clip_gradients(gradients, optimizer)
-            of_trainable = gradients[: self._num_trainable]
-            row_gradients = gradients[self._num_trainable :]
+            if clips:
+                gradients = clip_gradients([*of_trainable, *of_rows], optimizer)
+                of_trainable = gradients[: self._num_trainable]
+                of_rows = gradients[self._num_trainable :]
+            self._row_gradients, row_gradients = RowGradients.leaving(of_rows)
             flat = [tf.reshape(each, [-1]) for each in (*of_trainable, *changes)]
             dense_gradients = tf.concat([*flat, tf.zeros([0])], axis=0)
             finite = tf.math.is_finite(loss)
-            for each in (dense_gradients, *row_gradients):
+            summed = [each for each in of_rows if not isinstance(each, tf.IndexedSlices)]
+            for each in (dense_gradients, *summed):
                 finite &= tf.reduce_all(tf.math.is_finite(each))
             return (loss, finite, dense_gradients, *row_gradients)
 
@@ -404,7 +413,7 @@ class TwoPhaseModel:
                 f"variable '{unknown[0].name}': the model uses it but does not own it, so it would "
                 "not be trained; create it with self.add_weight(…) in a layer of the model"
             )
-        return traced
+        return TracedStep(traced)
 
     def _gradients(
         self,
@@ -586,9 +595,3 @@ def _to_tensors(
     dense: np.ndarray, rows: Sequence[np.ndarray], inverses: Sequence[np.ndarray]
 ) -> list[tf.Tensor]:
     return [as_tensor(each) for each in (dense, *rows, *inverses)]
-
-
-def _sum_by_row(gradient: tf.Tensor | tf.IndexedSlices, num_rows: tf.Tensor) -> tf.Tensor:
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
-    return gradient
