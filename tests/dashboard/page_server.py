@@ -21,11 +21,17 @@ POLICY = (
 
 
 class PageServer:
-    """A server in threads, until `close`; `pushed` are events of the stream that are to be sent."""
+    """A server in threads, until `close`.
+
+    Attributes:
+      requests: what was asked for so far.
+      has_room: whether another page may listen to the stream.
+    """
 
     def __init__(self, sample: Sample, port: int = 0) -> None:
         self.sample = sample
         self.requests: list[str] = []
+        self.has_room = True
         self._ended = threading.Event()
         server = self
 
@@ -53,7 +59,7 @@ class PageServer:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = urlsplit(request.path)
-        if path.path == "/api/stream":
+        if path.path == "/api/stream" and self.has_room:
             return self._stream(request)
         kind, body = self._found(path.path, parse_qs(path.query))
         request.send_response(404 if body is None else 200)

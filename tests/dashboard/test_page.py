@@ -305,6 +305,15 @@ def test_new_events_and_incarnations_appear_by_themselves(browser, server, sampl
     assert line in browser.text("#events li")
 
 
+def test_where_too_many_pages_listen_the_next_one_asks(browser, server, sample):
+    server.has_room = False
+    see(browser, server)
+    sample.values["state"]["instances"][6] |= {"incarnation": 2}
+    new = "return document.querySelector('#instance-rows tr:nth-child(7)').cells[1].textContent"
+    browser.until("the new incarnation", lambda: browser.js(new) == "2")
+    assert not browser.find("#silence").is_displayed()
+
+
 def test_a_job_of_a_year_makes_a_page_of_bounded_size(browser, server, sample):
     began = time.time() - 365 * 86_400
     sample.values["job"]["began"] = began

@@ -6,7 +6,7 @@ const ROLES = { worker: "worker", ps: "PS", master: "master" };
 const $ = (id) => document.getElementById(id);
 const inlined = $("values") ? JSON.parse($("values").textContent) : null;
 const job = { about: null, state: null, rows: [], columns: [], interval: 1, evaluations: [], events: [], last: 0 };
-const view = { span: 0, filter: "all", chosen: null, find: "", log: null, heard: null, link: "waiting", announced: {} };
+const view = { span: 0, filter: "all", chosen: null, find: "", log: null, heard: null, isKnown: false, announced: {} };
 const charts = new Charts($("charts"), chooseEvent);
 
 /** Set text only where it changes: what is selected, focused or read aloud stays. */
@@ -71,7 +71,8 @@ function lastDeath() {
   const instance = job.state.instances.find((one) => one.role === death.role && one.index === death.index);
   const next = instance && instance.incarnation > death.incarnation && !hasEnded()
     ? instance.state === "running" ? `; incarnation ${instance.incarnation} runs` : `; incarnation ${instance.incarnation} is ${instance.state}` : "";
-  return `${death.text.split("\n")[0]}, ${ago(death.time)}${next}${deaths > 1 ? `; ${deaths} deaths in all` : ""}`;
+  const what = death.text.split("\n")[0].replace(/^master, (?=incarnation \d+ goes)/, "the master: ");
+  return `${what}, ${ago(death.time)}${next}${deaths > 1 ? `; ${deaths} deaths in all` : ""}`;
 }
 
 function showVerdict() {
@@ -93,8 +94,9 @@ function showVerdict() {
 }
 
 function announce(what, text) {
-  if (view.announced[what] !== text && view.announced[what] !== undefined) $("announcement").textContent = text;
-  view.announced[what] = text;
+  const gist = text.replace(/\d+/g, "");  // That a number has changed is not read aloud each second.
+  if (view.announced[what] !== gist && view.announced[what] !== undefined) $("announcement").textContent = text;
+  view.announced[what] = gist;
 }
 
 // --- Progress ----------------------------------------------------------------------------------
@@ -332,7 +334,7 @@ function takeEvents(events) {
     if (one.number <= job.last) continue;
     job.last = one.number;
     job.events.push(one);
-    if (one.mark === "death") announce("death", `${one.text.split("\n")[0]}`);
+    if (one.mark === "death" && view.isKnown) $("announcement").textContent = one.text.split("\n")[0];
   }
   if (job.events.length > MOST_EVENTS) job.events.splice(0, job.events.length - MOST_EVENTS);
 }
@@ -364,7 +366,7 @@ async function readAll() {
     if (!reply.events.length || reply.events.at(-1).number >= reply.last) break;
   }
   takeEvents(waiting.splice(0));
-  view.announced.death ??= "";
+  view.isKnown = true;
 }
 
 let stream = null;
@@ -388,10 +390,10 @@ function connect() {
 
 function showLink() {
   const silent = secondsSilent(), isSilent = !inlined && !hasEnded() && (view.heard === null ? performance.now() > SILENT_AFTER_S * 1000 : silent > SILENT_AFTER_S);
-  view.link = inlined ? "report" : hasEnded() ? "ended" : isSilent ? "silent" : view.heard === null ? "waiting" : "live";
-  setAttribute($("link"), "data-link", view.link);
+  const link = inlined ? "report" : hasEnded() ? "ended" : isSilent ? "silent" : view.heard === null ? "waiting" : "live";
+  setAttribute($("link"), "data-link", link);
   const since = view.heard === null ? "" : ` since ${clock(job.state.at)}, for ${duration(silent)}`;
-  say($("link-text"), { report: "report", ended: `ended; as of ${job.state ? clock(job.state.at, true, !isToday(job.state.at)) : ""}`, silent: `not heard${since}`, waiting: "waiting for the master", live: "live" }[view.link]);
+  say($("link-text"), { report: "report", ended: `ended; as of ${job.state ? clock(job.state.at, true, !isToday(job.state.at)) : ""}`, silent: `not heard${since}`, waiting: "waiting for the master", live: "live" }[link]);
   if (isSilent && $("silence").hidden) {
     say($("silence"), view.heard === null ? "The master does not answer so far." : `The master is not heard since ${clock(job.state.at)}: what is below is of then. The page goes on by itself when the master is back; “elasticdl jobs status ${job.about?.name ?? "JOB"}” says whether the job still runs.`);
   }
@@ -403,7 +405,11 @@ function watch() {
   if (job.state) showLink();
   else if (performance.now() > SILENT_AFTER_S * 1000) showLink();
   const tried = (performance.now() - triedAt) / 1000;
-  if (hasEnded() ? false : stream.readyState === EventSource.CLOSED ? tried > 2 : secondsSilent() > TRY_AGAIN_S && tried > TRY_AGAIN_S) connect();
+  const isGivenUp = stream.readyState === EventSource.CLOSED, isMute = secondsSilent() > TRY_AGAIN_S && tried > TRY_AGAIN_S;
+  if (!hasEnded() && (isGivenUp ? tried > 2 : isMute)) {
+    if (isGivenUp) refresh();  // Too many pages are open: this one asks instead of listening.
+    connect();
+  }
   if (hasEnded() && stream.readyState !== EventSource.OPEN) stream.close();
   if (view.log && $("log").open && !hasEnded()) readLog();
 }
