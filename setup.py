@@ -25,6 +25,7 @@ DEPENDENCIES = [
     "keras>=3.12,<4",
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
+    "packaging>=24,<27",
     "protobuf>=6.31.1,<8",
     "psutil>=6,<8",
     "pyarrow>=18,<27",

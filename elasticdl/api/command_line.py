@@ -20,7 +20,16 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
     import difflib
     import traceback
 
-    from elasticdl.api.commands import Command, checkpoints, data, init, job, jobs
+    from elasticdl.api.commands import (
+        Command,
+        checkpoints,
+        completion,
+        data,
+        doctor,
+        init,
+        job,
+        jobs,
+    )
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
 COMMANDS: list[Command] = [
@@ -29,6 +38,8 @@ COMMANDS: list[Command] = [
     *data.COMMANDS,
     *jobs.COMMANDS,
     *checkpoints.COMMANDS,
+    *doctor.COMMANDS,
+    *completion.COMMANDS,
 ]
 
 _NOBODY_READS = 141

@@ -13,6 +13,16 @@ from elasticdl.job_spec import OPTIONS, options_of
 from elasticdl.options import GROUPS, Option, unknown_option
 
 _HELP_COLUMN = 30
+DESCRIBE = "--describe-parser"
+"""The one word for which every command raises `Described` instead of doing anything."""
+
+
+class Described(Exception):
+    """The parser of a command, for whoever wants to know what it takes."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__(parser.command)
+        self.parser = parser
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +59,10 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
           UsageError: an unknown option, a missing or unexpected value, an option given twice.
+          Described: the words are `DESCRIBE`.
         """
+        if list(words) == [DESCRIBE]:
+            raise Described(self)
         try:
             parsed, rest = self.parse_known_args(list(words))
         except argparse.ArgumentError as error:
