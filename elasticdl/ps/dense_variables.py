@@ -105,6 +105,7 @@ class DenseSlices:
         self._trainable = np.array([item.trainable for item in self.layout], bool)
         decays = [optimizer.weight_decay > 0 and x.variable not in undecayed for x in self.layout]
         self._decays = np.array(decays, bool)
+        self._runs = _runs(np.stack((self._trainable, self._decays)))
         self._weights = np.zeros(self.size, np.float32)
         self._slots = np.empty((optimizer.num_slots, self.size), np.float32)
         self._reset_slots()
@@ -162,26 +163,52 @@ class DenseSlices:
             raise ValueError(f"{len(iterations)} iterations; group {self._groups.max()} needs one")
         masked = apply_mask[self._groups]
         steps = np.where(masked & self._trainable, iterations[self._groups], 0)
-        # One call for each run of slices that are treated alike: mostly one in all.
+        # One call for each run of slices that are treated alike.
         kinds = np.stack((masked, self._trainable, steps, self._decays))
-        changes = np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(axis=0)) + 1
-        starts = [0, *changes.tolist()]
-        for first, end in zip(starts, [*starts[1:], len(self.layout)], strict=True):
-            if not masked[first]:
-                continue
-            part = slice(int(self._bounds[first]), int(self._bounds[end]))
-            if self._trainable[first]:
-                apply_dense(
-                    self.optimizer if self._decays[first] else self._without_decay,
-                    self._weights[part],
-                    self._slots[:, part],
-                    gradients[part],
-                    learning_rate,
-                    int(steps[first]),
-                )
-            else:
-                self._weights[part] += gradients[part]
+        for first, end in _runs(kinds):
+            if masked[first]:
+                self._update(first, end, gradients, learning_rate, int(steps[first]))
+
+    def apply_all(self, gradients: np.ndarray, learning_rate: float, iteration: int) -> None:
+        """Update the slices of all groups, which have had as many updates; as `apply`.
+
+        Args:
+          gradients: float32 ``[size]``.
+          learning_rate: of this step.
+          iteration: 1 for the groups' first update.
+
+        Raises:
+          ValueError: a shape or dtype is wrong; nothing was changed.
+        """
+        gradients = require("gradients", gradients, np.float32, (self.size,))
+        for first, end in self._runs:
+            self._update(first, end, gradients, learning_rate, iteration)
+
+    def _update(
+        self, first: int, end: int, gradients: np.ndarray, learning_rate: float, iteration: int
+    ) -> None:
+        """Update slices that are treated alike: from one to before another."""
+        part = slice(int(self._bounds[first]), int(self._bounds[end]))
+        if self._trainable[first]:
+            apply_dense(
+                self.optimizer if self._decays[first] else self._without_decay,
+                self._weights[part],
+                self._slots[:, part],
+                gradients[part],
+                learning_rate,
+                iteration,
+            )
+        else:
+            self._weights[part] += gradients[part]
 
     def _reset_slots(self) -> None:
         for slot in range(self.optimizer.num_slots):
             self._slots[slot] = self.optimizer.initial_slot_value(slot)
+
+
+def _runs(kinds: np.ndarray) -> list[tuple[int, int]]:
+    """Return where runs of equal columns begin, and end."""
+    if not kinds.shape[1]:
+        return []
+    changes = np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(axis=0)) + 1
+    return list(itertools.pairwise([0, *changes.tolist(), kinds.shape[1]]))

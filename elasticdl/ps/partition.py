@@ -349,7 +349,11 @@ class Partition:
     def _update_dense(
         self, gradients: np.ndarray, rate: float, iterations: np.ndarray, groups: np.ndarray
     ) -> None:
-        if self._dense.size:
+        if not self._dense.size:
+            return
+        if groups.all() and iterations.min() == iterations.max():
+            self._dense.apply_all(gradients, rate, int(iterations[0]))
+        else:
             num_groups = len(self._partition_of_group)
             all_iterations = np.zeros(num_groups, np.int64)
             all_iterations[self._groups] = iterations

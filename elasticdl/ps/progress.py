@@ -61,18 +61,23 @@ class GroupProgress:
 
 @dataclass
 class _OpenTask:
-    """Per group a `TaskState`; `next` is CLOSED once it has closed the task."""
+    """Per group a `TaskState`; `next` is CLOSED once it has closed the task.
+
+    Attributes:
+      of_all: next, digest and attempt that all groups have, where that is known; they mostly do.
+    """
 
     next: np.ndarray
     digest: np.ndarray
     attempt: np.ndarray
     records: np.ndarray
     skipped: np.ndarray
+    of_all: tuple[int, int, int] | None = None
 
     @classmethod
     def unbegun(cls, num_groups: int) -> _OpenTask:
         wholes = [np.zeros(num_groups, np.int64) for _ in range(4)]
-        return cls(wholes[0], np.zeros(num_groups, np.uint64), *wholes[1:])
+        return cls(wholes[0], np.zeros(num_groups, np.uint64), *wholes[1:], of_all=(0, 0, 0))
 
     def state(self, position: int) -> TaskState:
         return TaskState(
@@ -82,6 +87,7 @@ class _OpenTask:
     def set(self, position: int, state: TaskState) -> None:
         for name in TaskState.__dataclass_fields__:
             getattr(self, name)[position] = getattr(state, name)
+        self.of_all = None
 
     def begins(self, attempt: int) -> np.ndarray:
         """Which groups are at an earlier attempt, and would drop it: bool ``[groups]``."""
@@ -161,6 +167,9 @@ class Progress:
         # Updates by the optimizer: not what was applied, where a step averages several minibatches.
         self.iterations = np.zeros(num_groups, np.int64)
         self._open: dict[int, _OpenTask] = {}
+        self._all, self._none = np.ones(num_groups, bool), np.zeros(num_groups, bool)
+        for groups in (self._all, self._none):
+            groups.flags.writeable = False
 
     def copy(self) -> Progress:
         """Return what there is now, for a snapshot."""
@@ -220,6 +229,8 @@ class Progress:
         open_task = self._open.get(task)
         if open_task is None:
             return 0
+        if open_task.of_all is not None and open_task.of_all[2] == attempt:
+            return open_task.of_all[0]
         return int(np.where(open_task.begins(attempt), 0, open_task.next).min())
 
     def decide(
@@ -235,9 +246,19 @@ class Progress:
           closes: it is the closing frame.
         """
         if task in self.closed:
-            nobody = np.zeros(self.num_groups, bool)
-            return Decision(nobody, ~nobody, CLOSED, True, attempt)
+            return Decision(self._none, self._all, CLOSED, True, attempt)
         open_task = self._open.get(task) or _OpenTask.unbegun(self.num_groups)
+        if open_task.of_all is not None and open_task.of_all[2] == attempt:
+            wanted_by_all, known, _ = open_task.of_all
+            return Decision(
+                self._all if wanted_by_all == k else self._none,
+                self._all if wanted_by_all > k else self._none,
+                wanted_by_all,
+                wanted_by_all >= k,
+                attempt,
+                differs=(wanted_by_all == k and known != digest)
+                or (closes and k < wanted_by_all < CLOSED),
+            )
         begins = open_task.begins(attempt)
         wanted = np.where(begins, 0, open_task.next)
         differs = (wanted == k) & (np.where(begins, 0, open_task.digest) != digest)
@@ -272,8 +293,26 @@ class Progress:
             open_task.attempt[again] = decision.attempt
         return open_task
 
+    def _count(
+        self, decision: Decision, task: int, num_records: int, digest: int
+    ) -> tuple[_OpenTask, int | np.ndarray]:
+        """Have the groups that the push is for want the next; return how many records each got."""
+        if decision.apply is self._all:  # Of this attempt, as all of them were.
+            open_task = self._opened(task)
+            open_task.next += 1
+            open_task.digest[:] = digest
+            open_task.of_all = decision.next + 1, digest, decision.attempt
+            return open_task, num_records
+        open_task = self._begin(decision, task)
+        open_task.next[decision.apply] += 1
+        open_task.digest[decision.apply] = digest
+        open_task.of_all = None
+        return open_task, np.where(decision.apply, num_records, 0)
+
     def drop_repeat(self, decision: Decision) -> None:
         """Count a minibatch that some groups had already."""
+        if decision.repeat is self._none:
+            return
         self.totals.repeats_dropped += decision.repeat
 
     def advance(
@@ -295,10 +334,7 @@ class Progress:
           loss: its mean loss.
           digest: of the minibatches up to this one.
         """
-        counts = np.where(decision.apply, num_records, 0)
-        open_task = self._begin(decision, task)
-        open_task.next[decision.apply] += 1
-        open_task.digest[decision.apply] = digest
+        open_task, counts = self._count(decision, task, num_records, digest)
         open_task.records += counts
         self.totals.applied_records += counts
         self.totals.applied_minibatches += decision.apply
@@ -320,10 +356,7 @@ class Progress:
 
     def skip(self, decision: Decision, task: int, num_records: int, digest: int = 0) -> None:
         """Count minibatch k as skipped (not finite) by the groups that wanted it."""
-        counts = np.where(decision.apply, num_records, 0)
-        open_task = self._begin(decision, task)
-        open_task.next[decision.apply] += 1
-        open_task.digest[decision.apply] = digest
+        open_task, counts = self._count(decision, task, num_records, digest)
         open_task.skipped += counts
         self.totals.skipped_records += counts
 
@@ -356,6 +389,7 @@ class Progress:
         unread += np.maximum(missing, 0)
         totals.added_records += np.maximum(-missing, 0)
         open_task.next[closing] = CLOSED
+        open_task.of_all = None
         if (open_task.next == CLOSED).all():
             del self._open[task]
             self.closed.add(task)

@@ -32,6 +32,7 @@ _NOT_LATE = 0.9
 _MICROSECONDS = 1_000_000
 _MILLISECONDS = 1_000
 _GONE_S = 60
+_SEND_BYTES = 1 << 21
 
 
 class ConnectionLost(OSError):
@@ -69,6 +70,8 @@ class Connection:
         if connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _keep_alive(connected)
+        else:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
 
     # ------------------------------------------------------------------- the first words
 
@@ -161,6 +164,8 @@ class Connection:
                 # The kernel waits until all is full: one call, and one turn of the interpreter.
                 count = self._socket.recvmsg_into(left[:_MOST_PIECES], 0, socket.MSG_WAITALL)[0]
             except BlockingIOError:
+                if deadline is None:
+                    continue
                 raise TimeoutError("nothing came in time") from None
             if not count:
                 raise ConnectionLost("the other side closed the connection")
@@ -187,15 +192,15 @@ class Connection:
 
     def _limit(self, deadline: float | None) -> None:
         """Let the next call that receives end at the deadline; told anew only if that matters."""
-        seconds = 0.0
-        if deadline is not None:
-            seconds = deadline - time.monotonic()
-            if seconds <= 0:
-                raise TimeoutError("it took too long")
+        if deadline is None:
+            return
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("it took too long")
         limit = self._receive_limit_s
         if limit * _NOT_LATE <= seconds <= limit:
             return
-        whole = max(1, int(seconds * _MICROSECONDS)) if seconds else 0
+        whole = max(1, int(seconds * _MICROSECONDS))
         timeval = struct.pack("@ll", *divmod(whole, _MICROSECONDS))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self._receive_limit_s = seconds

@@ -106,6 +106,21 @@ def test_each_group_is_updated_as_if_it_were_alone(rounds: list[tuple[list[bool]
         np.testing.assert_array_equal(slices.slots()[:, own], slots)
 
 
+@given(st.integers(1, 5), st.booleans())
+def test_an_update_of_all_groups_at_once_is_that_of_each(rounds: int, decays: bool) -> None:
+    optimizer = OptimizerConfig(name="adam", weight_decay=0.01 if decays else 0.0)
+    layout = plan_slices([("a", 7, True), ("b", 5, True), ("mean", 6, False)], 4)
+    one, other = (DenseSlices(layout, optimizer, {"b"}) for _ in range(2))
+    rng = np.random.default_rng(rounds)
+    for iteration in range(1, rounds + 1):
+        gradients = rng.normal(size=one.size).astype(np.float32)
+        one.apply_all(gradients, 0.1, iteration)
+        for group in range(4):
+            other.apply(gradients, 0.1, np.full(4, iteration, np.int64), np.arange(4) == group)
+    np.testing.assert_array_equal(one.values(), other.values())
+    np.testing.assert_array_equal(one.slots(), other.slots())
+
+
 def test_model_state_takes_the_change_whatever_the_learning_rate() -> None:
     slices = new_slices()
     slices.apply(np.full(12, 0.5, np.float32), 0.0, np.ones(6, np.int64), np.ones(6, bool))

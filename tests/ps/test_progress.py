@@ -97,8 +97,7 @@ def test_groups_of_one_partition_may_stand_at_different_minibatches():
     progress = Progress(3)
     push(progress, 7, 0)
     push(progress, 7, 1)
-    open_task = progress._open[7]
-    open_task.next[1] = 0  # As if this group had been restored.
+    progress._open[7].set(1, TaskState(next=0))  # As if this group had been restored.
     assert progress.next(7) == 0
     decision = push(progress, 7, 0)
     assert decision.apply.tolist() == [False, True, False]
@@ -175,3 +174,43 @@ def test_a_group_moves_with_its_digests_attempts_and_counts():
         assert (moved.open, moved.totals, moved.epochs) == (group.open, group.totals, group.epochs)
     assert again.decide(7, 1, 3, digest=1).differs
     assert again.decide(7, 0, 2).is_old
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["push", "skip", "close", "restore one group"]),
+            st.integers(0, 4),  # k
+            st.integers(0, 1),  # attempt
+            st.sampled_from([0, 0, 0, 5]),  # a digest that the groups do not have
+        ),
+        max_size=25,
+    )
+)
+def test_it_makes_no_difference_whether_all_groups_are_known_to_stand_alike(requests):
+    short, whole = Progress(3), Progress(3)
+    for what, k, attempt, wrong in requests:
+        for progress in (short, whole):
+            if what == "restore one group" and 7 in progress._open:
+                progress._open[7].set(1, TaskState(next=k, digest=k))
+                continue
+            decision = progress.decide(7, k, attempt, k ^ wrong, what == "close")
+            if not decision.in_order or decision.is_old or decision.differs:
+                continue
+            progress.drop_repeat(decision)
+            if what == "close":
+                progress.close(decision, 7, 40, 10 * k, False)
+            elif what == "skip" and decision.apply.any():
+                progress.skip(decision, 7, 10, k + 1)
+            elif decision.apply.any():
+                progress.advance(decision, 7, 0, 10, 1.0, k + 1)
+        for task in whole._open.values():
+            task.of_all = None
+        of_short, of_whole = (each.decide(7, k, attempt, k) for each in (short, whole))
+        assert str(of_short) == str(of_whole)
+        assert short.next(7, attempt) == whole.next(7, attempt)
+        for position in range(3):
+            one, other = short.group(position), whole.group(position)
+            assert (one.totals, one.open, one.epochs) == (other.totals, other.open, other.epochs)
+            assert one.closed.bounds == other.closed.bounds
