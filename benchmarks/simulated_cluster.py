@@ -130,6 +130,7 @@ class SimulatedCluster:
       now: simulated seconds.
       costs: what the real parts took, by kind of event.
       granted_records: of all grants, repeats left out.
+      num_training_leases: of tasks to train, likewise.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -138,6 +139,9 @@ class SimulatedCluster:
         self.costs: dict[str, Cost] = {}
         self.deaths: Counter[str] = Counter()
         self.granted_records = 0
+        self.num_training_leases = 0
+        self._trained_from: float | None = None
+        self._trained_until = 0.0
         self.applied_minibatches = 0
         self.most_waiting = 0
         self._waits_in_second: Counter[int] = Counter()
@@ -202,9 +206,18 @@ class SimulatedCluster:
         return sum(cost.count for cost in self.costs.values())
 
     @property
+    def training_s(self) -> float:
+        """Simulated seconds from the first task that was leased to train to the last one done."""
+        return self._trained_until - (self._trained_from or 0.0)
+
+    @property
     def core_s(self) -> float:
         """Seconds of this machine that the real parts took in all."""
         return sum(cost.total_s for cost in self.costs.values())
+
+    def _note_training(self) -> None:
+        self._trained_from = self.now if self._trained_from is None else self._trained_from
+        self._trained_until = self.now
 
     # -------------------------------------------------------------- simulated time
 
@@ -428,6 +441,9 @@ class SimulatedCluster:
         if isinstance(answer, ledger_events.Grant):
             worker.held.append(Work(answer.task, answer.grant))
             self.granted_records += answer.task.num_records
+            if answer.task.kind is TaskKind.TRAINING:
+                self.num_training_leases += 1
+                self._note_training()
             if len(worker.held) == 1:
                 self._begin(worker)
             self._ask(worker)
@@ -470,6 +486,7 @@ class SimulatedCluster:
             return  # Some partition does not answer; the next sign of life tells why.
         self._apply(work, self._num_minibatches(work.task))
         if work.task.kind is TaskKind.TRAINING:
+            self._note_training()
             self._closed.add(work.task.id)
             for missing in self._missing.values():
                 missing.discard(work.task.id)

@@ -27,6 +27,7 @@ class Request:
       seconds: of training that count.
       cores: the only ones that may be used; none: all that there are.
       num_workers: where there are any.
+      num_ps: parameter servers of a job.
     """
 
     workload: str
@@ -36,6 +37,7 @@ class Request:
     seconds: float
     cores: tuple[int, ...] = ()
     num_workers: int = 1
+    num_ps: int = 1
 
     @property
     def place(self) -> Path:

@@ -38,26 +38,29 @@ class Cores:
     """Which cores a job's processes may use.
 
     Attributes:
-      worker: its worker's.
-      ps: its parameter server's.
+      workers: one for each worker.
+      ps: one for each parameter server.
       others: everything else's.
     """
 
-    worker: tuple[int, ...]
+    workers: tuple[int, ...]
     ps: tuple[int, ...]
     others: tuple[int, ...]
 
     @classmethod
-    def apart(cls) -> Cores | None:
-        """One core for a worker and another one for a parameter server, if there are two."""
-        first, *rest = sorted(os.sched_getaffinity(0))
-        if not rest:
+    def apart(cls, workers: int = 1, ps: int = 1) -> Cores | None:
+        """A core for each worker and each parameter server, if there are as many."""
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < workers + ps:
             return None
-        return cls((first,), (rest[0],), tuple(rest[1:] or rest))
+        rest = cores[workers:]
+        return cls(tuple(cores[:workers]), tuple(rest[:ps]), tuple(rest[ps:] or rest))
 
-    def of(self, role: str) -> tuple[int, ...]:
-        """The cores of a role."""
-        return {"worker": self.worker, "ps": self.ps}.get(role, self.others)
+    def of(self, name: str) -> tuple[int, ...]:
+        """The cores of an instance, by a name like ``worker-0.1``."""
+        role, _, number = name.partition("-")
+        pinned = {"worker": self.workers, "ps": self.ps}.get(role)
+        return self.others if pinned is None else (pinned[int(number.partition(".")[0])],)
 
 
 def options(request: Request, consistency: str) -> dict[str, object]:
@@ -70,7 +73,7 @@ def options(request: Request, consistency: str) -> dict[str, object]:
         "minibatch_size": workload.minibatch_size,
         "records_per_task": workload.minibatches_per_task * workload.minibatch_size,
         "num_workers": request.num_workers,
-        "num_ps": 1,
+        "num_ps": request.num_ps,
         "consistency": consistency,
         "staleness": STALENESS if consistency == "async" else "",
         "shuffle": "false",
@@ -104,17 +107,16 @@ def measure(request: Request, consistency: str = "async", cores: Cores | None = 
 
 
 def _pin_instances(job: JobProcess, cores: Cores) -> None:
-    """Pin parameter server and worker as soon as they are there: before they start threads."""
+    """Pin parameter servers and workers as soon as they are there: before they start threads."""
     ends = time.monotonic() + DEADLINE_S
-    missing = {"ps", "worker"}
-    while missing:
+    pinned: set[str] = set()
+    while len(pinned) < len(cores.workers) + len(cores.ps):
         if not job.is_running or time.monotonic() > ends:
             raise SystemExit(f"the job did not start:\n{job.said()}")
         for name, pid in job.processes().items():
-            role = _role(name)
-            if role in missing:
-                pin(pid, cores.of(role))
-                missing.remove(role)
+            if _role(name) in ("worker", "ps") and name not in pinned:
+                pin(pid, cores.of(name))
+                pinned.add(name)
         time.sleep(POLL_S / 10)
 
 
@@ -151,7 +153,7 @@ def _used(processes: dict[str, int]) -> dict[str, float]:
 
 def _check_pinned(processes: dict[str, int], cores: Cores) -> None:
     for name, pid in processes.items():
-        if not is_pinned(pid, cores.of(_role(name))):
+        if not is_pinned(pid, cores.of(name)):
             raise SystemExit(f"{name}: has a thread that may use other cores")
 
 

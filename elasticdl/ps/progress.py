@@ -76,8 +76,9 @@ class _OpenTask:
 
     @classmethod
     def unbegun(cls, num_groups: int) -> _OpenTask:
-        wholes = [np.zeros(num_groups, np.int64) for _ in range(4)]
-        return cls(wholes[0], np.zeros(num_groups, np.uint64), *wholes[1:], of_all=(0, 0, 0))
+        next_wanted, attempt, records, skipped = (np.zeros(num_groups, np.int64) for _ in range(4))
+        digest = np.zeros(num_groups, np.uint64)
+        return cls(next_wanted, digest, attempt, records, skipped, (0, 0, 0))
 
     def state(self, position: int) -> TaskState:
         return TaskState(
