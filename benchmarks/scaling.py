@@ -76,8 +76,8 @@ def costs_of(model: str, runs: Sequence[dict[str, Any]], traffic: Traffic) -> Co
     )
 
 
-def traffic_of(model: str, directory: Path) -> Traffic:
-    """Return what a minibatch of a model moves; imports TensorFlow."""
+def traffic_of(model: str, directory: Path, staleness: int) -> Traffic:
+    """Return what a minibatch of a model moves in a job; imports TensorFlow."""
     from elasticdl.data.recordio import read_range
     from elasticdl.model.element_spec import element_spec
     from elasticdl.model.mode import Mode
@@ -103,7 +103,7 @@ def traffic_of(model: str, directory: Path) -> Traffic:
     return Traffic(
         split.num_dense,
         tuple((count, table.dim) for count, table in zip(distinct, tables, strict=True)),
-        int(DenseUse.within(job.STALENESS).minibatches),
+        int(DenseUse.within(staleness).minibatches),
     )
 
 
@@ -244,7 +244,7 @@ def main(words: Sequence[str] | None = None) -> int:
         runs.append(measure(request))
         speed = f"{runs[-1]['samples_per_s']:,.0f} samples/s"
         print(f"{workers} workers, {ps} parameter servers: {speed}", file=sys.stderr, flush=True)
-    costs = costs_of(given.model, runs, traffic_of(given.model, directory))
+    costs = costs_of(given.model, runs, traffic_of(given.model, directory, request.staleness))
     traffic = costs.traffic
     result = {
         "machine": describe_machine(),

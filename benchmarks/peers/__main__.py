@@ -11,7 +11,7 @@ is measured for some seconds of training after a warm-up, so that starting is in
 
 - ceiling: the training step alone; see `benchmarks.peers.step`.
 - ours: a whole job, its parameter server a process of its own; see `benchmarks.peers.job`. Async
-  jobs have a staleness of 2.
+  jobs have a staleness of 2 unless told otherwise.
 - fit, tf_keras_fit: `model.fit` in one process; see `benchmarks.peers.fit`.
 - pss: TensorFlow's ParameterServerStrategy; see `benchmarks.peers.pss`.
 - quality: not a speed: whether a job's model is as good; see `benchmarks.peers.quality`.
@@ -151,6 +151,7 @@ class Settings:
       only: groups of contestants, or names of single ones.
       forms: of the data.
       minibatches: of the data, in place of the workload's own number.
+      staleness: of async jobs.
     """
 
     model: str
@@ -160,6 +161,7 @@ class Settings:
     only: tuple[str, ...]
     forms: tuple[str, ...]
     minibatches: int | None
+    staleness: int = 2
 
 
 def chosen(settings: Settings) -> dict[str, tuple[Contestant, str]]:
@@ -184,7 +186,12 @@ def measure(settings: Settings) -> dict[str, Any]:
     for number in range(1, settings.rounds + 1):
         for name, (each, form) in turns.items():
             request = Request(
-                settings.model, str(directory), form, settings.warm_up, settings.seconds
+                settings.model,
+                str(directory),
+                form,
+                settings.warm_up,
+                settings.seconds,
+                staleness=settings.staleness,
             )
             found = each.measure(request)
             answers[name].append(found.as_dict())
@@ -307,6 +314,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of training that count")
     parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of training before")
     parser.add_argument("--minibatches", type=int, help="of the data that is made")
+    parser.add_argument("--staleness", type=int, default=2, help="of async jobs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--check", action="store_true", help="exit code 1 if anything is not met")
     given = parser.parse_args(words)
@@ -322,6 +330,7 @@ def main(words: Sequence[str] | None = None) -> int:
         tuple(given.only.split(",")),
         tuple(given.forms.split(",")),
         given.minibatches,
+        given.staleness,
     )
     result = measure(settings)
     show(result)

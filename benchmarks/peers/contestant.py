@@ -28,6 +28,7 @@ class Request:
       cores: the only ones that may be used; none: all that there are.
       num_workers: where there are any.
       num_ps: parameter servers of a job.
+      staleness: of an async job.
     """
 
     workload: str
@@ -38,6 +39,7 @@ class Request:
     cores: tuple[int, ...] = ()
     num_workers: int = 1
     num_ps: int = 1
+    staleness: int = 2
 
     @property
     def place(self) -> Path:

@@ -29,7 +29,6 @@ from benchmarks.peers.workloads import WORKLOADS
 from elasticdl.master.journal import Entry, read_journal
 
 FILES = {"ready": "arrow", "parsed": "recordio"}
-STALENESS = 2
 _LEAST_TASKS = 3  # that each worker closes in the time that counts
 
 
@@ -75,7 +74,7 @@ def options(request: Request, consistency: str) -> dict[str, object]:
         "num_workers": request.num_workers,
         "num_ps": request.num_ps,
         "consistency": consistency,
-        "staleness": STALENESS if consistency == "async" else "",
+        "staleness": request.staleness if consistency == "async" else "",
         "shuffle": "false",
         "checkpoint_secs": 0,
     }
