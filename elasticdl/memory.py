@@ -7,6 +7,7 @@ import threading
 import weakref
 
 import numpy as np
+import numpy.typing as npt
 
 ALIGNMENT = 64
 """What vector instructions, and TensorFlow, want memory to start at a multiple of."""
@@ -87,9 +88,14 @@ class MemoryPool:
         if blocks:
             self._unused[size] = blocks
 
+    def array(self, dtype: npt.DTypeLike, *shape: int) -> np.ndarray:
+        """Return such memory as an array."""
+        num_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+        return np.frombuffer(self.take(num_bytes), dtype).reshape(shape)
+
     def float32s(self, *shape: int) -> np.ndarray:
         """Return such memory as a float32 array."""
-        return np.frombuffer(self.take(4 * math.prod(shape)), np.float32).reshape(shape)
+        return self.array(np.float32, *shape)
 
 
 POOL = MemoryPool()

@@ -40,8 +40,9 @@ class Servers:
         initialize: bool = True,
         model: ps_pb2.ModelDefinition = MODEL,
         rates: Callable[[int], np.ndarray] | None = None,
+        wire_dtype: ps_pb2.WireDtype = ps_pb2.WIRE_FLOAT32,
     ) -> None:
-        self.layout, self.rates = ModelLayout(model), rates
+        self.layout, self.rates, self.wire_dtype = ModelLayout(model), rates, wire_dtype
         routing = RoutingTable.initial(64, num_partitions)
         self.partitions = [Partition(index, 1) for index in range(num_partitions)]
         self.cluster = master_pb2.Cluster(
@@ -65,11 +66,12 @@ class Servers:
             self.layout,
             rates=self.rates,
             is_stale=is_stale,
+            wire_dtype=self.wire_dtype,
         )
 
-    def pull(self, ids: np.ndarray, pin: int = 0):
+    def pull(self, ids: np.ndarray, pin: int = 0, exact: bool = False):
         lookup = self.client.prepare([ids])
-        pulled = self.client.start_pull(lookup, pin=pin).result()
+        pulled = self.client.start_pull(lookup, pin=pin, exact=exact).result()
         return pulled.dense, pulled.rows[0][lookup.inverses[0]]
 
     def push(

@@ -15,6 +15,7 @@ is measured for some seconds of training after a warm-up, so that starting is in
 - fit, tf_keras_fit: `model.fit` in one process; see `benchmarks.peers.fit`.
 - pss: TensorFlow's ParameterServerStrategy; see `benchmarks.peers.pss`.
 - quality: not a speed: whether a job's model is as good; see `benchmarks.peers.quality`.
+- wire_quality: likewise, whether it is with ``--wire_dtype=bfloat16``; only if it is asked for.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ CONTESTANTS = {
 }
 GROUPS = tuple(dict.fromkeys(each.group for each in CONTESTANTS.values()))
 QUALITY = "quality"
-ONLY = (*GROUPS, QUALITY, *CONTESTANTS)
+WIRE_QUALITY = "wire_quality"
+ONLY = (*GROUPS, QUALITY, WIRE_QUALITY, *CONTESTANTS)
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,16 @@ def measure(settings: Settings) -> dict[str, Any]:
             answers[name].append(found.as_dict())
             speed = f"{found.samples_per_s:,.0f} samples/s"
             print(f"round {number}, {name}: {speed}", file=sys.stderr, flush=True)
-    wants_quality = QUALITY in settings.only and settings.model in CLICKS
+    compared = {QUALITY: quality.compare, WIRE_QUALITY: quality.compare_wire}
     return {
         "machine": describe_machine(),
         "load_before": load_before,
-        QUALITY: quality.compare(directory, settings.rounds) if wants_quality else None,
+        **{
+            name: compare(directory, settings.rounds)
+            if name in settings.only and settings.model in CLICKS
+            else None
+            for name, compare in compared.items()
+        },
         "settings": asdict(settings),
         **summarize(answers, WORKLOADS[settings.model].targets),
     }
@@ -274,12 +281,15 @@ def show(result: dict[str, Any]) -> None:
         console.print(_ratio_table(result["ratios"]))
     if result[QUALITY] is not None:
         console.print(quality.table(result[QUALITY]))
+    if result[WIRE_QUALITY] is not None:
+        console.print(quality.wire_table(result[WIRE_QUALITY]))
 
 
 def is_met(result: dict[str, Any]) -> bool:
     """Whether everything that is demanded, of what was measured, is so."""
-    found = result[QUALITY]
+    found, of_wire = result[QUALITY], result[WIRE_QUALITY]
     is_as_good = found is None or quality.is_met(found)
+    is_as_good &= of_wire is None or quality.is_wire_met(of_wire)
     return is_as_good and all(each["is_met"] for each in result["ratios"])
 
 

@@ -1,7 +1,8 @@
 """Pulls and pushes between two processes: GB/s, microseconds, and CPU time on both sides.
 
 Every carrier moves the same bytes by turns, in the same run; medians, and ratios to raw TCP. The
-rows "rows" and "dense" are a parameter server's: they find and update what they carry, too.
+rows "rows" and "dense" are a parameter server's: they find and update what they carry, too. What
+travels as bfloat16 is counted as long as it is at both ends.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ SIZES = [64 << 10, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
 SMALL_BYTES = 64
 BYTES_A_TURN = 64 * MIB
 DIRECTIONS = ("pull", "push")
-PRODUCT = ("rows", "dense")
+PRODUCT = ("rows", "dense", "rows-bfloat16", "dense-bfloat16")
+BASES = ("tcp", "memcpy")
 LEAST = 0.5
+LEAST_OF_MEMCPY = 0.7
 Call = Callable[[], object]
 Cpu = Callable[[], float]
 
@@ -152,7 +155,10 @@ class Contest:
         with ExitStack() as stack:
             for kind in self._product:
                 address, cpu = stack.enter_context(served(kind))
-                minibatches = partition.Minibatches(address, num_bytes, kind == "dense")
+                what, _, wire_dtype = kind.partition("-")
+                minibatches = partition.Minibatches(
+                    address, num_bytes, what == "dense", wire_dtype or "float32"
+                )
                 stack.callback(minibatches.close)
                 for direction, call in minibatches.calls.items():
                     found[kind, direction] = call, cpu
@@ -164,7 +170,7 @@ def _call(client: carriers.Client, data: np.ndarray, reply_bytes: int) -> Call:
 
 
 def run(kinds: Sequence[str], sizes: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Measure; return figures by carrier, direction and size, and ratios to raw TCP."""
+    """Measure; return figures by carrier, direction and size, and ratios to TCP and memcpy."""
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     with ExitStack() as stack:
         contest = Contest(kinds, stack)
@@ -180,20 +186,27 @@ def run(kinds: Sequence[str], sizes: Sequence[int], rounds: int) -> dict[str, An
     for of_kind in results.values():
         for direction, of_direction in of_kind.items():
             for size_text, figures_of_size in of_direction.items():
-                base = results.get("tcp", {}).get(direction, {}).get(size_text)
-                if base is not None:
-                    figures_of_size["of_tcp"] = figures_of_size["gb_per_s"] / base["gb_per_s"]
+                for base in BASES:
+                    of_base = results.get(base, {}).get(direction, {}).get(size_text)
+                    if of_base is not None:
+                        ratio = figures_of_size["gb_per_s"] / of_base["gb_per_s"]
+                        figures_of_size[f"of_{base}"] = ratio
     return results
 
 
 def figures_of(results: dict[str, Any]) -> list[Figure]:
-    """Return, of what the product carries, the ratios to raw TCP at 1 MiB and above."""
+    """Return what is demanded at 1 MiB and above: of raw TCP, and on one machine of memcpy."""
+    wanted = [(kind, "tcp", "TCP", LEAST) for kind in ("streams", "rows", "dense")]
     return [
-        Figure(f"{kind}, {direction}, {int(size) >> 20} MiB / TCP", found["of_tcp"], at_least=LEAST)
-        for kind in ("streams", "rows", "dense")
+        Figure(
+            f"{kind}, {direction}, {int(size) >> 20} MiB / {name}",
+            found[f"of_{base}"],
+            at_least=least,
+        )
+        for kind, base, name, least in [*wanted, ("streams", "memcpy", "memcpy", LEAST_OF_MEMCPY)]
         for direction, sizes in results.get(kind, {}).items()
         for size, found in sizes.items()
-        if int(size) >= 1 << 20 and "of_tcp" in found
+        if int(size) >= MIB and f"of_{base}" in found
     ]
 
 
@@ -205,7 +218,9 @@ def _median(figures: Sequence[Figures]) -> Figures:
 def show(results: dict[str, Any]) -> None:
     """Print one table for each direction."""
     for direction in DIRECTIONS:
-        table = Table(title=f"{direction}: GB/s (of raw TCP), CPU µs per MiB client + server")
+        table = Table(
+            title=f"{direction}: GB/s (of raw TCP; of memcpy), CPU µs per MiB client + server"
+        )
         table.add_column("carrier")
         sizes = list(next(iter(results.values()))[direction])
         for size in sizes:
@@ -222,7 +237,8 @@ def show(results: dict[str, Any]) -> None:
 def _cell(size: int, figures: dict[str, float]) -> str:
     if size == SMALL_BYTES:
         return f"{figures['us']:,.0f} µs"
-    ratio = f" ({figures['of_tcp']:.2f})" if "of_tcp" in figures else ""
+    ratios = [f"{figures[name]:.2f}" for name in map("of_{}".format, BASES) if name in figures]
+    ratio = f" ({'; '.join(ratios)})" if ratios else ""
     cpu = f"{figures['client_cpu_us_per_mib']:,.0f}+{figures['server_cpu_us_per_mib']:,.0f}"
     return f"{figures['gb_per_s']:.2f}{ratio}  {cpu}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps.client import ModelLayout, ParameterClient
+from elasticdl.ps.client import WIRE_DTYPES, ModelLayout, ParameterClient
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.routing_table import RoutingTable
@@ -33,9 +33,12 @@ class Minibatches:
       address: of the server; empty so far.
       num_bytes: of the rows, or of the dense variable.
       is_dense: a variable, instead of rows of `DIM` weights.
+      wire_dtype: what they travel as; the bytes are those of float32 all the same.
     """
 
-    def __init__(self, address: str, num_bytes: int, is_dense: bool) -> None:
+    def __init__(
+        self, address: str, num_bytes: int, is_dense: bool, wire_dtype: str = "float32"
+    ) -> None:
         size = num_bytes // 4
         model = ps_pb2.ModelDefinition(optimizer=OptimizerConfig("adagrad").to_json())
         if is_dense:
@@ -53,6 +56,7 @@ class Minibatches:
             ),
             lambda one: StreamTransport(one.address, _TOKEN),
             ModelLayout(model),
+            wire_dtype=WIRE_DTYPES[wire_dtype],
         )
         self._client.initialize(np.ones(size if is_dense else 0, np.float32))
         ids = [] if is_dense else [np.random.default_rng(0).permutation(size // DIM) * 7919]

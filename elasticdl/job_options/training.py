@@ -80,6 +80,16 @@ class TrainingOptions(BaseModel):
         le=10_000,
     )
 
+    wire_dtype: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "what weights and gradients travel as; bfloat16 halves the bytes, and rounds them",
+        group="Training",
+        commands=TRAIN,
+        metavar="float32|bfloat16",
+        example="bfloat16",
+        also=("communication_dtype", "grad_dtype", "compression"),
+    )
+
     on_nan: Literal["stop", "skip"] = option(
         "stop",
         "when a loss or gradient is not finite: stop the job, or skip the minibatch and count it",

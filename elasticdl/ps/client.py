@@ -12,11 +12,12 @@ from google.protobuf.message import Message
 
 from elasticdl.errors import JobError
 from elasticdl.proto import master_pb2, ps_pb2
-from elasticdl.ps import frames
+from elasticdl.ps import bfloat16, frames
 from elasticdl.ps.dense_variables import plan_slices
 from elasticdl.ps.optimizers import OptimizerConfig
 from elasticdl.ps.pulling import Incoming, Lookup, PendingPull, Pulled
 from elasticdl.ps.routing import deduplicate
+from elasticdl.ps.vector_parts import VectorParts
 from elasticdl.rpc import (
     Client,
     DeadlinePassed,
@@ -29,6 +30,8 @@ from elasticdl.rpc import (
 DEADLINE_S = 120.0
 CALL_TIMEOUT_S = 30.0
 PAGE_ROWS = 1 << 16
+WIRE_DTYPES = {"float32": ps_pb2.WIRE_FLOAT32, "bfloat16": ps_pb2.WIRE_BFLOAT16}
+"""By their names as an option."""
 Answer = tuple[ps_pb2.PsReply, list[memoryview]]
 # It is not the partition that was meant, or it waits for its initial values.
 _ANOTHER_CLUSTER = (
@@ -106,6 +109,7 @@ class ParameterClient:
       is_stale: true once the master says that a partition came, went or moved; ends every wait.
       rates: computes a block of the learning-rate schedule, float32 ``[1000]``; called by the
         threads that push.
+      wire_dtype: what weights that are trained with, and gradients, travel as.
     """
 
     def __init__(
@@ -116,8 +120,10 @@ class ParameterClient:
         give_up: Callable[[], bool] = lambda: False,
         rates: Callable[[int], np.ndarray] | None = None,
         is_stale: Callable[[], bool] = lambda: False,
+        wire_dtype: ps_pb2.WireDtype = ps_pb2.WIRE_FLOAT32,
     ) -> None:
         self.layout = layout
+        self.wire_dtype = wire_dtype
         self.incarnations = tuple(one.incarnation for one in cluster.partitions)
         self.num_partitions = len(cluster.partitions)
         self.cluster_version = cluster.version
@@ -142,19 +148,19 @@ class ParameterClient:
             [(one.name, size, one.trainable) for one, size in zip(variables, sizes, strict=True)],
             len(self._partition_of_group),
         )
-        # For each partition: where in the flat vector its slices lie, in the partition's order.
-        self._spans: list[list[tuple[int, int]]] = [[] for _ in self._clients]
+        pieces: list[list[tuple[int, int, bool]]] = [[] for _ in self._clients]
         for item in slices:
-            spans = self._spans[self._partition_of_group[item.group]]
             start = int(starts[item.variable]) + item.offset
-            if spans and spans[-1][1] == start:
-                spans[-1] = (spans[-1][0], start + item.length)
-            else:
-                spans.append((start, start + item.length))
-
-    def _dense_of(self, partition: int, flat: np.ndarray) -> list[np.ndarray]:
-        """Return the slices of a partition, side by side as it has them."""
-        return [flat[start:end] for start, end in self._spans[partition]]
+            pieces[self._partition_of_group[item.group]].append(
+                (start, start + item.length, item.trainable)
+            )
+        # Where in the flat vector each partition's slices lie, in the partition's order.
+        self._parts = [VectorParts.of(each) for each in pieces]
+        ends = np.cumsum(sizes).tolist()
+        self._whole = VectorParts.of(
+            (end - size, end, one.trainable)
+            for end, size, one in zip(ends, sizes, variables, strict=True)
+        )
 
     # ------------------------------------------------------------- before training
 
@@ -168,7 +174,8 @@ class ParameterClient:
             header = ps_pb2.InitializeHeader(
                 incarnation=incarnation, routing=self._routing, model=self.layout.model
             )
-            self._ask(index, "Initialize", frames.pack(header, [self._dense_of(index, dense)]))
+            parts = self._parts[index].to_send(dense, ps_pb2.WIRE_FLOAT32)
+            self._ask(index, "Initialize", frames.pack(header, parts))
 
     def load_rows(self, table: str, ids: np.ndarray, rows: np.ndarray) -> None:
         """Set rows of a table: ids int64 ``[n]``, distinct; rows float32 ``[n, dim]``."""
@@ -225,16 +232,21 @@ class ParameterClient:
             tuple(part[2] for part in parts),
         )
 
-    def start_pull(self, lookup: Lookup, dense: bool = True, pin: int = 0) -> PendingPull:
+    def start_pull(
+        self, lookup: Lookup, dense: bool = True, pin: int = 0, exact: bool = False
+    ) -> PendingPull:
         """Ask every partition for its rows and dense slices; returns at once.
 
         Args:
           lookup: the ids.
           dense: whether the dense slices are wanted.
-          pin: as of this pin; 0 for the current ones.
+          pin: as of this pin, exactly; 0 for the current ones.
+          exact: whether the current ones are wanted as they are, too, whatever `wire_dtype` is.
         """
-        requests = self.pull_requests(lookup, ps_pb2.PullHeader(dense=dense, pin=pin))
-        incoming = self.incoming(lookup, dense)
+        dtype = ps_pb2.WIRE_FLOAT32 if pin or exact else self.wire_dtype
+        header = ps_pb2.PullHeader(dense=dense, pin=pin, dtype=dtype)
+        requests = self.pull_requests(lookup, header)
+        incoming = self.incoming(lookup, header)
         calls = [
             self.start(index, "Pull", request, placement)
             for index, (request, placement) in enumerate(
@@ -243,10 +255,10 @@ class ParameterClient:
         ]
         return PendingPull(lambda: self._finish_pull(incoming, requests, calls))
 
-    def incoming(self, lookup: Lookup, dense: bool) -> Incoming:
+    def incoming(self, lookup: Lookup, header: ps_pb2.PullHeader) -> Incoming:
         """Return memory for what a pull brings."""
-        size = self.dense_size if dense else None
-        return Incoming(lookup, self.layout.dims, size, self._spans)
+        whole = self._whole if header.dense else None
+        return Incoming(lookup, self.layout.dims, header.dtype, whole, self._parts)
 
     def pull_requests(self, lookup: Lookup, header: ps_pb2.PullHeader) -> list[Frame]:
         """Return the frame that pulls a lookup's rows from each partition."""
@@ -312,14 +324,18 @@ class ParameterClient:
           DeadlinePassed: it did not answer in time.
         """
         buffers: list[np.ndarray | list[np.ndarray]] = []
+        header.dtype = self.wire_dtype
         if lookup is not None:
             assert dense_gradients is not None
             for table, offsets in enumerate(lookup.offsets):
                 part = slice(int(offsets[index]), int(offsets[index + 1]))
                 if self.layout.model.tables[table].frozen:
                     part = slice(0, 0)
-                buffers += [lookup.unique[table][part], row_gradients[table][part]]
-            buffers.append(self._dense_of(index, dense_gradients))
+                rows = row_gradients[table][part]
+                if self.wire_dtype == ps_pb2.WIRE_BFLOAT16:
+                    rows = bfloat16.narrow(rows)
+                buffers += [lookup.unique[table][part], rows]
+            buffers += self._parts[index].to_send(dense_gradients, self.wire_dtype)
         frame = frames.pack(self.addressed(index, header), buffers)
         reply, _ = self._ask(index, "Push", frame)
         while reply.status == ps_pb2.PS_RATES_WANTED:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from elasticdl.memory import POOL
+from elasticdl.proto import ps_pb2
 from elasticdl.ps.arrays import require
 from elasticdl.ps.optimizers import OptimizerConfig, apply_dense
+from elasticdl.ps.vector_parts import VectorParts
 
 _ELEMENT_BYTES = 4
 
@@ -85,6 +87,9 @@ class DenseSlices:
       layout: the slices, in the order of the vector.
       optimizer: updates the trainable ones.
       undecayed: variables that its weight decay leaves out.
+
+    Attributes:
+      parts: of the vector, those trained and the others.
     """
 
     def __init__(
@@ -100,6 +105,11 @@ class DenseSlices:
         if len(lengths) and lengths.min() < 0:
             raise ValueError("a slice has a negative length")
         self.size = int(lengths.sum())
+        ends = np.cumsum(lengths).tolist()
+        self.parts = VectorParts.of(
+            (end - item.length, end, item.trainable)
+            for end, item in zip(ends, self.layout, strict=True)
+        )
         self._bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         self._groups = np.array([item.group for item in self.layout], np.int64)
         self._trainable = np.array([item.trainable for item in self.layout], bool)
@@ -120,6 +130,13 @@ class DenseSlices:
         values = POOL.float32s(self.size)
         values[:] = self._weights
         return values
+
+    def sent(self, dtype: ps_pb2.WireDtype) -> list[np.ndarray | list[np.ndarray]]:
+        """Return copies of the vector's parts as the buffers of a frame are made of them."""
+        if dtype == ps_pb2.WIRE_FLOAT32:
+            return [self.values()]
+        trained, state = self.parts.to_send(self._weights, dtype)
+        return [trained, [part.copy() for part in state]]
 
     def slots(self) -> np.ndarray:
         """Return a copy of the optimizer's slots, float32 ``[num_slots, size]``."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from elasticdl.errors import ElasticDLError
 from elasticdl.memory import POOL
-from elasticdl.ps import kernels
+from elasticdl.ps import bfloat16, kernels
 from elasticdl.ps.admission import MAX_CANDIDATES, Admission
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.arrays import require
@@ -136,6 +136,17 @@ class EmbeddingTable:
             missing = rows < 0
             values[missing] = self.initializer.rows(ids[missing], self.dim)
         return values
+
+    def lookup_halves(self, ids: np.ndarray) -> np.ndarray:
+        """Return what `lookup` does as bfloat16, which is uint16 ``[n, dim]``."""
+        ids = require("ids", ids, np.int64, (None,))
+        rows, num_missing = self._directory.find(ids)
+        halves = bfloat16.gather_narrow(self._storage.rows, rows, self.dim)
+        if num_missing:
+            missing = rows < 0
+            initial = self.initializer.rows(ids[missing], self.dim)
+            halves[missing] = bfloat16.narrow(initial).reshape(initial.shape)
+        return halves
 
     def reserve(self, ids: np.ndarray) -> np.ndarray:
         """Create the rows of unseen ids with initial weights and slots.

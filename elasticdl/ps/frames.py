@@ -8,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from elasticdl.proto import ps_pb2
+from elasticdl.ps import bfloat16
 from elasticdl.rpc.frame import Buffer, Frame, bytes_of
 
 Header = TypeVar("Header", bound=Message)
@@ -60,3 +62,27 @@ def float32_rows(buffer: memoryview, dim: int) -> np.ndarray:
     if buffer.nbytes % (4 * dim):
         raise FrameError(f"{buffer.nbytes} bytes are no float32 array of {dim} columns")
     return np.frombuffer(buffer, np.float32).reshape(-1, dim)
+
+
+def bfloat16s(buffer: memoryview) -> np.ndarray:
+    """View a buffer as bfloat16, which is uint16 ``[n]``; FrameError if its length does not fit."""
+    if buffer.nbytes % 2:
+        raise FrameError(f"{buffer.nbytes} bytes are no bfloat16 array")
+    return np.frombuffer(buffer, np.uint16)
+
+
+def rows(buffer: memoryview, dim: int, dtype: ps_pb2.WireDtype) -> np.ndarray:
+    """Return rows that came as one type or the other, float32 ``[n, dim]``; FrameError likewise."""
+    if dtype == ps_pb2.WIRE_FLOAT32:
+        return float32_rows(buffer, dim)
+    halves = bfloat16s(buffer)
+    if len(halves) % dim:
+        raise FrameError(f"{buffer.nbytes} bytes are no bfloat16 array of {dim} columns")
+    return bfloat16.widened(halves.reshape(-1, dim))
+
+
+def check_dtype(dtype: ps_pb2.WireDtype) -> ps_pb2.WireDtype:
+    """Return the type that a frame's header names; FrameError if there is no such type."""
+    if dtype not in ps_pb2.WireDtype.values():
+        raise FrameError(f"values of the unknown type {dtype}")
+    return dtype

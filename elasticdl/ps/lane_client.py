@@ -81,9 +81,10 @@ class LaneClient:
           DeadlinePassed: a partition, or another lane, was not heard of for long.
           GaveUp: the job is over.
         """
-        header = ps_pb2.PullHeader(dense=True, lane=lane, k=k)
+        dtype = self._client.wire_dtype
+        header = ps_pb2.PullHeader(dense=True, lane=lane, k=k, dtype=dtype)
         requests = self._client.pull_requests(lookup, header)
-        incoming = self._client.incoming(lookup, dense=True)
+        incoming = self._client.incoming(lookup, header)
         began_ns = perf_counter_ns()
         answers = self._ask_all("Pull", requests, incoming.placements)
         _count_wait(began_ns, answers)

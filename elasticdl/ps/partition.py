@@ -33,6 +33,7 @@ from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
 from elasticdl.ps.traffic import Traffic
+from elasticdl.ps.vector_parts import num_buffers
 from elasticdl.rpc import Frame
 
 MAX_EXPORT_ROWS = 1 << 18
@@ -208,12 +209,19 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> Frame:
-        values = [
-            table.pinned_lookup(own) if header.pin else table.lookup(own)
-            for table, own in zip(self._tables, ids, strict=True)
-        ]
+        dtype = frames.check_dtype(header.dtype)
+        if header.pin and dtype != ps_pb2.WIRE_FLOAT32:
+            raise frames.FrameError("what is pinned travels as float32")
+        values: list[np.ndarray | list[np.ndarray]] = []
+        for table, own in zip(self._tables, ids, strict=True):
+            if header.pin:
+                values.append(table.pinned_lookup(own))
+            elif dtype == ps_pb2.WIRE_BFLOAT16:
+                values.append(table.lookup_halves(own))
+            else:
+                values.append(table.lookup(own))
         if header.dense:
-            values.append(self._pinned_dense if header.pin else self._dense.values())
+            values += [self._pinned_dense] if header.pin else self._dense.sent(dtype)
         reply = ps_pb2.PsReply(version=self._pins.version if header.pin else self._version())
         if self._steps is not None:
             reply.open_ns = self._steps.open_ns
@@ -265,7 +273,7 @@ class Partition:
         # The rate of the open step, which the push is for: once it closes nothing is refused.
         every = np.ones(len(self._groups), bool)
         self._rates.of_update(decided_rate(header), self.progress.iterations, every)
-        next_wanted = steps.push(header, lambda: self._read_gradients(buffers)[0])
+        next_wanted = steps.push(header, lambda: self._read_gradients(header, buffers)[0])
         self._traffic.applied(0)
         return ps_pb2.PsReply(version=steps.version, next=next_wanted)
 
@@ -298,7 +306,7 @@ class Partition:
             decision.apply,
             staleness if is_aware else 1,
         )
-        gradients, positions = self._read_gradients(buffers, decision)
+        gradients, positions = self._read_gradients(header, buffers, decision)
         self._reserve(gradients)
         # Nothing fails from here on: the groups change together with their progress.
         self.progress.drop_repeat(decision)
@@ -379,18 +387,23 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _read_gradients(
-        self, buffers: list[memoryview], decision: Decision | None = None
+        self,
+        header: ps_pb2.PushHeader,
+        buffers: list[memoryview],
+        decision: Decision | None = None,
     ) -> tuple[Gradients, list[np.ndarray]]:
         """Return the gradients of a push and, for each table, the position of each id's group.
 
         Where only some groups want the minibatch, the others' ids are left out.
         """
-        if len(buffers) != 2 * len(self._tables) + 1:
+        dtype = frames.check_dtype(header.dtype)
+        of_tables = 2 * len(self._tables)
+        if len(buffers) != of_tables + num_buffers(dtype):
             raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
         tables, all_positions = [], []
         for position, table in enumerate(self._tables):
             ids = frames.int64s(buffers[2 * position])
-            gradients = frames.float32_rows(buffers[2 * position + 1], table.dim)
+            gradients = frames.rows(buffers[2 * position + 1], table.dim, dtype)
             if len(ids) != len(gradients):
                 raise frames.FrameError(
                     f"table {table.name}: {len(ids)} ids, {len(gradients)} gradient rows"
@@ -401,11 +414,7 @@ class Partition:
                 ids, gradients, positions = ids[wanted], gradients[wanted], positions[wanted]
             tables.append((ids, gradients))
             all_positions.append(positions)
-        dense_gradients = frames.float32s(buffers[-1])
-        if len(dense_gradients) != self._dense.size:
-            raise frames.FrameError(
-                f"{len(dense_gradients)} dense gradients; the partition holds {self._dense.size}"
-            )
+        dense_gradients = self._dense.parts.read(buffers[of_tables:], dtype)
         return Gradients(tuple(tables), dense_gradients), all_positions
 
     # ------------------------------------------------------------------ the pin

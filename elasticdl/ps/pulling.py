@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from elasticdl.memory import POOL
+from elasticdl.proto import ps_pb2
+from elasticdl.ps import bfloat16
+from elasticdl.ps.vector_parts import VectorParts
 from elasticdl.rpc import Placement
 from elasticdl.rpc.frame import bytes_of
-
-_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Incoming:
     Args:
       lookup: the ids.
       dims: width of each table's rows.
-      dense_size: elements of the flat vector; None where it is not asked for.
-      spans: for each partition, where in the flat vector its slices lie, in its order.
+      dtype: what comes.
+      whole: of the flat vector; None where it is not asked for.
+      parts: of the flat vector, for each partition.
 
     Attributes:
       placements: for each partition, where its reply goes.
@@ -82,29 +84,45 @@ class Incoming:
         self,
         lookup: Lookup,
         dims: Sequence[int],
-        dense_size: int | None,
-        spans: Sequence[Sequence[tuple[int, int]]],
+        dtype: ps_pb2.WireDtype,
+        whole: VectorParts | None,
+        parts: Sequence[VectorParts],
     ) -> None:
+        self._is_half = dtype == ps_pb2.WIRE_BFLOAT16
+        self._whole = whole
+        coming = np.uint16 if self._is_half else np.float32
         self._rows = tuple(
-            POOL.float32s(len(unique), dim) for unique, dim in zip(lookup.unique, dims, strict=True)
+            POOL.array(coming, len(unique), dim)
+            for unique, dim in zip(lookup.unique, dims, strict=True)
         )
-        self._dense = None if dense_size is None else POOL.float32s(dense_size)
-        self.placements = [
-            self._placement(lookup, index, spans[index]) for index in range(len(spans))
-        ]
+        size = 0 if whole is None else whole.size
+        self._dense = POOL.float32s(size)
+        # As long as all of it, though only what is trained comes in halves.
+        self._halves = POOL.array(np.uint16, size if self._is_half else 0)
+        self.placements = [self._placement(lookup, index, own) for index, own in enumerate(parts)]
 
-    def _placement(self, lookup: Lookup, index: int, spans: Sequence[tuple[int, int]]) -> Placement:
-        pieces = [
-            bytes_of(rows[offsets[index] : offsets[index + 1]])
+    def _placement(self, lookup: Lookup, index: int, parts: VectorParts) -> Placement:
+        buffers = [
+            [rows[offsets[index] : offsets[index + 1]]]
             for rows, offsets in zip(self._rows, lookup.offsets, strict=True)
         ]
-        lengths = [piece.nbytes for piece in pieces]
-        if self._dense is not None:
-            flat = bytes_of(self._dense)
-            pieces += [flat[_ELEMENT_BYTES * start : _ELEMENT_BYTES * end] for start, end in spans]
-            lengths.append(_ELEMENT_BYTES * sum(end - start for start, end in spans))
-        return Placement(lengths, pieces)
+        if self._whole is not None and self._is_half:
+            buffers.append([self._halves[part] for part in parts.trained])
+            buffers.append([self._dense[part] for part in parts.state])
+        elif self._whole is not None:
+            buffers.append([self._dense[part] for part in parts.every])
+        return Placement(
+            [sum(piece.nbytes for piece in pieces) for pieces in buffers],
+            [bytes_of(piece) for pieces in buffers for piece in pieces],
+        )
 
     def pulled(self, versions: Sequence[int]) -> Pulled:
         """Return what came, once every placement is filled."""
-        return Pulled(self._dense, self._rows, tuple(versions))
+        rows = self._rows
+        if self._is_half:
+            rows = tuple(bfloat16.widened(each) for each in rows)
+        if self._whole is None:
+            return Pulled(None, rows, tuple(versions))
+        if self._is_half:
+            self._whole.widen(self._halves, self._dense)
+        return Pulled(self._dense, rows, tuple(versions))

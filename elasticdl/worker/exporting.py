@@ -73,6 +73,6 @@ def pull_dense(
       PinGone: a partition does not have the pin.
     """
     no_ids = [np.zeros(0, np.int64) for _ in model.table_definitions]
-    pulled = client.start_pull(client.prepare(no_ids), pin=pin).result()
+    pulled = client.start_pull(client.prepare(no_ids), pin=pin, exact=True).result()
     assert pulled.dense is not None
     return pulled.dense, max(pulled.versions)

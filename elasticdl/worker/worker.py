@@ -25,6 +25,7 @@ from elasticdl.model.trained_model import load_parameters
 from elasticdl.model.warm_start import check_same, flat, open_warm_start, rows_to_load
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import (
+    WIRE_DTYPES,
     GaveUp,
     ModelLayout,
     ParameterClient,
@@ -357,6 +358,7 @@ class Worker:
             give_up,
             rates,
             is_stale=lambda: self._cluster_version > cluster.version,
+            wire_dtype=WIRE_DTYPES[self._spec.wire_dtype],
         )
 
     def _pipeline(self, mode: Mode) -> TaskPipeline:

@@ -134,3 +134,9 @@ def test_a_job_is_as_good_unless_the_comparison_says_worse():
 
     assert quality.is_met(compared("unclear"))
     assert not quality.is_met(compared("worse"))
+
+
+def test_bfloat16_on_the_wire_may_change_the_quality_by_a_thousandth_either_way():
+    assert quality.is_wire_met({"changes": {"async": -0.0009, "sync": 0.001}})
+    assert not quality.is_wire_met({"changes": {"async": -0.0011, "sync": 0.0}})
+    assert not quality.is_wire_met({"changes": {"async": 0.0, "sync": 0.0011}})

@@ -12,6 +12,7 @@ import tensorflow as tf
 from elasticdl.errors import UsageError
 from elasticdl.model.element_spec import element_spec
 from elasticdl.model.mode import Mode
+from elasticdl.ps import bfloat16
 from elasticdl.worker.two_phase import TwoPhaseModel
 from tests.model_zoos import contract_of, general
 from tests.worker.test_two_phase import FEATURES, LABELS, pulled, step
@@ -86,6 +87,27 @@ def test_a_step_is_that_of_keras_within_what_bfloat16_holds(tmp_path: Path) -> N
     own = tape.gradient(loss, [each.value for each in variables])
     flat = np.concatenate([np.ravel(tf.convert_to_tensor(each)) for each in own])
     np.testing.assert_allclose(result.dense_gradients, flat, atol=0.01 * np.abs(flat).max())
+
+
+def test_weights_that_came_as_bfloat16_are_those_that_a_layer_in_bfloat16_computes_with(
+    tmp_path: Path,
+) -> None:
+    """--wire_dtype=bfloat16 rounds what such layers round again: that changes nothing."""
+    model = model_of(tmp_path, "mixed_bfloat16")
+    at = pulled(model)
+    expected = step(model, at)
+    start = 0
+    for variable in model.variables:
+        end = start + variable.num_elements
+        if "dense_1" not in variable.path:  # It computes in float32.
+            at.dense[start:end] = bfloat16.widened(bfloat16.narrow(at.dense[start:end]))
+        start = end
+    at.rows = [bfloat16.widened(bfloat16.narrow(rows).reshape(rows.shape)) for rows in at.rows]
+    result = step(model, at)
+    assert (result.loss, result.finite) == (expected.loss, True)
+    np.testing.assert_array_equal(result.dense_gradients, expected.dense_gradients)
+    for ours, theirs in zip(result.row_gradients, expected.row_gradients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_model_in_mixed_precision_learns(tmp_path: Path) -> None:
