@@ -81,7 +81,7 @@ def compare(directory: Path, seeds: int) -> dict[str, Any]:
 def compare_wire(directory: Path, seeds: int) -> dict[str, Any]:
     """Train with both types on the wire; return what was reached, and what bfloat16 changes."""
     request = _request(directory)
-    ways = {
+    ways: dict[str, Callable[[int], float]] = {
         f"{one}_{dtype}": partial(of_job, request, one, wire_dtype=dtype)
         for one in CONSISTENCIES
         for dtype in WIRE_DTYPES

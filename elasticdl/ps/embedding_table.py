@@ -8,6 +8,7 @@ import numpy as np
 
 from elasticdl.errors import ElasticDLError
 from elasticdl.memory import POOL
+from elasticdl.proto import ps_pb2
 from elasticdl.ps import bfloat16, kernels
 from elasticdl.ps.admission import MAX_CANDIDATES, Admission
 from elasticdl.ps.arena import Arena
@@ -137,8 +138,10 @@ class EmbeddingTable:
             values[missing] = self.initializer.rows(ids[missing], self.dim)
         return values
 
-    def lookup_halves(self, ids: np.ndarray) -> np.ndarray:
-        """Return what `lookup` does as bfloat16, which is uint16 ``[n, dim]``."""
+    def sent(self, ids: np.ndarray, dtype: ps_pb2.WireDtype) -> np.ndarray:
+        """Return what `lookup` does as it is to travel; bfloat16 is uint16 ``[n, dim]``."""
+        if dtype == ps_pb2.WIRE_FLOAT32:
+            return self.lookup(ids)
         ids = require("ids", ids, np.int64, (None,))
         rows, num_missing = self._directory.find(ids)
         halves = bfloat16.gather_narrow(self._storage.rows, rows, self.dim)

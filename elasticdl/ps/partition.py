@@ -209,19 +209,15 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> Frame:
-        dtype = frames.check_dtype(header.dtype)
-        if header.pin and dtype != ps_pb2.WIRE_FLOAT32:
+        dtype, is_pinned = frames.check_dtype(header.dtype), bool(header.pin)
+        if is_pinned and dtype != ps_pb2.WIRE_FLOAT32:
             raise frames.FrameError("what is pinned travels as float32")
-        values: list[np.ndarray | list[np.ndarray]] = []
-        for table, own in zip(self._tables, ids, strict=True):
-            if header.pin:
-                values.append(table.pinned_lookup(own))
-            elif dtype == ps_pb2.WIRE_BFLOAT16:
-                values.append(table.lookup_halves(own))
-            else:
-                values.append(table.lookup(own))
+        values: list[np.ndarray | list[np.ndarray]] = [
+            table.pinned_lookup(own) if is_pinned else table.sent(own, dtype)
+            for table, own in zip(self._tables, ids, strict=True)
+        ]
         if header.dense:
-            values += [self._pinned_dense] if header.pin else self._dense.sent(dtype)
+            values += [self._pinned_dense] if is_pinned else self._dense.sent(dtype)
         reply = ps_pb2.PsReply(version=self._pins.version if header.pin else self._version())
         if self._steps is not None:
             reply.open_ns = self._steps.open_ns
@@ -387,17 +383,13 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _read_gradients(
-        self,
-        header: ps_pb2.PushHeader,
-        buffers: list[memoryview],
-        decision: Decision | None = None,
+        self, header: ps_pb2.PushHeader, buffers: list[memoryview], wanted: Decision | None = None
     ) -> tuple[Gradients, list[np.ndarray]]:
         """Return the gradients of a push and, for each table, the position of each id's group.
 
         Where only some groups want the minibatch, the others' ids are left out.
         """
-        dtype = frames.check_dtype(header.dtype)
-        of_tables = 2 * len(self._tables)
+        dtype, of_tables = frames.check_dtype(header.dtype), 2 * len(self._tables)
         if len(buffers) != of_tables + num_buffers(dtype):
             raise frames.FrameError(f"{len(buffers)} buffers, {len(self._tables)} tables")
         tables, all_positions = [], []
@@ -409,9 +401,9 @@ class Partition:
                     f"table {table.name}: {len(ids)} ids, {len(gradients)} gradient rows"
                 )
             positions = self._check_hosted(ids)
-            if decision is not None and not decision.apply.all():
-                wanted = decision.apply[positions]
-                ids, gradients, positions = ids[wanted], gradients[wanted], positions[wanted]
+            if wanted is not None and not wanted.apply.all():
+                ours = wanted.apply[positions]
+                ids, gradients, positions = ids[ours], gradients[ours], positions[ours]
             tables.append((ids, gradients))
             all_positions.append(positions)
         dense_gradients = self._dense.parts.read(buffers[of_tables:], dtype)

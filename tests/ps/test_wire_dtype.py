@@ -64,7 +64,7 @@ def test_rows_that_are_there_and_rows_that_are_not_are_looked_up_alike():
     table.reserve(np.arange(0, 1000, 3))
     ids = np.random.default_rng(0).permutation(1000)
     np.testing.assert_array_equal(
-        bfloat16.widened(table.lookup_halves(ids)), rounded(table.lookup(ids))
+        bfloat16.widened(table.sent(ids, HALF)), rounded(table.lookup(ids))
     )
     assert len(table) == 334, "a pull creates nothing"
 
