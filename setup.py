@@ -32,6 +32,8 @@ DEPENDENCIES = [
     "pydantic>=2.9,<3",
     "pyyaml>=6.0.1,<7",
     "rich>=13.7,<16",
+    "starlette>=1.0,<2",
+    "uvicorn>=0.34,<0.60",
 ]
 # What works with this package; never two of them side by side in one environment.
 TENSORFLOW = {

@@ -30,7 +30,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class InstanceArguments:
-    """How an instance is told who it is; `supervisor`, and its session, only where there is one."""
+    """How an instance is told who it is; `supervisor`, and its session, only where there is one.
+
+    dashboard: of a master, the descriptor of the socket that its page is served at, if it is.
+    """
 
     spec: JobSpec
     index: int
@@ -39,6 +42,7 @@ class InstanceArguments:
     supervisor: str
     session: str
     token: str
+    dashboard: int | None
 
 
 def read_token(job_dir: str | Path) -> str:
@@ -61,6 +65,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     parser.add_argument("--master", default="", help="address of the master, host:port")
     parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
     parser.add_argument("--session", default="", help="which life of the supervisor")
+    parser.add_argument("--dashboard", type=int, help="socket that the page is served at")
     parser.add_argument(EARLY, action="store_true", help="started before its job was there")
     given = parser.parse_args(arguments)
     return InstanceArguments(
@@ -71,6 +76,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         supervisor=given.supervisor,
         session=given.session,
         token=read_token(given.job_dir),
+        dashboard=given.dashboard,
     )
 
 

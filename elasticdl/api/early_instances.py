@@ -33,6 +33,7 @@ class EarlyInstances:
       wanted: which, the first to be started first.
       command: of an instance.
       environment: of all.
+      inherited: the descriptors that an instance gets.
       call: has that thread call something.
     """
 
@@ -41,11 +42,13 @@ class EarlyInstances:
         wanted: Sequence[InstanceSpec],
         command: Callable[[InstanceSpec], list[str]],
         environment: Mapping[str, str],
+        inherited: Callable[[InstanceSpec], Sequence[int]],
         call: Callable[[Callable[[], None]], None],
     ) -> None:
         self._wanted = list(wanted)
         self._command = command
         self._environment = environment
+        self._inherited = inherited
         self._call = call
         self._at_a_time = max(1, usable_cores() - 1)
         self._started: dict[InstanceSpec, _Early] = {}
@@ -94,6 +97,7 @@ class EarlyInstances:
                     [*self._command(spec), EARLY],
                     stdin=theirs.fileno(),
                     env=self._environment,
+                    pass_fds=self._inherited(spec),
                     start_new_session=True,
                 )
         except OSError:  # No room for another process: it is for whoever launches it to say so.

@@ -7,7 +7,10 @@ import math
 import secrets
 from collections.abc import Callable
 
-from elasticdl.heartbeat import NotAMember
+from elasticdl.api.result import JobStatus
+from elasticdl.dashboard.address import open_dashboard, url_of
+from elasticdl.dashboard.of_master import dashboard_of
+from elasticdl.heartbeat import Heartbeat, NotAMember
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
@@ -30,14 +33,23 @@ class _ThisProcess:
     def __init__(self) -> None:
         self.partitions: dict[int, Service] = {}
         self.master: Client
+        self._heartbeats: list[Heartbeat] = []
 
     def launch(self, spec: InstanceSpec) -> None:
         if spec.role is Role.PS:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             partition = Partition(spec.index, spec.incarnation)
             self.partitions[spec.index] = Service(service, partition)
+            heartbeat = Heartbeat(
+                self.master,
+                to_message(spec),
+                lambda why: None,
+                doing=partition.doing,
+                partition=partition.counts,
+            )
+            self._heartbeats.append(heartbeat)
             with contextlib.suppress(NotAMember):  # All partitions begin anew meanwhile.
-                join(self.master, to_message(spec), partition, "in this process")
+                join(self.master, to_message(spec), partition, "in this process", heartbeat.start)
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass
@@ -46,16 +58,28 @@ class _ThisProcess:
         pass
 
     def close(self) -> None:
-        pass
+        for one in self._heartbeats:
+            one.stop()
 
 
-def run_in_process(spec: JobSpec) -> None:
+def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> None:
     """Run a job to its end; its result is in the job's directory, as always.
 
     Breakpoints in model code stop here; training steps are the same as in a worker process.
+
+    Args:
+      spec: the job.
+      on_status: told the URL of the job's page.
+
+    Raises:
+      UsageError: the job's page cannot be served where the job wants it.
     """
     from elasticdl.worker.worker import Worker
 
+    listening = open_dashboard(spec)
+    if listening is not None:
+        url = url_of(listening, spec.dashboard_host)
+        on_status(JobStatus(state="starting", message=f"dashboard: {url}"))
     here = _ThisProcess()
     PHASES.begin_anew()
     if spec.profile:
@@ -64,12 +88,13 @@ def run_in_process(spec: JobSpec) -> None:
     def connect(instance: Instance) -> DirectTransport:
         return DirectTransport(here.partitions[instance.spec.index])
 
+    incarnation = last_incarnation(spec.job_dir) + 1
     # Nothing is lost while a debugger holds this process.
     master = Master(
         spec.model_copy(update={"lease_s": math.inf}),
         here,
         connect,
-        incarnation=last_incarnation(spec.job_dir) + 1,
+        incarnation=incarnation,
         session=secrets.token_hex(8),
     )
     client = Client(
@@ -77,16 +102,36 @@ def run_in_process(spec: JobSpec) -> None:
         DirectTransport(master.service),
         "the master",
     )
+    dashboard = None
+    if listening is not None:
+        dashboard = dashboard_of(spec, master, incarnation, listening)
+    heartbeat: Heartbeat | None = None
     try:
         here.master = client
         master.start()
+        if dashboard is not None:
+            dashboard.start()
         (instance,) = map(to_message, master.coordinator.look(workers_left))
         worker = Worker(
             spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
         )
+        heartbeat = Heartbeat(
+            client,
+            instance,
+            lambda why: None,
+            grants=lambda: worker.grants,
+            loss=lambda: worker.loss,
+            doing=lambda: worker.doing,
+        )
+        heartbeat.start()
         worker.run()
     finally:
         master.coordinator.end(Outcome("stopped", "the job was interrupted"))
+        here.close()
+        if heartbeat is not None:
+            heartbeat.stop()
         master.finish()
+        if dashboard is not None:
+            dashboard.stop()
         master.close()
         PHASES.close()

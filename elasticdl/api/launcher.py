@@ -23,6 +23,7 @@ from elasticdl.api import supervisor
 from elasticdl.api.forks import can_fork
 from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
@@ -62,13 +63,23 @@ class JobProcess:
       spec: the job, whose directory may not be there so far.
       early: whether its first instances may already import what they need.
 
+    Raises:
+      UsageError: the job's page cannot be served where the job wants it.
+
     Attributes:
+      dashboard: the URL of the job's page; None where it has none.
       zygote: to what `preflight` has the check forked by; None where nothing is forked.
     """
 
     def __init__(self, spec: JobSpec, early: bool = False) -> None:
         arguments = [f"--job_dir={spec.job_dir}", f"--keras={spec.keras or '3'}"]
         inherited: list[int] = []
+        self.dashboard: str | None = None
+        listening = open_dashboard(spec)
+        if listening is not None:
+            self.dashboard = url_of(listening, spec.dashboard_host)
+            inherited.append(listening.detach())
+            arguments.append(f"--dashboard={inherited[-1]}")
         self.zygote: socket.socket | None = None
         self._temporary: str | None = None
         if early:
@@ -77,7 +88,7 @@ class JobProcess:
             self.zygote, theirs = socket.socketpair()
             inherited.append(theirs.detach())
             self._temporary = tempfile.mkdtemp(prefix="elasticdl-check-")
-            arguments += [f"--check={inherited[0]}", f"--temporary={self._temporary}"]
+            arguments += [f"--check={inherited[-1]}", f"--temporary={self._temporary}"]
         # Until there is a directory for logs.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -200,7 +211,7 @@ def _run(
             from elasticdl.api.in_process import run_in_process
 
             try:
-                run_in_process(spec)
+                run_in_process(spec, on_status)
             finally:
                 supervisor.clean_up(spec)
     finally:
@@ -279,6 +290,8 @@ def _run_supervised(
     directory = Path(spec.job_dir)
     try:
         process.begin()
+        if process.dashboard is not None:
+            on_status(JobStatus(state="starting", message=f"dashboard: {process.dashboard}"))
         _follow(spec, process, on_status)
     finally:
         how = process.end()

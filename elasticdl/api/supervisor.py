@@ -31,6 +31,7 @@ from pathlib import Path
 from elasticdl.api.early_instances import EarlyInstances
 from elasticdl.api.forks import ForkedProcess, Forks
 from elasticdl.api.spares import Spares, kill_group
+from elasticdl.dashboard.address import url_of
 from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import adopt_orphans, child_environment, on_sigterm, read_token
 from elasticdl.job_spec import JobSpec
@@ -90,9 +91,13 @@ class Lifetime:
     Args:
       job_dir: the job's directory, there or not yet.
       keras: which Keras the job uses.
+      dashboard: listens for whoever wants to see the job's page; None: nobody may.
     """
 
-    def __init__(self, job_dir: Path, keras: str | None) -> None:
+    def __init__(
+        self, job_dir: Path, keras: str | None, dashboard: socket.socket | None = None
+    ) -> None:
+        self._dashboard = dashboard
         self.session = secrets.token_hex(8)
         self._job_dir = job_dir
         self._keras = keras
@@ -116,6 +121,15 @@ class Lifetime:
             f"--keras={self._keras or '3'}",
         ]
 
+    def inherited(self, spec: InstanceSpec) -> tuple[int, ...]:
+        """The descriptors that an instance gets: every master gets the same socket."""
+        is_master = spec.role is Role.MASTER
+        return (self._dashboard.fileno(),) if self._dashboard is not None and is_master else ()
+
+    def dashboard_url(self, host: str) -> str | None:
+        """The URL of the job's page, listened for at this host; None where there is none."""
+        return None if self._dashboard is None else url_of(self._dashboard, host)
+
     def arguments(self, spec: InstanceSpec) -> list[str]:
         """The arguments of an instance's command."""
         return [
@@ -125,6 +139,7 @@ class Lifetime:
             f"--master={self.master_address}",
             f"--supervisor={self.address}",
             f"--session={self.session}",
+            *(f"--dashboard={one}" for one in self.inherited(spec)),
         ]
 
     def environment(self) -> dict[str, str]:
@@ -139,6 +154,8 @@ class Lifetime:
         """Free the ports."""
         for one in self._sockets:
             one.close()
+        if self._dashboard is not None:
+            self._dashboard.close()
 
 
 class Supervisor:
@@ -254,6 +271,7 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._lifetime.environment(),
+                pass_fds=self._lifetime.inherited(spec),
                 start_new_session=True,
             )
 
@@ -265,6 +283,7 @@ class Supervisor:
                 "pid": os.getpid(),
                 "address": self._server.address,
                 "master_address": self._lifetime.master_address,
+                "dashboard": self._lifetime.dashboard_url(self._spec.dashboard_host),
                 "processes": {
                     instance_name(*_who(spec)): child.process.pid
                     for spec, child in self._children.items()
@@ -520,17 +539,23 @@ def main() -> int:
     parser.add_argument("--early_workers", type=int, default=0, help="workers started early")
     parser.add_argument("--check", type=int, help="have workers forked; socket for the check")
     parser.add_argument("--temporary", default="", help="directory for the check's files")
+    parser.add_argument("--dashboard", type=int, help="socket that the job's page is served at")
     given = parser.parse_args()
     start_log("supervisor", 0, 0, logging.INFO)
     job_dir = Path(given.job_dir)
-    lifetime = Lifetime(job_dir, given.keras)
+    dashboard = None if given.dashboard is None else socket.socket(fileno=given.dashboard)
+    if dashboard is not None:
+        dashboard.set_inheritable(False)
+    lifetime = Lifetime(job_dir, given.keras, dashboard)
     commands: Commands = queue.Queue()
     forks = _start_forks(lifetime, commands.put, given.check, given.temporary)
     launched = 0 if given.check is not None else given.early_workers
     numbers = ((Role.MASTER, 1), (Role.PS, given.early_ps), (Role.WORKER, launched))
     first = [InstanceSpec(role, index, 1) for role, number in numbers for index in range(number)]
     wanted = first if given.early_workers else ()
-    early = EarlyInstances(wanted, lifetime.command, lifetime.environment(), commands.put)
+    early = EarlyInstances(
+        wanted, lifetime.command, lifetime.environment(), lifetime.inherited, commands.put
+    )
     launcher = Launcher(commands.put)
     while not (launcher.has_begun or launcher.is_gone):
         early.start()

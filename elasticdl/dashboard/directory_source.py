@@ -21,6 +21,7 @@ from elasticdl.dashboard.source import (
     describe_job,
     describe_log,
     now,
+    numbers,
 )
 from elasticdl.dashboard.state import (
     InstanceNow,
@@ -154,7 +155,7 @@ class DirectorySource:
             "progress": found.progress if found is not None else _NO_PROGRESS,
             "loss": last.get("loss"),
             "learning_rate": rate,
-            "metrics": result.get("metrics") or (metrics[-1] if metrics else {}),
+            "metrics": numbers(result.get("metrics") or (metrics[-1] if metrics else {})),
             "training_seconds": result.get("training_seconds", 0.0),
             "output": result.get("output"),
             "bottleneck": bottleneck_text(times),
@@ -201,6 +202,9 @@ class DirectorySource:
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
         return describe_log(self._directory, role, index, incarnation, most_bytes)
+
+    def counters(self) -> Values:
+        return {}
 
 
 _NO_PROGRESS: Values = {

@@ -238,6 +238,7 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     "ended": _ended,
 }
 
+MARKS = ("death", "join", "checkpoint", "evaluation", "rescale", "master")
 _READ = [*(kind for kind in _TEXTS if kind != "raised"), EVENT]
 OF_TASKS = frozenset({"tasks", "granted", "requeued", "done"})
 """Kinds of events of which there are as many as tasks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -119,16 +120,20 @@ def _of_instances(state: Values) -> Iterator[Finding]:
 
 
 def _of_disks(directories: Sequence[str]) -> Iterator[Finding]:
+    for directory, free in free_bytes(directories).items():
+        if free < LITTLE_DISK:
+            level: Level = "error" if free < NO_DISK else "warning"
+            yield level, f"{directory}: {free / 1e6:,.0f} MB are free"
+
+
+def free_bytes(directories: Sequence[str]) -> dict[str, int]:
+    """Return what is free where the directories are, or will be; of disks of this machine."""
+    found = {}
     for directory in dict.fromkeys(directories):
-        if "://" in directory:
-            continue
         path = Path(directory)
         while not path.exists() and path != path.parent:
             path = path.parent
-        try:
-            free = shutil.disk_usage(path).free
-        except OSError as error:
-            yield "warning", f"{path}: {error.strerror}"
-            continue
-        if free < LITTLE_DISK:
-            yield "error" if free < NO_DISK else "warning", f"{path}: {free / 1e6:,.0f} MB are free"
+        with contextlib.suppress(OSError):
+            if "://" not in directory:
+                found[directory] = shutil.disk_usage(path).free
+    return found

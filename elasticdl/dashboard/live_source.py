@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elasticdl.dashboard.events import OF_TASKS, JobEvent, JobEvents
+from elasticdl.dashboard.events import MARKS, OF_TASKS, JobEvent, JobEvents
 from elasticdl.dashboard.finite import finite
-from elasticdl.dashboard.health import find_health
+from elasticdl.dashboard.health import find_health, free_bytes
 from elasticdl.dashboard.source import (
     MOST_EVENTS,
     Values,
@@ -22,6 +23,7 @@ from elasticdl.dashboard.source import (
     describe_job,
     describe_log,
     now,
+    numbers,
 )
 from elasticdl.dashboard.state import (
     InstanceNow,
@@ -33,6 +35,7 @@ from elasticdl.dashboard.state import (
 )
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster_state import FAILED
 from elasticdl.master.job_view import learning_rate
 from elasticdl.master.master import RESULT_FILE, Master
 from elasticdl.master.membership import InstanceSpec, Role
@@ -62,13 +65,18 @@ class LiveSource:
         self._journal = JobEvents(spec.job_dir)
         self._events: deque[JobEvent] = deque(maxlen=MOST_EVENTS)
         self._evaluations: list[JobEvent] = []
+        self._marks = Counter(dict.fromkeys(MARKS, 0))
+        self._failures = 0
+        self._last_checkpoint = 0.0
 
     def job(self) -> Values:
         return describe_job(self._spec, self._master.began)
 
     def state(self) -> Values:
         with self._lock:
-            if time.monotonic() - self._looked_at >= FRESH_S:
+            is_over = self._master.coordinator.outcome is not None
+            has_end = self._state.get("audit") is not None
+            if time.monotonic() - self._looked_at >= FRESH_S or (is_over and not has_end):
                 self._state = finite(self._look())
                 self._looked_at = time.monotonic()
             return self._state
@@ -91,7 +99,7 @@ class LiveSource:
             )
         )
         at = now()
-        own = InstanceNow(self._instance, "running", 0, "", self._began)
+        own = InstanceNow(self._instance, "running", os.getpid(), "", self._began)
         instances = [
             dataclasses.replace(
                 one,
@@ -120,7 +128,7 @@ class LiveSource:
             "progress": found.progress,
             "loss": found.snapshot.loss,
             "learning_rate": max(rates) if rates else coordinator.look(learning_rate),
-            "metrics": (outcome.metrics if outcome is not None else {}) or last,
+            "metrics": numbers((outcome.metrics if outcome is not None else {}) or last),
             "training_seconds": training_seconds,
             "output": outcome.output if outcome is not None else None,
             "bottleneck": bottleneck_text(times),
@@ -150,6 +158,11 @@ class LiveSource:
                 for one in self._journal.read():
                     if one.kind not in OF_TASKS or "straggler" in one.body:
                         self._events.append(one)
+                        self._failures += one.kind == FAILED
+                        if one.mark is not None:
+                            self._marks[one.mark] += 1
+                        if one.mark == "checkpoint":
+                            self._last_checkpoint = one.time
                         if one.mark == "evaluation":
                             self._evaluations.append(one)
             except JobError:  # A journal that is full or damaged ends the job; not this.
@@ -170,6 +183,40 @@ class LiveSource:
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
         return describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
+
+    def counters(self) -> Values:
+        master, state = self._master, self.state()
+        specs = [
+            InstanceSpec(Role(one["role"]), one["index"], one["incarnation"])
+            for one in state["instances"]
+        ]
+        heard = {spec: vitals for spec in specs if (vitals := master.vitals.of(spec)) is not None}
+        total = master.figures.describe()["total"]
+        with self._reading:
+            marks = dict(self._marks)
+        return {
+            "stands_still_s": master.keeper.stands_still_s,
+            "marks": marks,
+            "checkpoint_failures": self._failures,
+            "last_checkpoint": self._last_checkpoint or None,
+            "disks": free_bytes([self._spec.job_dir, self._spec.checkpoint_root]),
+            "cpu_s": {(spec.role.value, spec.index): one.cpu_s for spec, one in heard.items()},
+            "partitions": {
+                spec.index: {
+                    "pulls": one.partition.counts.pulls,
+                    "pushes": one.partition.counts.pushes,
+                    "sent_bytes": one.partition.counts.sent_bytes,
+                    "received_bytes": one.partition.counts.received_bytes,
+                }
+                for spec, one in heard.items()
+                if one.partition is not None
+            },
+            "phases": [
+                {"role": role, "phase": phase, "seconds": one["seconds"], "count": one["count"]}
+                for role, of_role in total["roles"].items()
+                for phase, one in of_role["phases"].items()
+            ],
+        }
 
 
 def events_of(job_dir: str | Path, after: int, limit: int) -> Values:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +43,10 @@ class Source(Protocol):
         """The end of an instance's log and its first error; of the newest life if none is said."""
         ...
 
+    def counters(self) -> Values:
+        """What only metrics tell besides; empty where nobody counts any more."""
+        ...
+
 
 def describe_job(spec: JobSpec, began: float) -> Values:
     """Return what `Source.job` does."""
@@ -74,8 +79,8 @@ def describe_history(
             {
                 "at": one.time,
                 "epoch": one.body.get("epoch", 0) + 1,
-                "steps": one.body.get("steps"),
-                "metrics": finite(one.body["metrics"]),
+                "steps": one.body.get("steps", 0),
+                "metrics": numbers(one.body["metrics"]),
             }
             for one in found
             if one.mark == "evaluation" and one.time > after
@@ -101,6 +106,11 @@ def describe_log(
         "tail": "".join(f"{one}\n" for one in lines),
         "first_error": None if error is None else str(error),
     }
+
+
+def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that are finite."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def now() -> float:

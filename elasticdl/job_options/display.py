@@ -61,6 +61,41 @@ class DisplayOptions(BaseModel):
         example="true",
     )
 
+    dashboard: bool = option(
+        True,
+        "serve a page that shows the job while it runs, at the URL that is printed",
+        group="Display",
+        commands=JOB,
+        metavar="true|false",
+        example="false",
+        also=("ui", "web"),
+    )
+
+    dashboard_host: str = option(
+        "127.0.0.1",
+        "address of this machine that the page is served at; 0.0.0.0: all of them, for everybody "
+        "who can reach this machine",
+        group="Display",
+        commands=JOB,
+        metavar="HOST",
+        example="127.0.0.1",
+        also=("host",),
+        min_length=1,
+        max_length=255,
+    )
+
+    dashboard_port: int = option(
+        0,
+        "port that the page is served at; 0: any that is free",
+        group="Display",
+        commands=JOB,
+        metavar="PORT",
+        example="8000",
+        also=("port",),
+        ge=0,
+        le=65_535,
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = option(
         "INFO",
         "least important lines that go to the instances' logs",

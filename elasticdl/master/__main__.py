@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 
+from elasticdl.dashboard.of_master import dashboard_of
 from elasticdl.early import wait_for_job
 from elasticdl.instance import (
     InstanceArguments,
@@ -38,11 +40,18 @@ def run(arguments: InstanceArguments) -> int:
     server = Server([master.service], arguments.token, arguments.master, num_threads=32)
     on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))
     master.start()
+    dashboard = None
+    if arguments.dashboard is not None:
+        listening = socket.socket(fileno=arguments.dashboard)
+        dashboard = dashboard_of(arguments.spec, master, arguments.incarnation, listening)
+        dashboard.start()
     while not master.coordinator.ended.wait(1.0):
         pass
     outcome = master.finish()
     if outcome.state == "succeeded":
         master.wait_for_workers()
+    if dashboard is not None:
+        dashboard.stop()
     server.stop()
     master.close()
     logger.info("the job %s", outcome.state)

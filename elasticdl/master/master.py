@@ -70,11 +70,11 @@ class Master:
         self._connect = connect
         self._journal = Journal(spec.job_dir)
         recovered = recover(spec.job_dir)
-        self.began = recovered.began if recovered else time.time()
         self._plan = recovered.plan if recovered else make_plan(spec)
         self.coordinator = Coordinator(
             spec, self._plan, backend, self._journal, incarnation, session, recovered
         )
+        self.began = next(self._journal.entries()).time
         self._checkpoints: Checkpoints | None = None
         if self._plan.checkpoints:
             self._checkpoints = Checkpoints(spec, self.coordinator, connect)

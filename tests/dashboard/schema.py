@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
@@ -183,7 +184,7 @@ COLUMNS = [
 
 def checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values as they are; raise where they are not what the document says."""
-    SCHEMAS[name].validate_python(values)
+    SCHEMAS[name].validate_json(json.dumps(values, allow_nan=False))
     if name == "history":
         assert values["columns"] == COLUMNS
         assert all(len(row) == len(COLUMNS) for row in values["rows"])

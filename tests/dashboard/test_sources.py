@@ -19,6 +19,7 @@ from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import InstanceSpec, Registered, Role
 from elasticdl.master.tasks import JobPlan, TaskKind
+from tests.dashboard.schema import checked
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters
 
@@ -48,7 +49,7 @@ def test_a_directory_tells_the_whole_story(masters, tmp_path):
     first.lease(WORKER, 1)
     masters.backend.tell(InstanceExited(WORKER, -9, "log"))
     source = DirectorySource(tmp_path)
-    state = source.state()
+    state = checked("state", source.state())
     assert state["state"] == "running"
     assert state["phase"] == "training"
     assert state["progress"]["records_done"] == 10
@@ -77,12 +78,12 @@ def test_a_directory_tells_the_whole_story(masters, tmp_path):
     state = source.state()
     assert (state["state"], state["metrics"]) == ("failed", {"a": 1.5})
     assert state["health"][0] == {"level": "error", "text": "no more"}
-    assert source.job()["options"]["model_def"] == "a.B"
+    assert checked("job", source.job())["options"]["model_def"] == "a.B"
 
 
 def test_events_come_in_order_and_only_new_ones_and_as_many_as_asked_for(masters, tmp_path):
     source = DirectorySource(tmp_path)
-    every = source.events()
+    every = checked("events", source.events())
     numbers = [one["number"] for one in every["events"]]
     assert numbers == sorted(numbers)
     assert every["last"] == numbers[-1]
@@ -103,7 +104,8 @@ def test_a_directory_in_which_nothing_began_is_told_of(tmp_path):
     JobSpec.model_validate({"command": "train", "job_dir": str(tmp_path), **spec}).save(tmp_path)
     source = DirectorySource(tmp_path)
     assert source.state()["state"] == "lost"
-    assert source.history()["rows"] == []
+    checked("state", source.state())
+    assert checked("history", source.history())["rows"] == []
     assert source.events() == {"events": [], "last": 0}
     assert source.log("worker", 0, None, 100)["tail"] == ""
 

@@ -485,7 +485,7 @@ class SupervisorWorld(World):
         spec.save()
         commands: Commands = queue.Queue()
         lifetime = Lifetime(directory, None)
-        early = EarlyInstances((), lifetime.command, {}, commands.put)
+        early = EarlyInstances((), lifetime.command, {}, lifetime.inherited, commands.put)
         self.supervisor = Supervisor(spec, lifetime, commands, early, Forks((), {}, commands.put))
         super().__init__(SERVICES["Supervisor"], self.supervisor)
 
