@@ -33,6 +33,11 @@ LINE_FLOATS = 16
 
 _SEGMENT_BITS = 12
 _PREFETCH_DISTANCE = 16
+# Of finding ids: how far ahead slots are asked for, how many ids are gone through at a time, and
+# slots of a cache line.
+_SLOTS_AHEAD = 64
+_BLOCK = 256
+_LINE_SLOTS = 4
 
 
 def read_only(dtype: types.Type, ndim: int = 1) -> types.Array:
@@ -141,8 +146,9 @@ def deduplicate(ids, partition_of_group, num_partitions):
 # The id index: linear hashing by segments ---------------------------------------------------------
 #
 # A slot is (id, row + 1); zeros, which fresh pages are, mean empty, so that every id is allowed.
-# The low bits of an id's hash choose its segment, the high bits its place in it. The index grows by
-# splitting one segment in two, in order: no insertion ever waits for a rehash of the whole.
+# The low bits of an id's hash choose its segment, the high bits its cache line in that: where that
+# line is full, the id is in the next that is not. The index grows by splitting one segment in two,
+# in order: no insertion ever waits for a rehash of the whole.
 
 
 @njit(inline="always")
@@ -151,6 +157,12 @@ def _segment_mask(num_segments):
     while mask + np.uint64(1) < num_segments:
         mask = (mask << np.uint64(1)) | np.uint64(1)
     return mask
+
+
+@njit(inline="always")
+def _home(hashed):
+    """Return where in its segment an id is looked for first: the first slot of a cache line."""
+    return (hashed >> np.uint64(64 - _SEGMENT_BITS)) & ~np.uint64(_LINE_SLOTS - 1)
 
 
 @njit(inline="always")
@@ -164,7 +176,7 @@ def _segment_start(hashed, num_segments, mask):
 @njit(inline="always")
 def _probe(slots, start, hashed, key):
     """Return the slot that holds the key, or the empty one where it belongs, or -1: full."""
-    position = hashed >> np.uint64(64 - _SEGMENT_BITS)
+    position = _home(hashed)
     found = np.int64(-1)
     for _ in range(SEGMENT_SLOTS):
         slot = start + position
@@ -176,33 +188,67 @@ def _probe(slots, start, hashed, key):
     return found
 
 
+@njit(inline="always")
+def _next_slot(slot):
+    """Return the slot after one, in its segment."""
+    in_segment = np.uint64(SEGMENT_SLOTS - 1)
+    return (slot & ~in_segment) | ((slot + np.uint64(1)) & in_segment)
+
+
 @njit(
     int64(read_only(int64, 2), uint64, uint64, read_only(int64), int64[::1]), nogil=True, cache=True
 )
 def find_rows(slots, num_segments, seed, ids, rows):
-    """Write each id's row, -1 for unknown ones; return how many are unknown."""
+    """Write each id's row, -1 for unknown ones; return how many are unknown.
+
+    Nothing waits for memory: all places are computed first, into `rows`, and asked for long before
+    they are looked at; what is not in its own cache line is looked for after the rest of its block,
+    while the next line is on its way. All slots of a line are looked at without a branch.
+    """
     mask = _segment_mask(num_segments)
+    half = mask >> np.uint64(1)
     num_ids = len(ids)
-    num_missing = 0
     for i in range(num_ids):
-        if i + _PREFETCH_DISTANCE < num_ids:
-            ahead = _splitmix64(np.uint64(ids[i + _PREFETCH_DISTANCE]) ^ seed)
-            prefetch(
-                slots,
-                np.int64(
-                    _segment_start(ahead, num_segments, mask)
-                    + (ahead >> np.uint64(64 - _SEGMENT_BITS))
-                ),
-                0,
-            )
         hashed = _splitmix64(np.uint64(ids[i]) ^ seed)
-        slot = _probe(slots, _segment_start(hashed, num_segments, mask), hashed, ids[i])
-        row = np.int64(-1)
-        if slot >= 0:
-            row = slots[np.uint64(slot), 1] - 1
-        rows[i] = row
-        if row < 0:
-            num_missing += 1
+        segment = hashed & mask
+        segment = segment if segment < num_segments else segment & half
+        rows[i] = np.int64((segment << np.uint64(_SEGMENT_BITS)) | _home(hashed))
+    num_missing = 0
+    elsewhere = np.empty(_BLOCK, np.int64)
+    for first in range(0, num_ids, _BLOCK):
+        num_elsewhere = 0
+        for i in range(first, min(first + _BLOCK, num_ids)):
+            if i + _SLOTS_AHEAD < num_ids:
+                prefetch(slots, rows[i + _SLOTS_AHEAD], 0)
+            slot, key = np.uint64(rows[i]), ids[i]
+            second, third, last = slot + np.uint64(1), slot + np.uint64(2), slot + np.uint64(3)
+            # The first that has the key: id 0 is the key of empty slots, too.
+            one = third if slots[third, 0] == key else last
+            one = second if slots[second, 0] == key else one
+            one = slot if slots[slot, 0] == key else one
+            entry = slots[one, 1] if slots[one, 0] == key else np.int64(0)
+            if entry != 0 or slots[last, 1] == 0:  # A line is filled in order.
+                rows[i] = entry - 1
+                num_missing += entry == 0
+            else:
+                slot = _next_slot(last)
+                prefetch(slots, np.int64(slot), 0)
+                rows[i] = np.int64(slot)
+                elsewhere[num_elsewhere] = i
+                num_elsewhere += 1
+        for k in range(num_elsewhere):
+            i = elsewhere[k]
+            slot = np.uint64(rows[i])
+            row = np.int64(-1)
+            for _ in range(SEGMENT_SLOTS):
+                entry = slots[slot, 1]
+                if slots[slot, 0] == ids[i] or entry == 0:
+                    row = entry - 1
+                    break
+                slot = _next_slot(slot)
+            rows[i] = row
+            if row < 0:
+                num_missing += 1
     return num_missing
 
 
@@ -272,7 +318,7 @@ def remove_ids(slots, num_segments, seed, ids):
             slot = start + position
             if slots[slot, 1] == 0:
                 break
-            home = _splitmix64(np.uint64(slots[slot, 0]) ^ seed) >> np.uint64(64 - _SEGMENT_BITS)
+            home = _home(_splitmix64(np.uint64(slots[slot, 0]) ^ seed))
             if ((position - home) & last) >= ((position - gap) & last):
                 slots[start + gap, 0] = slots[slot, 0]
                 slots[start + gap, 1] = slots[slot, 1]

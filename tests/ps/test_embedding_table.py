@@ -293,6 +293,25 @@ def test_the_index_is_a_dictionary(batches: list[np.ndarray], seed: int) -> None
     np.testing.assert_array_equal(row_ids[: len(reference)], np.array(list(reference), int))
 
 
+@pytest.mark.parametrize("fill", [0.35, 0.79])
+def test_whoever_is_left_when_others_are_removed_is_found_in_full_cache_lines_too(
+    fill: float,
+) -> None:
+    index, rng = IdIndex(seed=7), np.random.default_rng(0)
+    index.reserve(1000)  # One segment, which is then filled further than it would be.
+    ids = np.append(rng.integers(-(1 << 62), 1 << 62, int(fill * 4096)), 0)
+    rows, _ = index.insert(ids, 0, np.empty(len(ids), np.int64))
+    unknown = rng.integers(-(1 << 62), 1 << 62, 1000)
+    for _ in range(20):
+        found, num_missing = index.find(np.concatenate([ids, unknown]))
+        np.testing.assert_array_equal(found, np.append(rows, np.full(len(unknown), -1)))
+        assert num_missing == len(unknown)
+        gone = rng.random(len(ids)) < 0.1
+        index.remove(ids[gone])
+        unknown = np.append(unknown, ids[gone])
+        ids, rows = ids[~gone], rows[~gone]
+
+
 def test_ids_fitted_to_the_index_s_seed_are_found_too() -> None:
     def invert_splitmix64(values: np.ndarray) -> np.ndarray:
         def unshift(x: np.ndarray, bits: int) -> np.ndarray:
