@@ -28,6 +28,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
         doctor,
         init,
         job,
+        job_pages,
         jobs,
     )
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
@@ -37,6 +38,7 @@ COMMANDS: list[Command] = [
     *init.COMMANDS,
     *data.COMMANDS,
     *jobs.COMMANDS,
+    *job_pages.COMMANDS,
     *checkpoints.COMMANDS,
     *doctor.COMMANDS,
     *completion.COMMANDS,

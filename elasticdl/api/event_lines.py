@@ -15,7 +15,7 @@ from elasticdl.errors import JobError
 from elasticdl.master.journal import FILE_NAME
 
 MESSAGE = "message"
-"""What is said before a job has a journal."""
+"""What people are told before the first event."""
 
 
 class EventLines:
@@ -30,6 +30,7 @@ class EventLines:
         self._journal = Path(job_dir) / FILE_NAME
         self._stream = stream
         self._message = ""
+        self._has_begun = False
         self._events = JobEvents(job_dir)
         for _ in self._new():
             pass
@@ -37,7 +38,7 @@ class EventLines:
     def show(self, status: JobStatus) -> None:
         """Print what is new; of what people are told, only what no event tells."""
         is_news = status.message and status.message != self._message
-        if is_news and not self._journal.exists():
+        if is_news and not self._has_begun:
             self._message = status.message
             self._print({"number": 0, "time": time.time(), "kind": MESSAGE, "text": self._message})
         self.read()
@@ -45,6 +46,7 @@ class EventLines:
     def read(self) -> None:
         """Print the events that are new."""
         for event in self._new():
+            self._has_begun = True
             self._print(event)
 
     def _new(self) -> Iterator[dict[str, Any]]:

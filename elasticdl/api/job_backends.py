@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from elasticdl.api.launcher import LAUNCHER_LOCK, connect_to_master
-from elasticdl.api.supervisor import LOCK_FILE
+from elasticdl.api.supervisor import FILE_NAME, LOCK_FILE
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JOB_FILE, jobs_home, resolve_job_dir
 from elasticdl.logs.files import find_logs
@@ -84,6 +84,10 @@ class PlacedJob(Protocol):
         """Connect to its master; None where it has none."""
         ...
 
+    def dashboard(self) -> str | None:
+        """The URL of its page while it runs; None if it has none."""
+        ...
+
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
         """The logs of its instances, of one role and index or all."""
         ...
@@ -113,6 +117,12 @@ class LocalJob:
 
     def connect(self) -> Client | None:
         return connect_to_master(self.directory)
+
+    def dashboard(self) -> str | None:
+        try:
+            return json.loads((self.directory / FILE_NAME).read_text()).get("dashboard")
+        except (OSError, ValueError):
+            return None
 
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
         return find_logs(self.directory, role, index)

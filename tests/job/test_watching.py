@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tests.job.real_jobs import Job, wait_until
 
@@ -16,6 +18,12 @@ def ask(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     command = [sys.executable, "-m", "elasticdl.api", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def described(url: str) -> dict[str, Any]:
+    """What a page says the job is."""
+    with urllib.request.urlopen(f"{url}api/job", timeout=60) as answer:
+        return json.load(answer)
 
 
 def begin(output: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -45,6 +53,8 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
         assert {(0, 1), (1, 1)} <= followed()
         assert follow.poll() is None
         assert wait.poll() is None
+        shown = ask("jobs", "dashboard", named, "--json")
+        assert described(json.loads(shown.stdout)["url"])["name"] == job.directory.name
         master = ask("jobs", "logs", named, "--role=master")
         assert "killed by SIGKILL" in master.stdout
         stopped = ask("jobs", "stop", named, "--json")
@@ -60,6 +70,18 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
     again = ask("jobs", "wait", named)
     assert (again.returncode, again.stdout) == (1, "job: stopped: stopped on request\n")
     job.process.wait(60)
+    report = tmp_path / "story.html"
+    written = ask("jobs", "report", named, f"--output={report}")
+    assert written.stdout == f"{report}\n"
+    assert "killed by SIGKILL" in report.read_text()
+    served = begin(tmp_path / "served", "jobs", "dashboard", named)
+    try:
+        url = wait_until("the URL", (tmp_path / "served").read_text).strip()
+        assert described(url)["directory"] == named
+        os.kill(served.pid, signal.SIGINT)
+        assert served.wait(30) == 130
+    finally:
+        served.kill()
 
 
 def test_events_are_told_as_they_come_and_the_result_last(start):

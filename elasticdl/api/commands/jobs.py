@@ -36,13 +36,14 @@ _ENDS = {"succeeded": 0}
 """Exit codes of `jobs wait`; 1 for every other end."""
 
 
-def _parser(
+def jobs_parser(
     name: str,
     summary: str,
     usage: str,
     examples: Sequence[str],
     json_is: str = "print it as one JSON object",
 ) -> Parser:
+    """The parser of one of these commands: JOB, where the usage has it, and what all take."""
     title = f"{summary[0].upper()}{summary[1:]}."
     parser = Parser(f"jobs {name}", title, f"{usage} [--json]".lstrip(), examples)
     if "JOB" in usage:
@@ -53,11 +54,12 @@ def _parser(
     return parser
 
 
-def _add_option(parser: Parser, name: str, metavar: str, description: str) -> None:
+def add_option(parser: Parser, name: str, metavar: str, description: str) -> None:
+    """Add an option that has a value."""
     parser.add_argument(f"--{name}", metavar=metavar, help=description, default=argparse.SUPPRESS)
 
 
-def _number(parsed: Mapping[str, Any], name: str, least: int = 0) -> int | None:
+def whole_number(parsed: Mapping[str, Any], name: str, least: int = 0) -> int | None:
     """What was given for an option that is a number; None if nothing was."""
     if name not in parsed:
         return None
@@ -68,7 +70,7 @@ def _number(parsed: Mapping[str, Any], name: str, least: int = 0) -> int | None:
 
 
 def _audit(words: Sequence[str]) -> None:
-    parser = _parser("audit", _AUDIT, "JOB", ["elasticdl jobs audit mnist-1"])
+    parser = jobs_parser("audit", _AUDIT, "JOB", ["elasticdl jobs audit mnist-1"])
     parsed = parser.parse(words)
 
     from elasticdl.api import jobs
@@ -79,9 +81,9 @@ def _audit(words: Sequence[str]) -> None:
 
 def _scale(words: Sequence[str]) -> None:
     usage = "JOB [--num_workers=N] [--num_ps=N]"
-    parser = _parser("scale", _SCALE, usage, ["elasticdl jobs scale mnist-1 --num_workers=4"])
+    parser = jobs_parser("scale", _SCALE, usage, ["elasticdl jobs scale mnist-1 --num_workers=4"])
     for name in ("num_workers", "num_ps"):
-        _add_option(parser, name, "N", "how many it should have")
+        add_option(parser, name, "N", "how many it should have")
     parsed = vars(parser.parse(words))
     numbers = {
         name: option_value(name, parsed[name], "--")
@@ -105,7 +107,7 @@ def _scale(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str]) -> None:
-    parser = _parser("list", _LIST, "", ["elasticdl jobs list"], "print them as a JSON list")
+    parser = jobs_parser("list", _LIST, "", ["elasticdl jobs list"], "print them as a JSON list")
     parsed = parser.parse(words)
 
     from elasticdl.api import jobs
@@ -131,7 +133,7 @@ def _listed(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _status(words: Sequence[str]) -> None:
     examples = ["elasticdl jobs status mnist-1", "elasticdl jobs status mnist-1 --json"]
-    parser = _parser("status", _STATUS, "JOB", examples)
+    parser = jobs_parser("status", _STATUS, "JOB", examples)
     parsed = parser.parse(words)
 
     from elasticdl.api import jobs
@@ -163,7 +165,7 @@ def status_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _stop(words: Sequence[str]) -> None:
-    parsed = _parser("stop", _STOP, "JOB", ["elasticdl jobs stop mnist-1"]).parse(words)
+    parsed = jobs_parser("stop", _STOP, "JOB", ["elasticdl jobs stop mnist-1"]).parse(words)
 
     from elasticdl.api import jobs
 
@@ -177,10 +179,10 @@ def _stop(words: Sequence[str]) -> None:
 def _wait(words: Sequence[str]) -> None:
     examples = ["elasticdl jobs wait mnist-1", "elasticdl jobs wait mnist-1 --timeout=3600"]
     usage = "JOB [--timeout=SECONDS]"
-    parser = _parser("wait", _WAIT, usage, examples, "print its result as one JSON object")
-    _add_option(parser, "timeout", "SECONDS", "for how long; exit code 124 if it goes on then")
+    parser = jobs_parser("wait", _WAIT, usage, examples, "print its result as one JSON object")
+    add_option(parser, "timeout", "SECONDS", "for how long; exit code 124 if it goes on then")
     parsed = parser.parse(words)
-    timeout_s = _number(vars(parsed), "timeout")
+    timeout_s = whole_number(vars(parsed), "timeout")
 
     from elasticdl.api import jobs
 
@@ -200,7 +202,7 @@ def _logs(words: Sequence[str]) -> None:
         "elasticdl jobs logs mnist-1 --errors",
     ]
     usage = "JOB [-f] [--role=ROLE] [--index=N] [--lines=N] [--errors]"
-    parser = _parser("logs", _LOGS, usage, examples, "print each line as one JSON object")
+    parser = jobs_parser("logs", _LOGS, usage, examples, "print each line as one JSON object")
     parser.add_argument(
         *("-f", "--follow"),
         nargs=0,
@@ -208,9 +210,9 @@ def _logs(words: Sequence[str]) -> None:
         default=argparse.SUPPRESS,
         help="go on with what is added, until the job has ended",
     )
-    _add_option(parser, "role", "ROLE", "of these instances alone: master, ps or worker")
-    _add_option(parser, "index", "N", "of the instance with this index alone, in all its lives")
-    _add_option(parser, "lines", "N", "begin with the last N lines")
+    add_option(parser, "role", "ROLE", "of these instances alone: master, ps or worker")
+    add_option(parser, "index", "N", "of the instance with this index alone, in all its lives")
+    add_option(parser, "lines", "N", "begin with the last N lines")
     add_switch(parser, "errors", "only the first error of each instance, the first of all first")
     parsed = vars(parser.parse(words))
     role = parsed.get("role")
@@ -218,8 +220,8 @@ def _logs(words: Sequence[str]) -> None:
         close = difflib.get_close_matches(role, _ROLES, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_ROLES)}"
         raise UsageError(f"--role='{role}': no such role; {hint}")
-    which = (parsed["job"], role, _number(parsed, "index"))
-    last = _number(parsed, "lines", 1)
+    which = (parsed["job"], role, whole_number(parsed, "index"))
+    last = whole_number(parsed, "lines", 1)
 
     from elasticdl.api import job_logs
 
@@ -238,7 +240,7 @@ def _logs(words: Sequence[str]) -> None:
 def _resume(words: Sequence[str]) -> None:
     examples = ["elasticdl jobs resume mnist-1"]
     json_is = "print the result as JSON on stdout, and nothing else there"
-    parsed = _parser("resume", _RESUME, "JOB", examples, json_is).parse(words)
+    parsed = jobs_parser("resume", _RESUME, "JOB", examples, json_is).parse(words)
 
     with stopping_at_once("elasticdl jobs resume"):
         from elasticdl.api.functions import resume_job
@@ -250,7 +252,7 @@ def _resume(words: Sequence[str]) -> None:
 def _events(words: Sequence[str]) -> None:
     examples = ["elasticdl jobs events mnist-1", "elasticdl jobs events mnist-1 --json"]
     json_is = "print each as one JSON object on a line"
-    parsed = _parser("events", _EVENTS, "JOB", examples, json_is).parse(words)
+    parsed = jobs_parser("events", _EVENTS, "JOB", examples, json_is).parse(words)
 
     from elasticdl.api.events import events
 
