@@ -1,4 +1,4 @@
-"""A job's page: where it is while the job runs, served from the directory afterwards; as one file."""
+"""A job's page: where it is while the job runs, served from its directory afterwards; one file."""
 
 from __future__ import annotations
 

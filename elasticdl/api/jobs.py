@@ -7,11 +7,13 @@ import dataclasses
 import json
 import sqlite3
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 from elasticdl.api.job_backends import PLACE, PlacedJob, master_of, result_of
 from elasticdl.api.launcher import to_status
+from elasticdl.dashboard.directory_source import DirectorySource
 from elasticdl.errors import ElasticDLError, JobError, StillRunning, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.audit import audit_of_journal
@@ -70,6 +72,7 @@ def status(job: str) -> dict[str, Any]:
       ``name``; ``state``: ``running``, ``lost``, or how it ended; while it runs ``progress``, a
       `JobStatus` as plain values, and ``instances``; ``error`` where it failed; ``recent`` and
       ``total``: the time, lately and in all, as `elasticdl.master.job_figures.summary` makes them.
+      Beside these what the job's page says of its state, ``health`` for one, where it has a page.
 
     Raises:
       UsageError: there is no such job.
@@ -86,12 +89,29 @@ def status(job: str) -> dict[str, Any]:
             found["state"] = reply.state
             progress = dataclasses.asdict(to_status(reply))
             del progress["instances"]  # Told below, with their processes.
+            progress["dashboard"] = placed.dashboard() or ""
             found["progress"] = progress
             found["instances"] = [_instance(one) for one in reply.instances]
             figures = json.loads(reply.figures)
     empty: dict[str, Any] = {}
     recent = figures.get("recent", empty) if found["state"] == "running" else empty
-    return {**found, "recent": recent, "total": figures.get("total", empty)}
+    figures_of = {"recent": recent, "total": figures.get("total", empty)}
+    watched = _watched(placed)
+    for name in ("progress", "instances"):  # As above, and of a job that runs alone.
+        watched.pop(name, None)
+    return {**watched, **found, **figures_of}
+
+
+def _watched(job: PlacedJob) -> dict[str, Any]:
+    """What the job's page says of its state (docs/decisions/watching.md); empty if nobody does."""
+    with contextlib.suppress(OSError, ValueError, ElasticDLError):
+        if not job.is_running():
+            return DirectorySource(job.directory).state()
+        if url := job.dashboard():
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"{url}api/state", timeout=DEADLINE_S) as answer:
+                return json.load(answer)
+    return {}
 
 
 def _instance(one: master_pb2.InstanceStatus) -> dict[str, Any]:
@@ -171,9 +191,9 @@ def _summary(job: PlacedJob) -> dict[str, Any]:
     with contextlib.suppress(ElasticDLError):
         command = JobSpec.load(job.directory).command
     state = _state(job)
-    done, expected = None, result_of(job).get("audit", {}).get("records_expected")
+    done = expected = None
     if state == "succeeded":
-        done = expected
+        done = expected = result_of(job).get("audit", {}).get("records_expected")
     elif state == "running":
         with contextlib.suppress(JobError), master_of(job) as master:
             reply = master.call("GetStatus", master_pb2.StatusRequest(), 2.0)

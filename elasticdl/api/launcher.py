@@ -317,7 +317,7 @@ def _follow(spec: JobSpec, process: JobProcess, on_status: Callable[[JobStatus],
             except RpcError:
                 pass  # It is starting or ending; the supervisor's end ends the loop.
             else:
-                status = to_status(reply, speed.after(reply.records_done))
+                status = to_status(reply, speed.after(reply.records_done), process.dashboard)
                 for message in reply.messages:
                     after_message = message.number
                     on_status(_with_message(status, message.text))
@@ -353,7 +353,9 @@ class _Speed:
         return max(0, records - before) / (now - then) if now > then else 0.0
 
 
-def to_status(reply: master_pb2.JobStatus, records_per_s: float = 0.0) -> JobStatus:
+def to_status(
+    reply: master_pb2.JobStatus, records_per_s: float = 0.0, dashboard: str | None = None
+) -> JobStatus:
     """Make what people are shown of what the master says."""
     alive = [one for one in reply.instances if one.state in ("running", "stopping")]
     return JobStatus(
@@ -371,6 +373,7 @@ def to_status(reply: master_pb2.JobStatus, records_per_s: float = 0.0) -> JobSta
             (one.instance.role, one.instance.index, one.instance.incarnation, one.state)
             for one in reply.instances
         ),
+        dashboard=dashboard or "",
     )
 
 

@@ -54,7 +54,7 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
         assert follow.poll() is None
         assert wait.poll() is None
         shown = ask("jobs", "dashboard", named, "--json")
-        assert described(json.loads(shown.stdout)["url"])["name"] == job.directory.name
+        assert described(json.loads(shown.stdout)["url"])["directory"] == named
         master = ask("jobs", "logs", named, "--role=master")
         assert "killed by SIGKILL" in master.stdout
         stopped = ask("jobs", "stop", named, "--json")

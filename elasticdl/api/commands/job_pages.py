@@ -22,7 +22,9 @@ def _dashboard(words: Sequence[str]) -> None:
     from elasticdl.api.job_pages import running_dashboard, serve_dashboard
 
     def tell(url: str) -> None:
-        print(json.dumps({"job": parsed["job"], "url": url}) if "json" in parsed else url, flush=True)
+        print(
+            json.dumps({"job": parsed["job"], "url": url}) if "json" in parsed else url, flush=True
+        )
 
     url = running_dashboard(parsed["job"])
     if url is not None:

@@ -157,6 +157,9 @@ def status_lines(found: Mapping[str, Any]) -> list[str]:
     else:
         lines = [f"{found['name']}: {status_line(JobStatus(**progress))}"]
         lines += table_lines(found["instances"]) if found["instances"] else []
+    # The error itself stands in the first line.
+    health = [one for one in found.get("health", []) if one["text"] not in lines[0]]
+    lines += [f"{one['level']}: {one['text']}" for one in health]
     # What it does now, unless it has not done enough of it to tell.
     times = found["recent"] if found["recent"].get("bottleneck") else found["total"]
     lines += filter(None, [minibatch_line(times), bottleneck_line(times)])
