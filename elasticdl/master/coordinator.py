@@ -211,18 +211,22 @@ class Coordinator:
 
     def _is_over(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        self._transactions.end_job()
         self._membership.handle(membership_module.JobOver(), self._clock.now())
         self._ledger.end()
 
     # ------------------------------------------------------------- writing it down
 
-    def _is_on_disk(self, failure: JobError | None) -> None:
-        """All that is known is on disk, or else the job ends (R5)."""
-        if failure is not None:
-            with self._lock:
-                if self.outcome is None or self.outcome.state == "succeeded":
-                    self._is_over(Outcome("failed", str(failure)))
-        if self.outcome is not None:
+    def _is_on_disk(self, number: int, failure: JobError | None) -> None:
+        """All up to an entry is on disk; the job is over with its end, or if it cannot be (R5)."""
+        end = self._transactions.end_number
+        if failure is None and (end is None or number < end):
+            return
+        with self._lock:
+            if self.ended.is_set():
+                return
+            if failure is not None and (self.outcome is None or self.outcome.state == "succeeded"):
+                self._is_over(Outcome("failed", str(failure)))
             self.ended.set()
 
     def _note(self, kind: str, body: dict[str, Any], text: str = "") -> None:

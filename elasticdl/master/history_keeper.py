@@ -1,4 +1,4 @@
-"""Looks at a running job once a second, and adds to its history when a row is due."""
+"""Looks at a running job once a second; adds to its history, saves figures when that is due."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from elasticdl.instance import resident_bytes
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.history import History
+from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.job_view import learning_rate
 from elasticdl.master.membership import InstanceSpec, Role, State
 from elasticdl.master.vitals import JobVitals
@@ -29,6 +30,7 @@ class HistoryKeeper:
       coordinator: of the job.
       vitals: of its instances; the master's own are noted here.
       history: to be kept.
+      figures: likewise.
       incarnation: of this master.
       clock: seconds since 1970.
     """
@@ -38,12 +40,14 @@ class HistoryKeeper:
         coordinator: Coordinator,
         vitals: JobVitals,
         history: History,
+        figures: JobFigures,
         incarnation: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._coordinator = coordinator
         self._vitals = vitals
         self._history = history
+        self._figures = figures
         self._clock = clock
         self._spec = InstanceSpec(Role.MASTER, 0, incarnation)
         self._speeds: deque[tuple[float, int]] = deque()
@@ -87,6 +91,7 @@ class HistoryKeeper:
         """Note what there is now."""
         own = master_pb2.Vitals(memory_bytes=resident_bytes(), doing="coordinates")
         self._vitals.note(self._spec, time.process_time(), own)
+        self._figures.save_if_due()
         now = self._coordinator.snapshot()
         at = self._clock()
         self._note_speed(at, now.records_done)

@@ -91,13 +91,15 @@ class JobFigures:
 
     def note(self, spec: InstanceSpec, figures: Figures) -> None:
         """An instance says what it counted so far."""
-        now = self._clock()
         with self._lock:
-            self._note(spec.role.value, spec.index, spec.incarnation, figures, now)
-            if now - self._saved_at < SAVE_S:
-                return
+            self._note(spec.role.value, spec.index, spec.incarnation, figures, self._clock())
+
+    def save_if_due(self) -> None:
+        """Save, if that was some seconds ago: it takes a while, in whatever thread it is."""
+        now = self._clock()
+        if now - self._saved_at >= SAVE_S:
             self._saved_at = now
-        self.save()
+            self.save()
 
     def _note(self, role: str, index: int, incarnation: int, figures: Figures, now: float) -> None:
         seat = self._seats.setdefault((role, index), _Seat(incarnation, Figures(), Figures()))
@@ -124,22 +126,26 @@ class JobFigures:
         now = self._clock()
         with self._lock:
             self._note("master", 0, self._incarnation, PHASES.figures("master"), now)
-            lately: dict[str, list[Figures]] = {role: [] for role in ROLES}
-            ever: dict[str, list[Figures]] = {role: [] for role in ROLES}
-            for (role, _), seat in sorted(self._seats.items()):
-                ever[role].append(seat.before + seat.now)
-                if (recent := seat.recent(now)) is not None:
-                    lately[role].append(recent)
-            instances = [
+            seats = [
+                (role, index, seat.incarnation, seat.now, seat.before, seat.recent(now))
+                for (role, index), seat in sorted(self._seats.items())
+            ]
+        lately: dict[str, list[Figures]] = {role: [] for role in ROLES}
+        ever: dict[str, list[Figures]] = {role: [] for role in ROLES}
+        instances = []
+        for role, index, incarnation, counted, before, recent in seats:
+            ever[role].append(before + counted)
+            if recent is not None:
+                lately[role].append(recent)
+            instances.append(
                 {
                     "role": role,
                     "index": index,
-                    "incarnation": seat.incarnation,
-                    "now": _to_json(seat.now),
-                    "before": _to_json(seat.before),
+                    "incarnation": incarnation,
+                    "now": _to_json(counted),
+                    "before": _to_json(before),
                 }
-                for (role, index), seat in sorted(self._seats.items())
-            ]
+            )
         return {
             "recent": summary(lately, self._is_sync),
             "total": summary(ever, self._is_sync),

@@ -36,7 +36,7 @@ GROUP_S = 0.004
 _Row = tuple[int, float, str, str]
 _Statement = tuple[str, tuple[Any, ...]]
 
-_MOST_ROWS = 256
+_MOST_ROWS = 200  # SQLite before 3.32 takes 999 values a statement.
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -75,6 +75,7 @@ class Journal:
         # Who is to be told once an entry is committed.
         self._listeners: list[tuple[int, Told]] = []
         self._closed = False
+        self._is_over = False  # Nothing more will be committed.
         owned = own_file(Path(job_dir) / LOCK_NAME, LOCK_S)
         if owned is None:
             raise JobError(f"journal {self.path}: another master of this job runs; a job has one")
@@ -146,10 +147,12 @@ class Journal:
             if self._committed < number:
                 self._num_blocked += 1
                 self._work.notify()
-                self._changed.wait_for(
-                    lambda: self._committed >= number or self._error or self._closed
-                )
-                self._num_blocked -= 1
+                try:
+                    self._changed.wait_for(
+                        lambda: self._committed >= number or self._error or self._is_over
+                    )
+                finally:
+                    self._num_blocked -= 1
             if self._committed < number:
                 raise self._failure()
 
@@ -160,7 +163,7 @@ class Journal:
         """
         with self._changed:
             is_on_disk = self._committed >= number
-            if not is_on_disk and self._error is None and not self._closed:
+            if not is_on_disk and self._error is None and not self._is_over:
                 self._listeners.append((number, told))
                 return
             failure = None if is_on_disk else self._failure()
@@ -172,7 +175,7 @@ class Journal:
     def _tell(self) -> None:
         """Tell whose entries are on disk, or everybody that nothing more will be."""
         with self._changed:
-            failure = self._failure() if self._error is not None or self._closed else None
+            failure = self._failure() if self._error is not None or self._is_over else None
             listeners, self._listeners = self._listeners, []
             over: list[tuple[Told, JobError | None]] = []
             for number, told in listeners:
@@ -183,7 +186,10 @@ class Journal:
                 else:
                     self._listeners.append((number, told))
         for told, outcome in over:
-            told(outcome)
+            try:
+                told(outcome)
+            except Exception:  # It is theirs; others wait for this thread.
+                logger.exception("whoever waited for the journal could not be told")
 
     def _next_group(self, last_s: float) -> tuple[list[_Row], list[_Statement]]:
         """Wait for what is to be committed next; nothing: the journal is closed.
@@ -226,6 +232,9 @@ class Journal:
                 self._committed = group[-1][0] if group else self._committed
                 self._changed.notify_all()
             self._tell()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
         self._tell()
 
     def _commit_with(
@@ -246,6 +255,8 @@ class Journal:
         group: Sequence[_Row],
         kept: Sequence[_Statement],
     ) -> None:
+        if self._db.in_transaction:  # The last one could not even be rolled back.
+            self._db.execute("ROLLBACK")
         # One statement is one transaction, and lets other threads go on while it waits for the
         # disk; between two statements it would wait for them.
         if len(group) <= _MOST_ROWS and not kept:
@@ -274,7 +285,6 @@ class Journal:
         """Commit what is left, if that is possible, and close the file."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
             self._work.notify()
         self._committer.join()
         self._db.close()

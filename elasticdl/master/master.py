@@ -83,7 +83,9 @@ class Master:
         )
         self.vitals = JobVitals()
         self.history = History(self._journal)
-        self.keeper = HistoryKeeper(self.coordinator, self.vitals, self.history, incarnation)
+        self.keeper = HistoryKeeper(
+            self.coordinator, self.vitals, self.history, self.figures, incarnation
+        )
         servicer = MasterServicer(self.coordinator, self.audit, self.figures, self.vitals)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 

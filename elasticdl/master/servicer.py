@@ -129,7 +129,7 @@ class MasterServicer:
         return self._once_on_disk(
             master_pb2.HeartbeatReply(
                 accepted=accepted,
-                job_finished=self._coordinator.outcome is not None,
+                job_finished=self._coordinator.ended.is_set(),
                 cluster_version=self._coordinator.cluster_version,
             )
         )

@@ -28,8 +28,12 @@ class Transactions:
       journal: where the notes go.
       messages: takes what the notes say to people.
       requests: takes what the backend is asked for.
-      is_on_disk: told whenever somebody has waited for the journal, with why it cannot be written.
+      is_on_disk: told whenever somebody has waited for the journal: up to which number it is on
+        disk, and why no more can be written.
       ended: once set, nobody waits for the journal any more.
+
+    Attributes:
+      end_number: the journal's number once all of the job's end is in it; None before.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Transactions:
         journal: Journal,
         messages: Messages,
         requests: BackendRequests,
-        is_on_disk: Callable[[JobError | None], None],
+        is_on_disk: Callable[[int, JobError | None], None],
         ended: threading.Event,
     ) -> None:
         self._lock = lock
@@ -50,6 +54,8 @@ class Transactions:
         self._depth = 0
         self._notes: list[Note] = []
         self._asked_for: list[Launch | Stop] = []
+        self._is_end = False
+        self.end_number: int | None = None
 
     @contextlib.contextmanager
     def begin(self, waits: bool = True) -> Iterator[None]:
@@ -78,12 +84,13 @@ class Transactions:
     def _wait(self) -> None:
         if self._ended.is_set():
             return
+        number = self._journal.last_number
         try:
-            self._journal.wait_for(self._journal.last_number)
+            self._journal.wait_for(number)
         except JobError as error:
-            self._is_on_disk(error)
+            self._is_on_disk(number, error)
             raise
-        self._is_on_disk(None)
+        self._is_on_disk(number, None)
 
     def when_on_disk(self, told: Told) -> None:
         """Tell, in any thread, once all that is written down by now is on disk; never wait."""
@@ -91,15 +98,21 @@ class Transactions:
             told(None)
             return
 
+        number = self._journal.last_number
+
         def tell(failure: JobError | None) -> None:
-            self._is_on_disk(failure)
+            self._is_on_disk(number, failure)
             told(failure)
 
-        self._journal.when_on_disk(self._journal.last_number, tell)
+        self._journal.when_on_disk(number, tell)
 
     def note(self, *notes: Note) -> None:
         """Have these written down, in the transaction that is under way."""
         self._notes += notes
+
+    def end_job(self) -> None:
+        """The transaction that is under way ends the job."""
+        self._is_end = True
 
     def ask_backend(self, *requests: Launch | Stop) -> None:
         """Ask the backend for these, in order, once the transaction is on disk."""
@@ -109,6 +122,8 @@ class Transactions:
         notes, self._notes = self._notes, []
         if notes:
             self._journal.write([(note.kind, note.body) for note in notes])
+        if self._is_end and self.end_number is None:
+            self.end_number = self._journal.last_number
         for note in notes:
             if note.text:
                 logger.info("%s", note.text, extra=fields(**{"journal": note.kind, **note.body}))

@@ -80,7 +80,10 @@ class Server:
 
 @cache
 def _loop_of(process: int) -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process, in a thread of its own; a forked one has another."""
+    """Return the event loop of this process, in a thread of its own.
+
+    A forked process has none: gRPC does not work in one once it was used before the fork.
+    """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="grpc", daemon=True).start()
     return loop

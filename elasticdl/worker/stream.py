@@ -167,6 +167,7 @@ class MinibatchStream:
                     return
                 if isinstance(element, TaskEnd):
                     self._pins.pop(element.task_id, None)
+                    self._dense = None  # It is large, and a next task may be long in coming.
                     self._hand_over(element)
                     continue
                 pin = self._pins.get(element.task_id, 0)

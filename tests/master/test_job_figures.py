@@ -91,9 +91,11 @@ def test_they_are_saved_now_and_then_and_a_file_that_is_damaged_is_begun_anew(
 ):
     path = tmp_path / "figures.json"
     figures.note(worker(), counted(100, 10))
+    figures.save_if_due()
     assert not path.exists()
     clock.now += 60.0
     figures.note(worker(), counted(200, 20))
+    figures.save_if_due()
     assert read_figures(path)["total"]["steps"] == 200
     path.write_text('{"instances": [{"ro')
     assert JobFigures(path, clock=clock).describe()["total"]["steps"] == 0

@@ -158,3 +158,26 @@ def test_of_large_groups_all_or_none_are_there(tmp_path):
         journal.wait_for(journal.write([("a", {})] * 999 + [("b", {})]))
     assert not list(read_journal(tmp_path))
     journal.close()
+
+
+def test_who_cannot_be_told_is_in_nobodys_way(tmp_path):
+    journal = Journal(tmp_path)
+
+    def told(failure: JobError | None) -> None:
+        raise RuntimeError("it is gone")
+
+    journal.when_on_disk(journal.write([("a", {})]), told)
+    journal.append("b", {})
+    journal.append("c", {})
+    journal.close()
+    assert [entry.kind for entry in read_journal(tmp_path)] == ["a", "b", "c"]
+
+
+def test_closing_tells_of_what_it_still_writes_that_it_is_on_disk(tmp_path):
+    journal = Journal(tmp_path)
+    heard: queue.Queue[JobError | None] = queue.Queue()
+    for task in range(50):
+        journal.when_on_disk(journal.write([("done", {"task": task})]), heard.put)
+    journal.close()
+    assert [heard.get(timeout=30.0) for _ in range(50)] == [None] * 50
+    assert len(list(read_journal(tmp_path))) == 50
