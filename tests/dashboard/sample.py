@@ -83,6 +83,8 @@ class Sample:
         told.append(
             (950.0, "master", "master, incarnation 2 goes on from the journal", "master", {})
         )
+        died = {"role": "master", "index": 0, "incarnation": 1}
+        told.append((949.0, "exited", "master, incarnation 1: killed by SIGKILL", "death", died))
         told.append((1350.0, "rescaled", "3 parameter servers are up after 1.2 s", "rescale", {}))
         told.sort(key=lambda one: one[0])
         events = [

@@ -49,7 +49,7 @@ def path(tmp_path, sample):
 def test_a_report_shows_what_the_page_shows_and_asks_for_nothing(browser, path, sample):
     browser.open(path.as_uri())
     browser.until("the charts", lambda: browser.count("#charts .curve") > 3)
-    assert browser.count(".mark.death") == 3
+    assert browser.count(".mark.death") == 4
     assert browser.text("#verdict-text").startswith("Failed: ")
     assert "killed by SIGKILL" in browser.text("#verdict-lines")
     assert browser.text("#link-text") == "report"

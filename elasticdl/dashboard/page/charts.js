@@ -8,9 +8,9 @@ const MARKS = {
   rescale: { lane: 0, word: "rescale", path: "M-4-1L0-5L4-1ZM-4 1L0 5L4 1Z", hair: "full" },
   join: { lane: 1, word: "join", path: "M0-4L4.5 4L-4.5 4Z", hair: "faint" },
   evaluation: { lane: 2, word: "evaluation", path: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z", hair: "none" },
-  checkpoint: { lane: 2, word: "checkpoint", path: "M-3-3H3V3H-3Z", hair: "none" },
+  checkpoint: { lane: 3, word: "checkpoint", path: "M-3-3H3V3H-3Z", hair: "none" },
 };
-const LANE = 17, GUTTER = 46, RIGHT = 10, TITLE = 24, GAP = 10, TOGETHER = 10;
+const LANE = 16, LANES = 4, GUTTER = 46, RIGHT = 10, TITLE = 24, GAP = 10, TOGETHER = 10;
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2592000, 7776000, 31536000];
 
 /** Make an element; what is no attribute is text or a child, never markup. */
@@ -41,7 +41,7 @@ function figure(value) {
   if (size >= 1e9) return `${(value / 1e9).toPrecision(3)} G`;
   if (size >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
   if (size >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString("en-US");
-  if (size >= 0.001) return String(Number(value.toPrecision(size >= 1 ? 3 : 4)));
+  if (size >= 0.0001 || value === 0) return String(Number(value.toPrecision(size >= 1 ? 3 : 4)));
   return value.toExponential(1);
 }
 
@@ -140,7 +140,7 @@ class Charts {
     this.x = (at) => GUTTER + plot * (at - from) / (to - from);
     this.at = (x) => from + (to - from) * (x - GUTTER) / plot;
     const first = Math.max(0, rowAt(given.rows, from)), rows = given.rows.slice(first, rowAt(given.rows, to) + 1);
-    let top = 3 * LANE + 6;
+    let top = LANES * LANE + 6;
     const back = [], front = [];
     this.readouts = [];
     for (const panel of given.panels) {
@@ -153,7 +153,7 @@ class Charts {
     const { step, ticks } = timeTicks(from, to, plot / 84);
     for (const at of ticks) {
       const x = this.x(at);
-      back.push(draw("line", { class: "grid", x1: x, x2: x, y1: 3 * LANE, y2: this.bottom }));
+      back.push(draw("line", { class: "grid", x1: x, x2: x, y1: LANES * LANE, y2: this.bottom }));
       const text = step >= 86400 ? clock(at, false, true).slice(0, 10) : clock(at, step < 60);
       back.push(draw("text", { x, y: this.bottom + 14, "text-anchor": x < GUTTER + 24 ? "start" : x > width - 30 ? "end" : "middle" }, text));
     }
@@ -317,7 +317,7 @@ class Charts {
     }
     this.cursor.replaceChildren();
     if (!isInside || at < from) return;
-    this.cursor.append(draw("line", { class: "cursor", x1: x, x2: x, y1: 3 * LANE, y2: this.bottom }));
+    this.cursor.append(draw("line", { class: "cursor", x1: x, x2: x, y1: LANES * LANE, y2: this.bottom }));
     const anchor = x < GUTTER + 40 ? "start" : x > this.drawnWidth - 50 ? "end" : "middle";
     this.cursor.append(draw("text", { class: "at", x, y: this.bottom + 14, "text-anchor": anchor }, clock(at)));
   }

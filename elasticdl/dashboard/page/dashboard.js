@@ -1,7 +1,7 @@
 // The page of one job: it shows what docs/decisions/watching.md calls the values, live or of a report.
 "use strict";
 
-const MOST_EVENTS = 20000, EVENTS_AT_ONCE = 5000, EVENTS_SHOWN = 300, MOST_ROWS = 2500, SILENT_AFTER_S = 5, TRY_AGAIN_S = 12, LOG_BYTES = 65536;
+const MOST_EVENTS = 20000, EVENTS_AT_ONCE = 5000, EVENTS_SHOWN = 300, MOST_ROWS = 2500, MOST_PARTS = 120, SILENT_AFTER_S = 5, TRY_AGAIN_S = 12, LOG_BYTES = 65536;
 const ROLES = { worker: "worker", ps: "PS", master: "master" };
 const $ = (id) => document.getElementById(id);
 const inlined = $("values") ? JSON.parse($("values").textContent) : null;
@@ -65,14 +65,13 @@ function verdict() {
 function percent({ records_done: done, records_expected: all }) { return all ? `${Math.floor(100 * done / all)} %` : "0 %"; }
 
 function lastDeath() {
-  const death = job.events.findLast((one) => one.mark === "death" || one.mark === "master" && /lost|killed|goes on/.test(one.text));
+  const death = job.events.findLast((one) => one.mark === "death");
   if (!death) return "nothing has died";
   const deaths = job.events.filter((one) => one.mark === "death").length;
   const instance = job.state.instances.find((one) => one.role === death.role && one.index === death.index);
   const next = instance && instance.incarnation > death.incarnation && !hasEnded()
     ? instance.state === "running" ? `; incarnation ${instance.incarnation} runs` : `; incarnation ${instance.incarnation} is ${instance.state}` : "";
-  const what = death.text.split("\n")[0].replace(/^master, (?=incarnation \d+ goes)/, "the master: ");
-  return `${what}, ${ago(death.time)}${next}${deaths > 1 ? `; ${deaths} deaths in all` : ""}`;
+  return `${death.text.split("\n")[0]}, ${ago(death.time)}${next}${deaths > 1 ? `; ${deaths} deaths in all` : ""}`;
 }
 
 function showVerdict() {
@@ -105,7 +104,9 @@ function showProgress() {
   const { state, progress, loss, learning_rate: rate, metrics, training_seconds: seconds, instances } = job.state;
   const { epochs } = progress, bar = $("progress-bar");
   const done = Math.floor(100 * progress.records_done / (progress.records_expected || 1));
-  const parts = epochs.length ? epochs : [{ epoch: 1, records_done: progress.records_done, records_expected: progress.records_expected }];
+  const whole = { epoch: "all", records_done: progress.records_done, records_expected: progress.records_expected }, total = progress.num_epochs;
+  const toCome = Array.from({ length: Math.max(0, Math.min(total, MOST_PARTS) - epochs.length) }, (_, i) => ({ epoch: epochs.length + i + 1, records_done: 0, records_expected: 0 }));
+  const parts = total > 1 && total <= MOST_PARTS ? [...epochs, ...toCome] : [whole];
   bar.classList.toggle("many", parts.length > 60);
   keep(bar, parts, (one) => one.epoch, () => make("span", {}, make("span")), (span, one) => {
     const share = Math.min(1, one.records_done / (one.records_expected || 1));
