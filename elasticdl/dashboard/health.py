@@ -20,6 +20,8 @@ Level = Literal["error", "warning"]
 Finding = tuple[Level, str]
 
 RECENT_S = 600.0
+LATE_S = 60.0
+"""For how long it is told that a task was leased twice: that has mended what was late."""
 MANY_DEATHS = 3
 SILENT_S = 5.0
 STILL_S = 60.0
@@ -89,7 +91,7 @@ def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
     if raised:
         yield "warning", raised[-1].text.splitlines()[0]
     late = [one for one in recent if one.kind == "granted" and "straggler" in one.body]
-    if late:
+    if late and late[-1].time > at - LATE_S:
         yield "warning", leased_twice(late[-1].body)
 
 

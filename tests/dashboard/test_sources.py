@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from elasticdl.dashboard.directory_source import DirectorySource
+from elasticdl.dashboard.events import JobEvent
 from elasticdl.dashboard.health import find_health
 from elasticdl.dashboard.tasks import MOST_RUNS, describe_tasks, runs_of
 from elasticdl.data.shards import Shard
@@ -201,3 +202,12 @@ def test_a_parameter_server_that_dies_again_and_again_is_said_first(masters, tmp
         "parameter server 0 died 3 times in 10 minutes, last: killed by SIGKILL"
         in (health[0]["text"])
     )
+
+
+@pytest.mark.parametrize(("seconds_ago", "is_told"), [(20.0, True), (300.0, False)])
+def test_a_task_that_was_leased_twice_is_told_while_it_matters(tmp_path, seconds_ago, is_told):
+    body = {"task": 306, "worker": 1}
+    body["straggler"] = {"worker": 2, "held_s": 2.7, "usual_s": 1.3}
+    leased = JobEvent(9, WELL["at"] - seconds_ago, "granted", "task 306 is leased", body)
+    found = [one["text"] for one in find_health(WELL, [leased], 0.0, [str(tmp_path)])]
+    assert any("task 306 is leased to worker 1 as well" in one for one in found) == is_told
