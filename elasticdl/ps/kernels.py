@@ -104,7 +104,10 @@ def deduplicate(ids, partition_of_group, num_partitions):
     slots = np.zeros(mask + np.uint64(1), np.int32)  # 1 + position in `found`; 0 is empty
     found = np.empty(num_ids, np.int64)
     partitions = np.empty(num_ids, np.int32)
-    inverse = np.empty(num_ids, np.int32)
+    # It becomes a tensor, without being copied if it starts where one does.
+    with_margin = np.empty(num_ids + 16, np.int32)
+    start = 15 & (-with_margin.ctypes.data >> 2)
+    inverse = with_margin[start : start + num_ids]
     offsets = np.zeros(num_partitions + 1, np.int64)
     num_found = 0
     for i in range(num_ids):

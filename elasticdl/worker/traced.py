@@ -21,12 +21,8 @@ class TracedStep:
     """
 
     def __init__(self, traced: Any) -> None:
-        self.graph: tf.Graph = traced.graph
         self._traced = traced
         self._captured: list[Any] = list(traced.captured_inputs)
-        num_given = len(traced.inputs) - len(self._captured)
-        self._is_seeded = bool(traced.inputs[num_given - 1].consumers())
-        self._no_seed = tf.constant(0, tf.int64)
 
     def __call__(self, tensors: Sequence[tf.Tensor], seed: int) -> Sequence[tf.Tensor]:
         """Run it.
@@ -35,5 +31,5 @@ class TracedStep:
           tensors: of the types and shapes it was traced for.
           seed: any integer.
         """
-        given = tf.constant(seed & _MOST_SEED, tf.int64) if self._is_seeded else self._no_seed
+        given = tf.constant(seed & _MOST_SEED, tf.int64)
         return self._traced._call_flat([*tensors, given], self._captured)
