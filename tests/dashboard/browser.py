@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Browser:
             "--force-color-profile=srgb",
             f"--user-data-dir={profile}",
             f"--window-size={width},{height}",
-            *(["--no-sandbox"] if os.getuid() == 0 else []),
+            "--no-sandbox",  # Root and containers have none; only pages of ours are opened.
         ):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
