@@ -23,6 +23,7 @@ from elasticdl.api import supervisor
 from elasticdl.api.forks import can_fork
 from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.api.tensorboard import tensorboard
 from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
@@ -204,16 +205,24 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
 def _run(
     spec: JobSpec, on_status: Callable[[JobStatus], None], process: JobProcess | None
 ) -> JobResult:
-    try:
-        if process is not None:
-            _run_supervised(spec, on_status, process)
-        else:
-            from elasticdl.api.in_process import run_in_process
+    told: deque[str] = deque()
 
-            try:
-                run_in_process(spec, on_status)
-            finally:
-                supervisor.clean_up(spec)
+    def show(status: JobStatus) -> None:
+        while told:
+            on_status(_with_message(status, told.popleft()))
+        on_status(status)
+
+    try:
+        with tensorboard(spec, told.append):
+            if process is not None:
+                _run_supervised(spec, show, process)
+            else:
+                from elasticdl.api.in_process import run_in_process
+
+                try:
+                    run_in_process(spec, show)
+                finally:
+                    supervisor.clean_up(spec)
     finally:
         if spec.profile:
             write_profile(spec.job_dir)

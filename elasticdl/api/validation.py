@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from elasticdl.api.tensorboard import check_tensorboard
 from elasticdl.data.columns import decide_columns
 from elasticdl.data.readers import open_reader
 from elasticdl.data.schema import Schema, parse_schema, texts_of
@@ -26,6 +27,7 @@ def validate(job_spec: JobSpec) -> None:
     Raises:
       UsageError: the first thing that is wrong, in one line.
     """
+    check_tensorboard(job_spec)
     try:
         _validate(job_spec)
     except OSError as error:

@@ -96,6 +96,16 @@ class DisplayOptions(BaseModel):
         le=65_535,
     )
 
+    tensorboard: bool = option(
+        False,
+        "run TensorBoard while the job trains, and print its URL",
+        group="Display",
+        commands=("train",),
+        metavar="true|false",
+        example="true",
+        also=("tb",),
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = option(
         "INFO",
         "least important lines that go to the instances' logs",

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from elasticdl.instance import resident_bytes
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.event_file import EventFile
 from elasticdl.master.history import History
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.job_view import learning_rate
@@ -32,6 +33,7 @@ class HistoryKeeper:
       history: to be kept.
       figures: likewise.
       incarnation: of this master.
+      event_file: also gets the numbers of training; None where nothing is trained.
       clock: seconds since 1970.
     """
 
@@ -42,12 +44,15 @@ class HistoryKeeper:
         history: History,
         figures: JobFigures,
         incarnation: int,
+        event_file: EventFile | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._coordinator = coordinator
         self._vitals = vitals
         self._history = history
         self._figures = figures
+        self._event_file = event_file
+        self._evaluations_told = len(coordinator.story.evaluations)
         self._clock = clock
         self._spec = InstanceSpec(Role.MASTER, 0, incarnation)
         self._speeds: deque[tuple[float, int]] = deque()
@@ -95,6 +100,7 @@ class HistoryKeeper:
         now = self._coordinator.snapshot()
         at = self._clock()
         self._note_speed(at, now.records_done)
+        self._tell_evaluations(at)
         if now.tasks_done != self._progress[0]:
             self._progress = now.tasks_done, at
         if not self._history.is_due(at):
@@ -103,6 +109,15 @@ class HistoryKeeper:
         heard = [self._vitals.of(spec) for spec in (self._spec, *(one.spec for one in running))]
         said = [one for one in heard if one is not None]
         rates = [one.learning_rate for one in said if one.learning_rate is not None]
+        rate = max(rates) if rates else self._coordinator.look(learning_rate)
+        if now.phase == "training":
+            numbers = {
+                "loss": now.loss,
+                "learning_rate": rate,
+                "records_per_second": self._records_per_s,
+                "epoch": now.epoch + 1,
+            }
+            self._tell(at, self._coordinator.look(lambda ledger, _: ledger.steps_done), numbers)
         self._history.add(
             (
                 round(at, 3),
@@ -110,13 +125,29 @@ class HistoryKeeper:
                 now.records_done,
                 round(self._records_per_s, 3),
                 now.loss,
-                max(rates) if rates else self._coordinator.look(learning_rate),
+                rate,
                 sum(one.spec.role is Role.WORKER for one in running),
                 sum(one.spec.role is Role.PS for one in running),
                 round(sum(one.cpu or 0.0 for one in said), 3),
                 sum(one.memory_bytes for one in said),
             )
         )
+
+    def _tell_evaluations(self, at: float) -> None:
+        evaluations = self._coordinator.story.evaluations
+        for one in evaluations[self._evaluations_told :]:
+            numbers = {f"evaluation/{name}": value for name, value in one.metrics.items()}
+            self._tell(at, one.steps, numbers)
+        self._evaluations_told = len(evaluations)
+
+    def _tell(self, at: float, step: int, numbers: Mapping[str, float | None]) -> None:
+        if self._event_file is None:
+            return
+        try:
+            self._event_file.add(at, step, numbers)
+        except OSError as error:
+            logger.warning("nothing more for TensorBoard: %s", error)
+            self._event_file = None
 
     def _note_speed(self, at: float, records: int) -> None:
         samples = self._speeds

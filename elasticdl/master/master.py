@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from elasticdl.master.audit import audit_job
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.event_file import DIRECTORY as TENSORBOARD
+from elasticdl.master.event_file import EventFile
 from elasticdl.master.history import History
 from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
@@ -83,8 +86,11 @@ class Master:
         )
         self.vitals = JobVitals()
         self.history = History(self._journal)
+        self._tensorboard = Path(spec.job_dir) / TENSORBOARD
+        trains = TaskKind.TRAINING in self._plan.phases
+        event_file = EventFile(self._tensorboard) if trains else None
         self.keeper = HistoryKeeper(
-            self.coordinator, self.vitals, self.history, self.figures, incarnation
+            self.coordinator, self.vitals, self.history, self.figures, incarnation, event_file
         )
         servicer = MasterServicer(self.coordinator, self.audit, self.figures, self.vitals)
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
@@ -224,11 +230,24 @@ class Master:
             self._journal.append("result", result)
         except JobError as error:
             logger.error("the result is not in the journal: %s", error)
+        self.keeper.stop()
+        self._give_events(outcome)
         path = Path(self._spec.job_dir) / RESULT_FILE
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(json.dumps(result, indent=2) + "\n")
         os.replace(unfinished, path)
         return outcome
+
+    def _give_events(self, outcome: Outcome) -> None:
+        """Put what TensorBoard reads beside the trained model; a job is no worse without it."""
+        if not self._tensorboard.exists() or outcome.output is None or "://" in outcome.output:
+            return
+        try:
+            shutil.copytree(
+                self._tensorboard, Path(outcome.output) / TENSORBOARD, dirs_exist_ok=True
+            )
+        except OSError as error:
+            logger.warning("no event files in %s: %s", outcome.output, error)
 
     def wait_for_workers(self) -> None:
         """Give the workers a moment to leave by themselves."""

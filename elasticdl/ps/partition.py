@@ -32,7 +32,7 @@ from elasticdl.ps.routing import group_of
 from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
-from elasticdl.ps.traffic import Traffic
+from elasticdl.ps.traffic import Traffic, doing_of
 from elasticdl.ps.vector_parts import num_buffers
 from elasticdl.rpc import Frame
 
@@ -516,10 +516,7 @@ class Partition:
 
     def doing(self) -> str:
         """What it is at, in words."""
-        with self._lock:
-            if self._model is None:
-                return "waits for initial values, or for what to restore"
-            return "serves, and writes a checkpoint" if self._snapshots.is_writing else "serves"
+        return doing_of(self._model is not None, self._snapshots.is_writing)
 
     def get_step_norms(self, request: ps_pb2.StepNormsRequest) -> ps_pb2.StepNorms:
         """This partition's part of the norms by which a step is clipped."""

@@ -55,3 +55,10 @@ class Traffic:
             staleness=self._staleness[: last + 1],
             learning_rate=self.learning_rate,
         )
+
+
+def doing_of(has_model: bool, is_writing: bool) -> str:
+    """Say what a partition is at, in words."""
+    if not has_model:
+        return "waits for initial values, or for what to restore"
+    return "serves, and writes a checkpoint" if is_writing else "serves"

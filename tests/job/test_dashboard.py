@@ -88,3 +88,22 @@ def test_a_job_of_one_process_has_a_page(start):
     checked("state", told[-1])
     assert any(one["partitions"] for one in told)
     assert job.wait() == 0, job.terminal()
+
+
+def test_tensorboard_runs_beside_a_job_and_its_files_stay_with_the_model(start):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    job = start("--tensorboard", "--num_epochs=60")
+    printed = wait_until("its URL", lambda: re.search(r"TensorBoard: (http://\S+)", job.terminal()))
+
+    def loss() -> list:
+        try:
+            return fetched(printed[1], "data/plugin/scalars/scalars?run=.&tag=loss")
+        except OSError:
+            return []
+
+    wait_until("the loss", loss)
+    job.process.send_signal(signal.SIGINT)
+    job.wait()
+    address = urlsplit(printed[1])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.hostname, address.port), 5)
