@@ -81,8 +81,10 @@ def rows(buffer: memoryview, dim: int, dtype: ps_pb2.WireDtype) -> np.ndarray:
     return bfloat16.widened(halves.reshape(-1, dim))
 
 
-def check_dtype(dtype: ps_pb2.WireDtype) -> ps_pb2.WireDtype:
-    """Return the type that a frame's header names; FrameError if there is no such type."""
+def check_dtype(dtype: ps_pb2.WireDtype, is_pinned: bool = False) -> ps_pb2.WireDtype:
+    """Return the type that a frame's header names; FrameError if there is none for what it asks."""
     if dtype not in ps_pb2.WireDtype.values():
         raise FrameError(f"values of the unknown type {dtype}")
+    if is_pinned and dtype != ps_pb2.WIRE_FLOAT32:
+        raise FrameError("what is pinned travels as float32")
     return dtype

@@ -209,9 +209,7 @@ class Partition:
             return frames.pack(ps_pb2.PsReply(status=ps_pb2.PS_INVALID, message=str(error)))
 
     def _gather(self, header: ps_pb2.PullHeader, ids: list[np.ndarray]) -> Frame:
-        dtype, is_pinned = frames.check_dtype(header.dtype), bool(header.pin)
-        if is_pinned and dtype != ps_pb2.WIRE_FLOAT32:
-            raise frames.FrameError("what is pinned travels as float32")
+        dtype, is_pinned = frames.check_dtype(header.dtype, bool(header.pin)), bool(header.pin)
         values: list[np.ndarray | list[np.ndarray]] = [
             table.pinned_lookup(own) if is_pinned else table.sent(own, dtype)
             for table, own in zip(self._tables, ids, strict=True)
@@ -418,8 +416,7 @@ class Partition:
                 self._check(request.incarnation, self._routing_version)
                 return self._pins.pin(request, self._version())
             except Refused as refused:
-                reply = refused.reply
-                return ps_pb2.PinReply(status=reply.status, message=reply.message)
+                return ps_pb2.PinReply(status=refused.reply.status, message=refused.reply.message)
             except MemoryError as error:
                 return ps_pb2.PinReply(status=ps_pb2.PS_INVALID, message=str(error))
 
@@ -429,8 +426,7 @@ class Partition:
             try:
                 self._check(request.incarnation, self._routing_version)
             except Refused as refused:
-                reply = refused.reply
-                return ps_pb2.PinReply(status=reply.status, message=reply.message)
+                return ps_pb2.PinReply(status=refused.reply.status, message=refused.reply.message)
             self._pins.unpin(request.number)
             return ps_pb2.PinReply(version=self._version())
 

@@ -32,6 +32,7 @@ _NOT_LATE = 0.9
 _MICROSECONDS = 1_000_000
 _MILLISECONDS = 1_000
 _GONE_S = 60
+_LONGEST_RECEIVE_S = 60.0
 _SEND_BYTES = 1 << 21
 
 
@@ -55,9 +56,8 @@ class Announced:
 class Connection:
     """A connected socket. Used by one thread at a time; `end` may be called by any.
 
-    Deadlines are times of `time.monotonic`; None waits for as long as the connection lasts. What
-    passes its deadline raises TimeoutError, everything else that goes wrong another OSError, and
-    then the connection is of no use any more.
+    Deadlines are times of `time.monotonic`. What passes its deadline raises TimeoutError, whatever
+    else goes wrong another OSError, and then the connection is of no use any more.
 
     Args:
       connected: the socket, which is closed with this.
@@ -66,6 +66,9 @@ class Connection:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._receive_limit_s = 0.0
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(connected, select.POLLIN)
+        self._writable.register(connected, select.POLLOUT)
         connected.settimeout(None)
         if connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -104,15 +107,16 @@ class Connection:
         meta = b"".join((prefix, struct.pack(f"<{len(lengths)}Q", *lengths), text, frame.head))
         self._send([memoryview(meta), *frame.pieces], deadline)
 
-    def await_frame(self, deadline: float | None, patience_s: float = 0.0) -> Announced:
+    def await_frame(self, deadline: float, patience_s: float | None = None) -> Announced:
         """Receive all of a frame but its buffers.
 
         Args:
           deadline: until when all that must be there.
-          patience_s: without a deadline, how long the rest may take once it has begun.
+          patience_s: how long the rest may take once it has begun; the deadline is that of the
+            beginning then.
         """
         prefix = self._receive(_PREFIX.size, deadline)
-        if deadline is None:
+        if patience_s is not None:
             deadline = time.monotonic() + patience_s
         magic, status, _, name_length, head_length, num_buffers = _PREFIX.unpack(prefix)
         if magic != MAGIC or num_buffers > MOST_BUFFERS or head_length > MOST_HEAD_BYTES:
@@ -150,23 +154,25 @@ class Connection:
 
     # ------------------------------------------------------------------------------ bytes
 
-    def _receive(self, num_bytes: int, deadline: float | None) -> bytearray:
+    def _receive(self, num_bytes: int, deadline: float) -> bytearray:
         received = bytearray(num_bytes)
         if num_bytes:
             self._fill([memoryview(received)], deadline)
         return received
 
-    def _fill(self, places: Sequence[memoryview], deadline: float | None) -> None:
+    def _fill(self, places: Sequence[memoryview], deadline: float) -> None:
         left = places
         while left:
+            # Python calls again what a signal interrupts: a poll for the time that is left, but a
+            # receive for all of its own. That is only interrupted as long as nothing is there.
+            if not self._readable.poll(_milliseconds_until(deadline)):
+                raise TimeoutError("nothing came in time")
             self._limit(deadline)
             try:
                 # The kernel waits until all is full: one call, and one turn of the interpreter.
                 count = self._socket.recvmsg_into(left[:_MOST_PIECES], 0, socket.MSG_WAITALL)[0]
             except BlockingIOError:
-                if deadline is None:
-                    continue
-                raise TimeoutError("nothing came in time") from None
+                continue
             if not count:
                 raise ConnectionLost("the other side closed the connection")
             left = rest_of(left, count)
@@ -184,19 +190,12 @@ class Connection:
 
     def _await_room(self, deadline: float) -> None:
         """Return once the kernel takes more to send."""
-        writable = select.poll()
-        writable.register(self._socket, select.POLLOUT)
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not writable.poll(left_s * _MILLISECONDS):
+        if not self._writable.poll(_milliseconds_until(deadline)):
             raise TimeoutError("the other side did not read in time")
 
-    def _limit(self, deadline: float | None) -> None:
-        """Let the next call that receives end at the deadline; told anew only if that matters."""
-        if deadline is None:
-            return
-        seconds = deadline - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError("it took too long")
+    def _limit(self, deadline: float) -> None:
+        """Let the next call that receives end by the deadline; told anew only if that matters."""
+        seconds = max(0.0, min(_LONGEST_RECEIVE_S, deadline - time.monotonic()))
         limit = self._receive_limit_s
         if limit * _NOT_LATE <= seconds <= limit:
             return
@@ -204,6 +203,14 @@ class Connection:
         timeval = struct.pack("@ll", *divmod(whole, _MICROSECONDS))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self._receive_limit_s = seconds
+
+
+def _milliseconds_until(deadline: float) -> float:
+    """Return how long a poll may wait; TimeoutError if it may not."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("it took too long")
+    return seconds * _MILLISECONDS
 
 
 def _status(value: int) -> Status:

@@ -20,11 +20,12 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
+from functools import partial
 
 from elasticdl.errors import UsageError
 from elasticdl.rpc.errors import RpcError, RpcUnavailable
 from elasticdl.rpc.frame import Frame, Placement
-from elasticdl.rpc.transport import Transport
+from elasticdl.rpc.transport import Transport, settle
 
 VARIABLE = "ELASTICDL_FAULTS"
 LONGEST_DELAY_S = 0.05
@@ -178,14 +179,10 @@ class FaultyTransport:
         self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
     ) -> Future[Frame]:
         outcome: Future[Frame] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(self.call(path, request, timeout_s, placement))
-            except Exception as error:
-                outcome.set_exception(error)
-
-        threading.Thread(target=run, name="faulty-call", daemon=True).start()
+        call = partial(self.call, path, request, timeout_s, placement)
+        threading.Thread(
+            target=settle, args=(outcome, call), name="faulty-call", daemon=True
+        ).start()
         return outcome
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ PATIENCE_S = 60.0
 """How long a frame that has begun may take, either way; the other side may be stopped for good."""
 MOST_BYTES = 1 << 30
 """Of requests that are being received or answered; a larger one is taken alone."""
+REST_S = 300.0
+"""How long a connection may be without a call; `StreamTransport` uses none that rested as long."""
 ACCEPT_AGAIN_S = 0.1
 _WARN_EVERY_S = 30.0
 
@@ -32,9 +34,7 @@ class StreamServer:
     """Answers calls of `StreamTransport`s: a thread for each connection, one call at a time on it.
 
     Args:
-      services: what it answers.
-      token: the job token that a connection must begin with.
-      address: `host:port`; port 0 picks a free one.
+      services, token, address: as of `Server`; services may have frames.
       most_bytes: of requests at a time.
 
     Attributes:
@@ -115,7 +115,8 @@ class StreamServer:
         try:
             if self._is_greeted(connection):
                 while True:
-                    self._answer(connection, connection.await_frame(None, PATIENCE_S))
+                    began_by = time.monotonic() + REST_S
+                    self._answer(connection, connection.await_frame(began_by, PATIENCE_S))
         except (OSError, MemoryError) as error:
             # The caller is gone, or sees the end of the connection and asks again.
             logger.debug("a connection ended: %s", error)

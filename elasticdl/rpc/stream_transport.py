@@ -8,8 +8,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from elasticdl.rpc.connection import MOST_FRAME_BYTES, Connection
 from elasticdl.rpc.errors import (
@@ -21,15 +23,19 @@ from elasticdl.rpc.errors import (
 )
 from elasticdl.rpc.frame import Frame, Placement
 from elasticdl.rpc.stream_address import open_socket
+from elasticdl.rpc.transport import settle
 
 MOST_IDLE = 16
+REST_S = 240.0
+"""No connection that rested longer is used again: the server is about to close it, or has."""
 
 
 class StreamTransport:
     """Connections to one stream server, each for one call at a time.
 
-    As many are opened as there are calls under way at once; those at rest are used again. A
-    connection on which anything went wrong is closed, so that nothing late can come over it.
+    As many are opened as there are calls under way at once; those at rest are used again, the last
+    one first, and closed when they have rested for long. A connection on which anything went wrong
+    is closed, so that nothing late can come over it.
 
     Args:
       address: `host:port`.
@@ -40,7 +46,8 @@ class StreamTransport:
         self._address = address
         self._token = token
         self._lock = threading.Lock()
-        self._idle: list[Connection] = []
+        # With the time since when; the one that has rested for longest comes first.
+        self._idle: deque[tuple[float, Connection]] = deque()
         self._busy: set[Connection] = set()
         self._is_closed = False
         self._threads = _Threads()
@@ -76,20 +83,14 @@ class StreamTransport:
         self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
     ) -> Future[Frame]:
         outcome: Future[Frame] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(self.call(path, request, timeout_s, placement))
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        self._threads.run(run)
+        call = partial(self.call, path, request, timeout_s, placement)
+        self._threads.run(partial(settle, outcome, call))
         return outcome
 
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
+            idle = self._all_idle()
             for connection in self._busy:
                 connection.end()  # Its call closes it.
         for connection in idle:
@@ -102,11 +103,26 @@ class StreamTransport:
         with self._lock:
             if self._is_closed:
                 raise ConnectionAbortedError("the connection was closed on this side")
-            connection = self._idle.pop() if self._idle else None
+            worn = self._worn()
+            connection = self._idle.pop()[1] if self._idle else None
             if connection is not None:
                 self._busy.add(connection)
-                return connection
-        return self._connect(deadline)
+        for one in worn:
+            one.close()
+        return self._connect(deadline) if connection is None else connection
+
+    def _worn(self) -> list[Connection]:
+        """Take those away that have rested for too long."""
+        worn = []
+        while self._idle and time.monotonic() - self._idle[0][0] > REST_S:
+            worn.append(self._idle.popleft()[1])
+        return worn
+
+    def _all_idle(self) -> list[Connection]:
+        """Take all away that are at rest."""
+        idle = [connection for _, connection in self._idle]
+        self._idle.clear()
+        return idle
 
     def _connect(self, deadline: float) -> Connection:
         connection = Connection(open_socket(self._address, deadline))
@@ -126,15 +142,18 @@ class StreamTransport:
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
             self._busy.discard(connection)
+            superfluous = self._worn()
             if len(self._idle) < MOST_IDLE and not self._is_closed:
-                self._idle.append(connection)
-                return
-        connection.close()
+                self._idle.append((time.monotonic(), connection))
+            else:
+                superfluous.append(connection)
+        for one in superfluous:
+            one.close()
 
     def _drop(self, connection: Connection | None) -> None:
         """Close a connection that failed, and those at rest: the server may be another one now."""
         with self._lock:
-            dropped, self._idle = self._idle, []
+            dropped = self._all_idle()
             if connection is not None:
                 self._busy.discard(connection)
                 dropped.append(connection)

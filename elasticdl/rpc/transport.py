@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,6 +51,14 @@ class Transport(Protocol):
     def close(self) -> None:
         """Free the connection; calls in flight fail."""
         ...
+
+
+def settle(outcome: Future[Frame], call: Callable[[], Frame]) -> None:
+    """Call, and let the future end as the call does."""
+    try:
+        outcome.set_result(call())
+    except BaseException as error:
+        outcome.set_exception(error)
 
 
 def _translate(error: grpc.RpcError, path: str) -> RpcError:
@@ -135,10 +144,7 @@ class DirectTransport:
         self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
     ) -> Future[Frame]:
         outcome: Future[Frame] = Future()
-        try:
-            outcome.set_result(self.call(path, request, timeout_s, placement))
-        except Exception as error:
-            outcome.set_exception(error)
+        settle(outcome, lambda: self.call(path, request, timeout_s, placement))
         return outcome
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 def test_loopback_addresses_meet_on_unix_sockets_and_others_do_not(server, transport):
     transport.call(PATH, Frame(b"a"), DEADLINE_S)
-    (connection,) = transport._idle
+    ((_, connection),) = transport._idle
     is_local = server.address.startswith("127.0.0.1")
     assert (connection._socket.family == socket.AF_UNIX) == is_local
 
@@ -168,6 +168,9 @@ def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
         family = socket.AF_UNIX
 
         def settimeout(self, seconds: object) -> None: ...
+
+        def fileno(self) -> int:
+            return 0  # Nobody waits for it.
 
         def setsockopt(self, *of: object) -> None: ...
 
