@@ -1,0 +1,167 @@
+"""What it costs to watch a job: with a page open and a scrape each second, over nobody looking.
+
+Jobs with and without run by turns; the ratio is that of their samples a second. On a busy machine
+the processor time of the master says more: all that watching takes happens there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import statistics
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import elasticdl
+from benchmarks.machine import describe_machine
+from benchmarks.workloads import MODEL_ZOO, WORKLOADS
+from elasticdl.instance import usable_cores
+
+PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One job; `master_cpu_s` of its last master, `seen` how many states and scrapes there were."""
+
+    samples_per_s: float
+    seconds: float
+    master_cpu_s: float
+    seen: int
+
+
+class Viewer:
+    """A page that is open, and a Prometheus, until `close`."""
+
+    def __init__(self, port: int) -> None:
+        self.seen = 0
+        self._url = f"http://127.0.0.1:{port}/"
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=one) for one in (self._look, self._scrape)]
+        for thread in self._threads:
+            thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self._url}api/stream", timeout=30) as stream,
+            ):
+                for line in stream:
+                    self.seen += line.startswith(b"event: state")
+            self._ended.wait(PAUSE_S)
+
+    def _scrape(self) -> None:
+        while not self._ended.wait(PAUSE_S):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self._url}metrics", timeout=30) as answer,
+            ):
+                self.seen += bool(answer.read())
+
+    def close(self) -> None:
+        """Look no more; the job has ended."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextlib.contextmanager
+def viewer(port: int, is_watched: bool) -> Iterator[Viewer | None]:
+    """Look at what is served at a port, if the job is watched."""
+    one = Viewer(port) if is_watched else None
+    try:
+        yield one
+    finally:
+        if one is not None:
+            one.close()
+
+
+def run(settings: argparse.Namespace, is_watched: bool) -> Watched:
+    """Train once."""
+    workload = WORKLOADS[settings.model]
+    pattern = str(workload.prepare(settings.model) / "train" / "*.recordio")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        tempfile.TemporaryDirectory(prefix="elasticdl-watching-") as directory,
+        viewer(port, is_watched) as eyes,
+    ):
+        result = elasticdl.train(
+            model_zoo=MODEL_ZOO,
+            model_def=workload.model_def,
+            params=workload.params_text,
+            data=pattern,
+            output=str(Path(directory) / "trained_model"),
+            job_dir=str(Path(directory) / "job"),
+            minibatch_size=settings.minibatch_size,
+            num_epochs=settings.num_epochs,
+            num_workers=settings.num_workers,
+            num_ps=settings.num_ps,
+            dashboard=is_watched,
+            dashboard_port=port if is_watched else 0,
+            quiet=True,
+        )
+    return Watched(
+        result.audit["records_expected"] / result.training_seconds,
+        result.training_seconds,
+        result.figures["roles"]["master"]["cpu_s"],
+        0 if eyes is None else eyes.seen,
+    )
+
+
+def measure(settings: argparse.Namespace) -> dict[str, Any]:
+    """Run both by turns and compare."""
+    watched: list[Watched] = []
+    alone: list[Watched] = []
+    for number in range(settings.rounds):
+        for is_watched in (True, False) if number % 2 else (False, True):
+            (watched if is_watched else alone).append(run(settings, is_watched))
+    ratios = [a.samples_per_s / b.samples_per_s for a, b in zip(watched, alone, strict=True)]
+    more_cpu_s = statistics.median(
+        a.master_cpu_s - b.master_cpu_s for a, b in zip(watched, alone, strict=True)
+    )
+    seconds = statistics.median(one.seconds for one in watched)
+    return {
+        "machine": describe_machine(),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "more_cpu_s": more_cpu_s,
+        "share_of_cores": more_cpu_s / (seconds * usable_cores()),
+        "watched": [asdict(one) for one in watched],
+        "alone": [asdict(one) for one in alone],
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
+    parser.add_argument("--model", choices=sorted(WORKLOADS), default="deepfm")
+    parser.add_argument("--minibatch_size", type=int, default=512)
+    parser.add_argument("--num_epochs", type=int, default=4)
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--num_ps", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="of one job each; medians are told")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    given = parser.parse_args()
+    found = measure(given)
+    print(f"watched over alone: {found['ratio']:.3f} of the samples a second")
+    print(
+        f"the master takes {found['more_cpu_s']:.2f} s of processor time more, its imports "
+        f"included: {found['share_of_cores']:.2%} of the machine's while it trains"
+    )
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
