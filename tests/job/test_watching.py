@@ -88,8 +88,10 @@ def test_events_are_told_as_they_come_and_the_result_last(start):
     job: Job = start("--num_epochs=2", "--json_events", records=1000)
     assert job.wait() == 0
     lines = [json.loads(line) for line in job.terminal().splitlines()]
-    before, told, result = lines[0], lines[1:-1], lines[-1]
-    assert (before["kind"], before["text"]) == ("message", f"job {result['job_name']}")
+    said = [one["text"] for one in lines if one["kind"] == "message"]
+    told, result = lines[len(said) : -1], lines[-1]
+    assert said[0] == f"job {result['job_name']}"
+    assert said[-1].startswith("dashboard: http://127.0.0.1:")
     printed = ask("jobs", "events", str(job.directory), "--json").stdout.splitlines()
     assert told == [json.loads(line) for line in printed]
     assert {"master", "launch", "granted", "epoch", "ended"} <= {one["kind"] for one in told}
