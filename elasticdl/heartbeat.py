@@ -34,6 +34,7 @@ class Heartbeat:
       on_end: called once, from that thread, with why: `finished` or `replaced`.
       on_cluster: called, from that thread, with the version of the cluster as the master has it.
       doing: says what the instance is at, in words.
+      metrics_address: where the instance serves metrics of its own; empty where it does not.
       partition: what a parameter server counted; None for others, and before it holds anything.
     """
 
@@ -47,9 +48,11 @@ class Heartbeat:
         on_cluster: Callable[[int], None] = lambda version: None,
         doing: Callable[[], str] = lambda: "",
         partition: Callable[[], master_pb2.PartitionCounts | None] = lambda: None,
+        metrics_address: str = "",
     ) -> None:
         self._doing = doing
         self._partition = partition
+        self._metrics_address = metrics_address
         self._master = master
         self._instance = instance
         self._grants = grants
@@ -91,7 +94,10 @@ class Heartbeat:
 
     def _vitals(self) -> master_pb2.Vitals:
         return master_pb2.Vitals(
-            memory_bytes=resident_bytes(), doing=self._doing(), partition=self._partition()
+            memory_bytes=resident_bytes(),
+            doing=self._doing(),
+            partition=self._partition(),
+            metrics_address=self._metrics_address,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,6 +61,10 @@ def make_application(source: Source, feed: Feed, in_thread: InThread, host: str)
         text = await in_thread(lambda: exposition(source))
         return Response(text, media_type=CONTENT_TYPE)
 
+    async def targets(request: Request) -> Response:
+        found = await in_thread(lambda: source.counters().get("targets", []))
+        return JSONResponse(found)
+
     def events(request: Request) -> Values:
         after = _number(request, "after", 0)
         limit = min(_number(request, "limit", 1000), MOST_EVENTS)
@@ -82,6 +86,7 @@ def make_application(source: Source, feed: Feed, in_thread: InThread, host: str)
         Route("/api/logs/{role}/{index:int}", values(log)),
         Route("/api/stream", stream),
         Route("/metrics", metrics),
+        Route("/api/targets", targets),
         *_page(),
     ]
     return _Guard(Starlette(routes=routes), host)

@@ -211,6 +211,9 @@ class LiveSource:
                 for spec, one in heard.items()
                 if one.partition is not None
             },
+            "targets": [
+                {"targets": [one.metrics_address]} for one in heard.values() if one.metrics_address
+            ],
             "phases": [
                 {"role": role, "phase": phase, "seconds": one["seconds"], "count": one["count"]}
                 for role, of_role in total["roles"].items()

@@ -106,6 +106,17 @@ class DisplayOptions(BaseModel):
         also=("tb",),
     )
 
+    metrics: bool = option(
+        False,
+        "each worker and parameter server serves /metrics of its own, too, on this machine; the "
+        "dashboard has those of all",
+        group="Display",
+        commands=JOB,
+        metavar="true|false",
+        example="true",
+        also=("prometheus",),
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = option(
         "INFO",
         "least important lines that go to the instances' logs",

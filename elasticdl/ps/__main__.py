@@ -17,12 +17,14 @@ from elasticdl.instance import (
     parse_arguments,
     start_logging,
 )
+from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.copies import Copies
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.standby import Standby
+from elasticdl.ps.traffic import add_metrics
 from elasticdl.rpc import (
     Client,
     GrpcTransport,
@@ -71,6 +73,15 @@ def run(arguments: InstanceArguments) -> int:
         return StreamTransport(other.address, arguments.token)
 
     standby = Standby(partition, connect)
+    own = None
+    if spec.metrics:
+        own = MetricsServer(
+            spec.job_name or "",
+            "ps",
+            arguments.index,
+            arguments.incarnation,
+            lambda metrics: add_metrics(metrics, partition.counts()),
+        )
     heartbeat = Heartbeat(
         master,
         instance,
@@ -78,6 +89,7 @@ def run(arguments: InstanceArguments) -> int:
         on_cluster=standby.heard,
         doing=partition.doing,
         partition=partition.counts,
+        metrics_address=own.address if own is not None else "",
     )
     try:
         said = join(master, instance, partition, server.address, heartbeat.start, connect)
@@ -90,6 +102,8 @@ def run(arguments: InstanceArguments) -> int:
         logger.warning("this incarnation is not wanted any more")
     finally:
         heartbeat.stop()
+        if own is not None:
+            own.stop()
         standby.stop()
         server.stop()
         master.close()

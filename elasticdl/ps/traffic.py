@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from elasticdl.exposition import Exposition
 from elasticdl.proto import master_pb2
 from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.rpc import Frame
@@ -62,3 +63,20 @@ def doing_of(has_model: bool, is_writing: bool) -> str:
     if not has_model:
         return "waits for initial values, or for what to restore"
     return "serves, and writes a checkpoint" if is_writing else "serves"
+
+
+def add_metrics(metrics: Exposition, counts: master_pb2.PartitionCounts | None) -> None:
+    """Add what a partition's heartbeat tells to the metrics of its process."""
+    if counts is None:
+        return
+    metrics.gauge("own_rows", "Rows of embeddings held.", counts.rows)
+    metrics.gauge("own_values_bytes", "Memory of its values.", counts.num_bytes)
+    for name, told in (
+        ("pulls", "Pulls answered."),
+        ("pushes", "Pushes of minibatches."),
+        ("sent_bytes", "Answered to pulls."),
+        ("received_bytes", "Of pushes."),
+    ):
+        metrics.counter(f"own_{name}_total", told, getattr(counts, name))
+    told = "Minibatches between what a push was computed from and its application."
+    metrics.histogram("own_staleness_minibatches", told, counts.staleness)

@@ -21,6 +21,7 @@ from elasticdl.instance import (
 from elasticdl.job_spec import JobSpec
 from elasticdl.logs.line import fields
 from elasticdl.model.keras_choice import use_keras
+from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, StreamTransport
@@ -74,6 +75,11 @@ def run(arguments: InstanceArguments) -> int:
             lambda partition: StreamTransport(partition.address, arguments.token),
             master_address=arguments.master,
         )
+        own = None
+        if arguments.spec.metrics:
+            own = MetricsServer(
+                arguments.spec.job_name or "", "worker", arguments.index, arguments.incarnation
+            )
         heartbeat.stop()
         heartbeat = Heartbeat(
             master,
@@ -83,6 +89,7 @@ def run(arguments: InstanceArguments) -> int:
             loss=lambda: worker.loss,
             on_cluster=worker.note_cluster,
             doing=lambda: worker.doing,
+            metrics_address=own.address if own is not None else "",
         )
         heartbeat.start()
         on_sigterm(worker.leave)

@@ -43,7 +43,16 @@ class Prometheus:
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
-            "scrape_configs": [{"job_name": "elasticdl", "static_configs": [{"targets": targets}]}],
+            "scrape_configs": [
+                {"job_name": "elasticdl", "static_configs": [{"targets": targets}]},
+                {
+                    "job_name": "elasticdl-instances",
+                    "http_sd_configs": [
+                        {"url": f"http://{one}/api/targets", "refresh_interval": "1s"}
+                        for one in targets
+                    ],
+                },
+            ],
         }
         path = directory / "prometheus.yml"
         path.write_text(yaml.safe_dump(config))
@@ -85,7 +94,7 @@ class Prometheus:
 
 @pytest.fixture
 def url(start) -> str:
-    job = start("--num_epochs=1000")
+    job = start("--num_epochs=1000", "--metrics")
     printed = wait_until("the URL", lambda: re.search(r"dashboard: (http://\S+)", job.terminal()))
     wait_until("the training", lambda: job.records_done() > 1000)
     return printed[1]
@@ -127,6 +136,9 @@ def test_what_the_documents_ask_for_is_there(url: str, prometheus: Prometheus) -
         for metric in metrics:
             assert prometheus.query(metric), f"{rule['alert']}: no metric {metric}"
         prometheus.query(rule["expr"])
+    for role, count in (("worker", 2), ("ps", 2)):
+        query = f'count(elasticdl_own_cpu_seconds_total{{role="{role}"}}) == {count}'
+        wait_until(f"each {role} by itself", lambda query=query: prometheus.query(query), 30.0)
     groups = wait_until("rules", lambda: prometheus.ask("api/v1/rules"))["groups"]
     wait_until(
         "evaluations",
