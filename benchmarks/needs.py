@@ -1,15 +1,18 @@
 """What a job of N workers needs, from what few of them cost: the model of docs/performance.md.
 
 A minibatch costs a worker, and all parameter servers together, processor time of two kinds: for
-what it is, and for each partition that it is sent to. So both are lines over the number of
-partitions, which `benchmarks.scaling` measures. The rest follows.
+what it is, and for each partition that it is sent to: both are lines over the number of partitions.
+A lease costs the master some, and every instance costs something as long as it lives. All that is
+fitted to runs of few workers (`benchmarks.scaling`). The rest follows.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from benchmarks.simulated_cluster import Settings, SimulatedCluster
 
@@ -30,22 +33,28 @@ class Line:
         """Return what it costs with so many partitions."""
         return self.base + self.each * partitions
 
-    @classmethod
-    def fit(cls, seconds: Mapping[int, Sequence[float]]) -> Line:
-        """Return the line of least squares, neither part below 0.
 
-        Args:
-          seconds: what was measured, by the number of partitions.
-        """
-        points = [(float(x), y) for x, each in seconds.items() for y in each]
-        if len(seconds) < 2:
-            return cls(statistics.fmean(y for _, y in points), 0.0)
-        found = statistics.linear_regression(*zip(*points, strict=True))
-        if found.slope < 0:
-            return cls(statistics.fmean(y for _, y in points), 0.0)
-        if found.intercept < 0:
-            return cls(0.0, sum(x * y for x, y in points) / sum(x * x for x, _ in points))
-        return cls(found.intercept, found.slope)
+def fit(columns: Sequence[np.ndarray], used: Sequence[float]) -> list[float]:
+    """Return what each of some causes costs, none below 0, by least squares.
+
+    Args:
+      columns: of each cause, how much of it there was in each run.
+      used: processor time in each run.
+    """
+    target = np.asarray(used, float)
+    best, found = np.inf, [0.0] * len(columns)
+    for chosen in itertools.product((False, True), repeat=len(columns)):
+        positions = [position for position, is_in in enumerate(chosen) if is_in]
+        if not positions:
+            continue
+        matrix = np.array([columns[position] for position in positions], float).T
+        costs = np.linalg.lstsq(matrix, target, rcond=None)[0]
+        error = float(np.square(matrix @ costs - target).sum())
+        if costs.min() >= 0 and error < best * (1 - 1e-9):
+            best, found = error, [0.0] * len(columns)
+            for position, cost in zip(positions, costs, strict=True):
+                found[position] = float(cost)
+    return found
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,10 @@ class Costs:
       records_per_task: of a lease.
       worker: processor time of a minibatch in its worker.
       ps: in all parameter servers together.
-      lease_s: of a lease in the master, signs of life and all else included.
+      ps_alive: what a parameter server uses beside that, in each second.
+      lease_s: of a lease in the master.
+      alive: what the master uses for each instance, in each second.
+      master: what it uses for itself.
       traffic: of a minibatch.
     """
 
@@ -92,7 +104,10 @@ class Costs:
     records_per_task: int
     worker: Line
     ps: Line
+    ps_alive: float
     lease_s: float
+    alive: float
+    master: float
     traffic: Traffic
 
     def samples_per_s(self, workers: int, partitions: int, cores: int) -> float:
@@ -102,7 +117,8 @@ class Costs:
         """
         minibatch_s = self.worker.at(partitions) + self.ps.at(partitions)
         minibatch_s += self.lease_s * self.minibatch_size / self.records_per_task
-        together = cores / minibatch_s
+        always = partitions * self.ps_alive + (workers + partitions) * self.alive + self.master
+        together = (cores - always) / minibatch_s
         return self.minibatch_size * min(together, workers / self.worker.at(partitions))
 
 
@@ -139,32 +155,33 @@ def needs(costs: Costs, workers: int, samples_per_s_each: float | None = None) -
       workers: how many.
       samples_per_s_each: of one of them; what one core can do unless given.
     """
-    speed = samples_per_s_each or costs.samples_per_s(1, 1, 1 << 30)
+    speed = samples_per_s_each or costs.minibatch_size / costs.worker.at(1)
     minibatches_per_s = workers * speed / costs.minibatch_size
-    # Each of P answers every push: P x MOST_BUSY >= rate x (base + each x P).
-    room = MOST_BUSY - minibatches_per_s * costs.ps.each
+    # Each of P answers every push: P x (MOST_BUSY - alive) >= rate x (base + each x P).
+    room = MOST_BUSY - costs.ps_alive - minibatches_per_s * costs.ps.each
     enough = minibatches_per_s * costs.ps.base / room if room > 0 else None
     partitions = None if enough is None else max(1, -int(-enough // 1))
+    used = partitions or 1
     leases_per_s = workers * speed / costs.records_per_task
     moved = costs.traffic.pulled_bytes + costs.traffic.pushed_bytes
     return Needs(
         workers,
         workers * speed,
         partitions,
-        minibatches_per_s * costs.ps.at(partitions or 1),
+        minibatches_per_s * costs.ps.at(used) + used * costs.ps_alive,
         leases_per_s,
-        leases_per_s * costs.lease_s,
+        leases_per_s * costs.lease_s + (workers + used) * costs.alive + costs.master,
         speed / costs.minibatch_size * moved,
-        minibatches_per_s * moved / (partitions or 1),
+        minibatches_per_s * moved / used,
     )
 
 
 def most_workers(costs: Costs, samples_per_s_each: float | None = None) -> int:
     """Return how many workers parameter servers can serve, however many there are."""
-    speed = samples_per_s_each or costs.samples_per_s(1, 1, 1 << 30)
+    speed = samples_per_s_each or costs.minibatch_size / costs.worker.at(1)
     if not costs.ps.each:
         return 1 << 30
-    return int(MOST_BUSY / costs.ps.each * costs.minibatch_size / speed)
+    return int((MOST_BUSY - costs.ps_alive) / costs.ps.each * costs.minibatch_size / speed)
 
 
 @dataclass(frozen=True)

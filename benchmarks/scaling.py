@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.job_process import end_jobs_on_sigterm
 from benchmarks.machine import describe_machine
-from benchmarks.needs import MOST_BUSY, Costs, Line, Traffic, most_workers, needs, simulate
+from benchmarks.needs import MOST_BUSY, Costs, Line, Traffic, fit, most_workers, needs, simulate
 from benchmarks.peers import job
 from benchmarks.peers.contestant import Request
 from benchmarks.peers.workloads import WORKLOADS
@@ -59,19 +58,26 @@ def measure(request: Request) -> dict[str, Any]:
 def costs_of(model: str, runs: Sequence[dict[str, Any]], traffic: Traffic) -> Costs:
     """Return what a minibatch costs, from all runs."""
     workload = WORKLOADS[model]
-    of_role: dict[str, dict[int, list[float]]] = {
-        role: defaultdict(list) for role in ("worker", "ps")
-    }
-    for run in runs:
-        for role, seconds in of_role.items():
-            seconds[run["ps"]].append(run["cpu_seconds"][role] / run["minibatches"])
-    leases = sum(run["minibatches"] for run in runs) / workload.minibatches_per_task
+    minibatches, partitions, seconds = (
+        np.array([run[name] for run in runs], float) for name in ("minibatches", "ps", "seconds")
+    )
+    instances = partitions + [run["workers"] for run in runs]
+    leases = minibatches / workload.minibatches_per_task
+    used = {role: [run["cpu_seconds"][role] for run in runs] for role in ("worker", "ps", "master")}
+    worker = fit([minibatches, minibatches * partitions], used["worker"])
+    base, each, ps_alive = fit(
+        [minibatches, minibatches * partitions, partitions * seconds], used["ps"]
+    )
+    lease_s, alive, master = fit([leases, instances * seconds, seconds], used["master"])
     return Costs(
         workload.minibatch_size,
         workload.minibatch_size * workload.minibatches_per_task,
-        Line.fit(of_role["worker"]),
-        Line.fit(of_role["ps"]),
-        sum(run["cpu_seconds"]["master"] for run in runs) / leases,
+        Line(*worker),
+        Line(base, each),
+        ps_alive,
+        lease_s,
+        alive,
+        master,
         traffic,
     )
 
@@ -125,7 +131,7 @@ def compare(costs: Costs, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def extrapolate(costs: Costs) -> list[dict[str, Any]]:
     """Return what many workers need, and what as many do in the simulator."""
-    each = costs.samples_per_s(1, 1, 1 << 30)
+    each = costs.minibatch_size / costs.worker.at(1)
     found = []
     for workers in SIMULATED:
         needed = needs(costs, workers, each)
@@ -163,8 +169,10 @@ def show(result: dict[str, Any]) -> None:
     console.print(
         f"a minibatch of {size:,} costs a worker {1e3 * worker['base']:.2f} + "
         f"{1e3 * worker['each']:.2f} P ms of a core, P parameter servers together "
-        f"{1e3 * ps['base']:.2f} + {1e3 * ps['each']:.2f} P ms; a lease "
-        f"{1e3 * costs['lease_s']:.1f} ms of the master's; it pulls "
+        f"{1e3 * ps['base']:.2f} + {1e3 * ps['each']:.2f} P ms, and each {costs['ps_alive']:.3f} "
+        f"cores as long as it lives; the master {1e3 * costs['lease_s']:.1f} ms a lease, "
+        f"{costs['alive']:.4f} cores for each instance and {costs['master']:.3f} for itself; "
+        "a minibatch pulls "
         f"{traffic['pulled_bytes'] / 1024:,.0f} KiB and pushes "
         f"{traffic['pushed_bytes'] / 1024:,.0f} KiB"
     )
@@ -199,7 +207,7 @@ def _needs_table(found: Sequence[dict[str, Any]]) -> Table:
             f"{each['workers']:,}",
             f"{each['samples_per_s']:,.0f}",
             f"{simulated['samples_per_s']:,.0f}",
-            "none is enough" if each["partitions"] is None else str(each["partitions"]),
+            "none" if each["partitions"] is None else str(each["partitions"]),
             f"{each['ps_cores']:.1f}",
             f"{each['leases_per_s']:,.1f}",
             f"{simulated['leases_per_s']:,.1f}",
@@ -224,14 +232,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="of training that count")
     parser.add_argument("--warm_up", type=float, default=4.0, help="seconds of training before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="of an earlier --json, measured")
     given = parser.parse_args(words)
     pairs = [
         tuple(int(number) for number in pair)
         for pair in itertools.product(given.workers.split(","), given.ps.split(","))
     ]
     directory = WORKLOADS[given.model].prepare(given.model)
-    runs = []
-    for _, (workers, ps) in itertools.product(range(given.rounds), pairs):
+    earlier = json.loads(given.runs.read_text()) if given.runs else {"runs": []}
+    runs = earlier["runs"]
+    for _, (workers, ps) in itertools.product(range(0 if runs else given.rounds), pairs):
         request = Request(
             given.model,
             str(directory),
@@ -244,12 +254,12 @@ def main(words: Sequence[str] | None = None) -> int:
         runs.append(measure(request))
         speed = f"{runs[-1]['samples_per_s']:,.0f} samples/s"
         print(f"{workers} workers, {ps} parameter servers: {speed}", file=sys.stderr, flush=True)
-    costs = costs_of(given.model, runs, traffic_of(given.model, directory, request.staleness))
+    costs = costs_of(given.model, runs, traffic_of(given.model, directory, Request.staleness))
     traffic = costs.traffic
     result = {
         "machine": describe_machine(),
         "model": given.model,
-        "seconds": given.seconds,
+        "seconds": float(np.median([run["seconds"] for run in runs])),
         "runs": runs,
         "costs": {
             **asdict(costs),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.needs import MOST_BUSY, Costs, Line, Traffic, most_workers, needs, simulate
+from benchmarks.needs import MOST_BUSY, Costs, Line, Traffic, fit, most_workers, needs, simulate
 from elasticdl.ps.client import ParameterClient
 from elasticdl.rpc import DirectTransport, Frame, Placement, Service
 from tests.partitions import DESCRIPTOR, Servers
@@ -17,7 +17,10 @@ COSTS = Costs(
     records_per_task=64 * 1024,
     worker=Line(0.008, 0.0005),
     ps=Line(0.002, 0.0002),
+    ps_alive=0.01,
     lease_s=0.0005,
+    alive=0.0002,
+    master=0.02,
     traffic=Traffic(1000, ((10.0, 16),), 2),
 )
 
@@ -60,17 +63,17 @@ def test_a_minibatch_moves_the_bytes_that_the_model_says(num_partitions: int) ->
     assert moved[0] == traffic.pushed_bytes
 
 
-def test_the_line_through_what_was_measured_is_found_again() -> None:
-    line = Line(0.003, 0.0004)
-    found = Line.fit({p: [line.at(p), line.at(p)] for p in (1, 2, 4)})
-    assert found.base == pytest.approx(line.base)
-    assert found.each == pytest.approx(line.each)
+def test_what_was_paid_for_each_cause_is_found_again() -> None:
+    minibatches, seconds = np.array([100.0, 300.0, 90.0, 500.0]), np.array([8.0, 9.0, 7.0, 8.5])
+    used = list(0.003 * minibatches + 0.02 * seconds)
+    assert fit([minibatches, seconds], used) == pytest.approx([0.003, 0.02])
 
 
-def test_neither_part_of_a_line_is_below_nothing() -> None:
-    assert Line.fit({1: [0.002], 4: [0.001]}) == Line(0.0015, 0.0)
-    assert Line.fit({1: [0.001], 4: [0.0045]}).base == 0.0
-    assert Line.fit({2: [0.001, 0.003]}) == Line(0.002, 0.0)
+def test_nothing_costs_less_than_nothing() -> None:
+    minibatches, partitions = np.array([100.0, 100.0, 100.0]), np.array([1.0, 2.0, 4.0])
+    base, each = fit([minibatches, minibatches * partitions], [0.4, 0.3, 0.2])
+    assert base == pytest.approx(0.003)
+    assert each == 0.0
 
 
 @pytest.mark.parametrize("workers", [1, 7, 20])
@@ -80,7 +83,7 @@ def test_partitions_are_the_fewest_that_are_not_too_busy(workers: int) -> None:
     minibatches_per_s = found.samples_per_s / COSTS.minibatch_size
 
     def busy(partitions: int) -> float:
-        return minibatches_per_s * COSTS.ps.at(partitions) / partitions
+        return minibatches_per_s * COSTS.ps.at(partitions) / partitions + COSTS.ps_alive
 
     assert busy(found.partitions) <= MOST_BUSY
     assert found.partitions == 1 or busy(found.partitions - 1) > MOST_BUSY
