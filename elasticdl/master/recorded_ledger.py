@@ -108,7 +108,8 @@ class RecordedLedger:
             *others, answer = actions
             return bool(others) or _is_new(answer) or before != self._marks(event)
         if isinstance(event, Tick):
-            return bool(actions) or before != self._marks(event)
+            # The end of one of a task's two leases is followed by no action.
+            return bool(event.expired or actions) or before != self._marks(event)
         return True
 
 

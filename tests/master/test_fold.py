@@ -238,6 +238,14 @@ def test_a_master_that_dies_at_any_moment_is_found_again_and_nothing_is_applied_
         assert len(counted) == num_ranges
 
 
+def test_the_end_of_one_of_two_leases_of_a_task_is_found_again():
+    plan = make_plan([12, 1, 1], 1, 1, 4, None)
+    cluster = DyingMaster(plan, 4, 30257, None)
+    cluster.initialized = {"callbacks": [], "user_callbacks": True}
+    cluster.run(7)
+    cluster.check()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_journals_file_is_what_the_next_master_needs(tmp_path, seed):
     chance = random.Random(seed)
