@@ -90,6 +90,11 @@ class _OpenTask:
             getattr(self, name)[position] = getattr(state, name)
         self.of_all = None
 
+    def close(self, position: int) -> None:
+        """One group has closed it."""
+        self.next[position] = CLOSED
+        self.of_all = None
+
     def begins(self, attempt: int) -> np.ndarray:
         """Which groups are at an earlier attempt, and would drop it: bool ``[groups]``."""
         return (self.attempt < attempt) & (self.next < CLOSED)
@@ -218,7 +223,7 @@ class Progress:
             if len(apart) > MAX_TASKS_APART:
                 raise ValueError(f"{len(apart)} tasks are closed in some groups only")
             for task in (t for start, end in apart.intervals for t in range(start, end)):
-                made._opened(task).next[position] = CLOSED
+                made._opened(task).close(position)
             for task, state in group.open.items():
                 made._opened(task).set(position, state)
         return made

@@ -8,6 +8,7 @@ buffers without anything between them. A request's name is its path; a reply's i
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import struct
@@ -65,7 +66,7 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._receive_limit_s = 0.0
+        self._receive_limit_s = math.nan  # None so far: it is like no other.
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(connected, select.POLLIN)
         self._writable.register(connected, select.POLLOUT)

@@ -229,7 +229,11 @@ class TaskPipeline:
             is_wanted = k >= task.first_minibatch
             if not is_wanted and not self._digests:
                 continue
-            features, labels, weights, table_ids = self._layout.unpack(value)
+            try:
+                features, labels, weights, table_ids = self._layout.unpack(value)
+            except tf.errors.InvalidArgumentError as error:
+                self._failed = True
+                raise self._error(error) from error
             ids = tuple(each._numpy() for each in table_ids)
             digest_before = self._digest
             if self._digests:
@@ -295,6 +299,8 @@ class _Layout:
 
     def __init__(self) -> None:
         self._dtypes: list[tf.DType] = []
+        # Checked for each minibatch: what was traced relies on them.
+        self._shapes: list[tf.TensorShape] = []
         self._pack: Packer | None = None
 
     def close(self, task_id: tf.Tensor, k: tf.Tensor, num_records: tf.Tensor, value: Any) -> Any:
@@ -306,12 +312,13 @@ class _Layout:
         """
         parts = tf.nest.flatten(value, expand_composites=True)
         self._dtypes = [part.dtype for part in parts]
+        self._shapes = [part.shape for part in parts]
         self._pack = packer(tf.nest.map_structure(tf.type_spec_from_value, value))
         return _element(task_id, k, num_records, tf.raw_ops.OptionalFromValue(components=parts))
 
     def open(self, element: tf.Tensor) -> tuple[int, int, int, tf.Tensor]:
         """Return task id, k and number of records of an element, and its value, not opened."""
-        numbers, value = _values(element, [tf.int64, tf.variant])
+        numbers, value = _values(element, [tf.int64, tf.variant], [tf.TensorShape(None)] * 2)
         task_id, k, num_records = numbers._numpy().tolist()
         return task_id, k, num_records, value
 
@@ -320,15 +327,16 @@ class _Layout:
     ) -> tuple[Any, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
         """Return features, labels, weights and ids."""
         assert self._pack is not None
-        return self._pack(_values(value, self._dtypes))
+        return self._pack(_values(value, self._dtypes, self._shapes))
 
 
 def _element(task_id: tf.Tensor, k: tf.Tensor, num_records: tf.Tensor, value: tf.Tensor) -> Any:
     return tf.raw_ops.OptionalFromValue(components=[tf.stack([task_id, k, num_records]), value])
 
 
-def _values(optional: tf.Tensor, dtypes: list[tf.DType]) -> list[tf.Tensor]:
-    shapes = [tf.TensorShape(None)] * len(dtypes)
+def _values(
+    optional: tf.Tensor, dtypes: list[tf.DType], shapes: list[tf.TensorShape]
+) -> list[tf.Tensor]:
     return tf.raw_ops.OptionalGetValue(optional=optional, output_types=dtypes, output_shapes=shapes)
 
 

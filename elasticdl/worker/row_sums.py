@@ -67,7 +67,7 @@ def sum_by_row(values: np.ndarray, rows: np.ndarray, num_rows: int) -> tuple[np.
       ValueError: a row is not there.
     """
     sums = POOL.float32s(num_rows, values.shape[1])
-    if not _sum_by_row(values, rows, sums):
+    if len(rows) != len(values) or not _sum_by_row(values, rows, sums):
         raise ValueError(f"a gradient is of a row that is not there; there are {num_rows}")
     return sums, bool(_are_finite(sums))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from elasticdl.ps.interval_set import IntervalSet
@@ -108,6 +108,23 @@ def test_groups_of_one_partition_may_stand_at_different_minibatches():
     assert progress.next(7) == CLOSED
 
 
+def test_a_group_that_closed_a_task_which_others_have_not_begun_drops_it():
+    before, after = Progress(1), Progress(1)
+    after.advance(after.decide(7, 0), 7, 0, 10, 1.0, digest=1)
+    after.close(after.decide(7, 1, digest=1, closes=True), 7, 10, 10, False)
+    both = Progress.of_groups([after.group(0), before.group(0)])
+    assert both.next(7) == 0
+    decision = both.decide(7, 0)
+    assert decision.apply.tolist() == [False, True]
+    assert decision.repeat.tolist() == [True, False]
+    both.drop_repeat(decision)
+    both.advance(decision, 7, 0, 10, 1.0, digest=1)
+    both.close(both.decide(7, 1, digest=1, closes=True), 7, 10, 10, False)
+    assert 7 in both.closed
+    assert both.totals.applied_records.tolist() == [10, 10]
+    assert both.totals.repeats_dropped.tolist() == [1, 0]
+
+
 def test_records_that_were_emitted_and_not_counted_stay_missing():
     progress = Progress(1)
     push(progress, 1, 0, records=6)
@@ -176,22 +193,35 @@ def test_a_group_moves_with_its_digests_attempts_and_counts():
     assert again.decide(7, 0, 2).is_old
 
 
+OTHER = ["restore one group", "keep", "mix"]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["push", "skip", "close", "restore one group"]),
-            st.integers(0, 4),  # k
+            st.sampled_from([*["push"] * 4, "skip", "close", "close", *OTHER]),
+            st.integers(0, 4) | st.none(),  # k; None: what is wanted
             st.integers(0, 1),  # attempt
             st.sampled_from([0, 0, 0, 5]),  # a digest that the groups do not have
         ),
         max_size=25,
     )
 )
+@example([("keep", None, 0, 0), ("push", None, 0, 0), ("close", None, 0, 0), ("mix", None, 0, 0)])
 def test_it_makes_no_difference_whether_all_groups_are_known_to_stand_alike(requests):
     short, whole = Progress(3), Progress(3)
-    for what, k, attempt, wrong in requests:
+    kept = whole.copy()
+    for what, wanted, attempt, wrong in requests:
+        k = min(whole.next(7, attempt), 9) if wanted is None else wanted
+        if what == "keep":
+            kept = whole.copy()
+        if what == "mix":  # As parts of a checkpoint are, which are of different moments.
+            groups = [kept.group(0), whole.group(1), whole.group(2)]
+            short, whole = Progress.of_groups(groups), Progress.of_groups(groups)
         for progress in (short, whole):
+            if what in ("keep", "mix"):
+                continue
             if what == "restore one group" and 7 in progress._open:
                 progress._open[7].set(1, TaskState(next=k, digest=k))
                 continue

@@ -174,6 +174,24 @@ def test_an_error_of_python_code_carries_its_traceback(tmp_path: Path) -> None:
     assert "script_ops" not in raised.value.traceback_text
 
 
+def test_values_of_another_shape_than_was_said_are_an_error(tmp_path: Path) -> None:
+    untrue = """
+            n = tf.ensure_shape(n, [])
+            some = tf.numpy_function(lambda n: np.ones(5, np.float32), [n], tf.float32)
+            some.set_shape([3])
+            return {"n": n, "copies": some}, n
+"""
+    told = '            return {"n": n, "copies": tf.repeat(n, 1)}, n\n'
+    spec = SPEC.replace(told, untrue).replace(
+        "import tensorflow", "import numpy as np\nimport tensorflow"
+    )
+    pipeline = pipeline_of(contract_of(tmp_path, spec))
+    pipeline.put(1, records(1, 2))
+    pipeline.close()
+    with pytest.raises(UserCodeError, match="does not match the expected shape"):
+        next(pipeline)
+
+
 def test_labels_are_absent_in_prediction(contract: Contract) -> None:
     pipeline = pipeline_of(contract, Mode.PREDICTION)
     pipeline.put(0, records(-1, 1))
