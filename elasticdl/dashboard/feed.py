@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ MOST_STREAMS = 64
 MOST_BEHIND = 16
 """Of a stream that takes no more; it is ended then, and its viewer asks for all again."""
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 InThread = Callable[[Callable[[], T]], Awaitable[T]]
 
@@ -21,7 +24,8 @@ InThread = Callable[[Callable[[], T]], Awaitable[T]]
 class Feed:
     """The streams of one dashboard; for the thread of its event loop alone.
 
-    Nothing is looked at while nobody looks.
+    Nothing is looked at while nobody looks. What cannot be told at a moment is left out then: a
+    stream goes on without it.
 
     Args:
       source: the job.
@@ -34,8 +38,11 @@ class Feed:
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._pump: asyncio.Task[None] | None = None
         self._has_ended = False
+        self._has_caught_up = False
         self._last_event = 0
         self._last_row = 0.0
+        # What could not be told last time, of which the log has the first error alone.
+        self._untold: set[str] = set()
 
     @property
     def is_full(self) -> bool:
@@ -48,8 +55,8 @@ class Feed:
         self._streams.add(queue)
         try:
             if self._pump is None and not self._has_ended:
-                await self._in_thread(self._catch_up)
-                self._pump = self._pump or asyncio.create_task(self._pump_forever())
+                self._has_caught_up = False
+                self._pump = asyncio.create_task(self._pump_forever())
             while (chunk := await queue.get()) is not None:
                 yield chunk
         finally:
@@ -83,27 +90,51 @@ class Feed:
             else:
                 queue.put_nowait(chunk)
 
+    def _chunk(self) -> bytes:
+        """What is new; never raises."""
+        parts = [self._told("what happened before", self._catch_up)]
+        if self._has_caught_up:
+            parts.append(self._told("events", self._events))
+            parts.append(self._told("history", self._history))
+        parts.append(self._told("state", lambda: _event("state", self._source.state())))
+        return b"".join(parts)
+
+    def _told(self, what: str, tell: Callable[[], bytes]) -> bytes:
+        """What is told; nothing where that fails, as it may be that it can be told next time."""
+        try:
+            told = tell()
+        except Exception:
+            if what not in self._untold:
+                logger.exception("%s cannot be told to who looks", what)
+                self._untold.add(what)
+            return b""
+        self._untold.discard(what)
+        return told
+
     def _catch_up(self) -> bytes:
         """What happened before a stream began is asked for apart."""
-        self._last_event = self._source.events(limit=0)["last"]
-        rows = self._source.history()["rows"]
-        self._last_row = rows[-1][0] if rows else 0.0
+        if not self._has_caught_up:
+            self._last_event = self._source.events(limit=0)["last"]
+            rows = self._source.history()["rows"]
+            self._last_row = rows[-1][0] if rows else 0.0
+            self._has_caught_up = True
         return b""
 
-    def _chunk(self) -> bytes:
-        parts = []
+    def _events(self) -> bytes:
         events = self._source.events(after=self._last_event)
-        if events["events"]:
-            self._last_event = events["last"]
-            parts.append(_event("events", events))
+        if not events["events"]:
+            return b""
+        self._last_event = events["last"]
+        return _event("events", events)
+
+    def _history(self) -> bytes:
         history = self._source.history(after=self._last_row)
-        if history["rows"] or history["evaluations"]:
-            at = [row[0] for row in history["rows"]]
-            at += [one["at"] for one in history["evaluations"]]
-            self._last_row = max(at)
-            parts.append(_event("history", history))
-        parts.append(_event("state", self._source.state()))
-        return b"".join(parts)
+        at = [row[0] for row in history["rows"]]
+        at += [one["at"] for one in history["evaluations"]]
+        if not at:
+            return b""
+        self._last_row = max(at)
+        return _event("history", history)
 
 
 def _event(name: str, values: Values) -> bytes:

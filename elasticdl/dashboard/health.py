@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
+import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,8 @@ from elasticdl.master.cluster_state import COMMITTED, FAILED
 from elasticdl.master.placement import DAMAGED
 from elasticdl.master.story import leased_twice
 from elasticdl.master.wording import count_of
+
+logger = logging.getLogger(__name__)
 
 Level = Literal["error", "warning"]
 Finding = tuple[Level, str]
@@ -43,28 +48,49 @@ def find_health(
       stands_still_s: for how long no task was done.
       directories: where the job writes.
     """
-    found = [*_of_end(state), *_of_events(state["at"], events)]
+    found = [
+        *_looked("how it ended", lambda: _of_end(state)),
+        *_looked("who died", lambda: _of_deaths(state["at"], events)),
+        *_looked("its checkpoints", lambda: _of_checkpoints(events)),
+        *_looked("what went wrong", lambda: _of_events(state["at"], events)),
+    ]
     if state["state"] == "running":
         found += [
-            *_of_progress(state, stands_still_s),
-            *_of_instances(state),
-            *_of_disks(directories),
+            *_looked("its progress", lambda: _of_progress(state, stands_still_s)),
+            *_looked("its instances", lambda: _of_instances(state)),
+            *_looked("its disks", lambda: _of_disks(directories)),
         ]
     found.sort(key=lambda one: one[0] != "error")
     return [{"level": level, "text": text} for level, text in found]
 
 
+def _looked(at: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What was found; of what cannot be looked at, that: the rest of the health is told."""
+    try:
+        return list(look())
+    except Exception as error:
+        logger.debug("health: %s", at, exc_info=True)
+        return [("warning", f"{at} cannot be looked at ({type(error).__name__}: {error})")]
+
+
 def _of_end(state: Values) -> Iterator[Finding]:
     if state["state"] in ("failed", "lost") and state["error"]:
-        yield "error", state["error"].splitlines()[0]
+        yield "error", _first_line(state["error"])
     elif state["state"] == "lost":
         yield "error", "nothing of the job runs, and it did not end; elasticdl jobs resume goes on"
 
 
-def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
-    recent = [one for one in events if one.time > at - RECENT_S]
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0] or "no reason is given"
+
+
+def _recent(at: float, events: Sequence[JobEvent]) -> list[JobEvent]:
+    return [one for one in events if one.time > at - RECENT_S]
+
+
+def _of_deaths(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
     deaths: dict[tuple[str, int], list[JobEvent]] = defaultdict(list)
-    for one in recent:
+    for one in _recent(at, events):
         if one.mark == "death":
             deaths[one.body["role"], one.body["index"]].append(one)
     for (role, index), some in sorted(deaths.items()):
@@ -75,6 +101,9 @@ def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
                 f"{who} died {len(some)} times in {RECENT_S / 60:.0f} minutes, last: "
                 f"{some[-1].body['reason']}; its log says more",
             )
+
+
+def _of_checkpoints(events: Sequence[JobEvent]) -> Iterator[Finding]:
     checkpoints = [one for one in events if one.kind in (COMMITTED, FAILED)]
     failed = 0
     for one in reversed(checkpoints):
@@ -82,14 +111,18 @@ def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
             break
         failed += 1
     if failed:
-        why = checkpoints[-1].body["reason"].splitlines()[0]
+        why = _first_line(checkpoints[-1].body["reason"])
         yield "error", f"{count_of(failed, 'checkpoint')} in a row failed, last: {why}"
+
+
+def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
+    recent = _recent(at, events)
     for one in recent:
         if one.kind == DAMAGED:
             yield "warning", one.text
     raised = [one for one in recent if one.kind == "raised"]
     if raised:
-        yield "warning", raised[-1].text.splitlines()[0]
+        yield "warning", _first_line(raised[-1].text)
     late = [one for one in recent if one.kind == "granted" and "straggler" in one.body]
     if late and late[-1].time > at - LATE_S:
         yield "warning", leased_twice(late[-1].body)
@@ -122,20 +155,35 @@ def _of_instances(state: Values) -> Iterator[Finding]:
 
 
 def _of_disks(directories: Sequence[str]) -> Iterator[Finding]:
-    for directory, free in free_bytes(directories).items():
+    for directory in _local(directories):
+        try:
+            free = _free_at(directory)
+        except OSError as error:
+            yield "warning", f"{directory}: how much is free cannot be told: {error.strerror}"
+            continue
         if free < LITTLE_DISK:
             level: Level = "error" if free < NO_DISK else "warning"
             yield level, f"{directory}: {free / 1e6:,.0f} MB are free"
 
 
 def free_bytes(directories: Sequence[str]) -> dict[str, int]:
-    """Return what is free where the directories are, or will be; of disks of this machine."""
+    """Return what is free where the directories are, or will be; of those that can be asked."""
     found = {}
-    for directory in dict.fromkeys(directories):
-        path = Path(directory)
-        while not path.exists() and path != path.parent:
-            path = path.parent
+    for directory in _local(directories):
         with contextlib.suppress(OSError):
-            if "://" not in directory:
-                found[directory] = shutil.disk_usage(path).free
+            found[directory] = _free_at(directory)
     return found
+
+
+def _local(directories: Sequence[str]) -> list[str]:
+    """Those on disks of this machine, each once."""
+    return [one for one in dict.fromkeys(directories) if "://" not in one]
+
+
+def _free_at(directory: str) -> int:
+    for path in (Path(directory), *Path(directory).parents):
+        try:
+            return shutil.disk_usage(path).free
+        except (FileNotFoundError, NotADirectoryError):  # It will be.
+            continue
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)

@@ -132,6 +132,31 @@ def test_a_stream_has_the_state_each_second_and_what_is_new(served, masters):
     assert json.loads(last.decode().removeprefix("data: "))["state"] == "lost", "the end is told"
 
 
+def test_a_stream_goes_on_when_what_failed_can_be_told_again(served, masters, tmp_path):
+    damaged = tmp_path / "result.json"
+    stream = served.ask("/api/stream")
+    assert stream.readline() == b"event: state\n"
+    damaged.write_text("[]")  # No state can be made of it.
+    assert served.ask("/api/state").status == 500
+    masters.coordinator.scale(2)
+    while stream.readline() != b"event: events\n":
+        pass
+    later = served.ask("/api/stream")
+    damaged.unlink()
+    assert later.readline() == b"event: state\n"
+    while b'"workers_wanted":2' not in stream.readline():
+        pass
+
+
+def test_who_comes_while_nothing_can_be_told_is_told_from_then_on(served, tmp_path):
+    damaged = tmp_path / "result.json"
+    damaged.write_text("[]")
+    stream = served.ask("/api/stream")
+    assert served.ask("/api/state").status == 500
+    damaged.unlink()
+    assert stream.readline() == b"event: state\n"
+
+
 def test_pages_that_are_too_many_are_refused_and_come_in_when_others_go(served):
     streams = [served.ask("/api/stream") for _ in range(MOST_STREAMS)]
     assert {one.status for one in streams} == {200}

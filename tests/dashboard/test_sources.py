@@ -11,7 +11,7 @@ import pytest
 
 from elasticdl.dashboard.directory_source import DirectorySource
 from elasticdl.dashboard.events import JobEvent
-from elasticdl.dashboard.health import find_health
+from elasticdl.dashboard.health import find_health, free_bytes
 from elasticdl.dashboard.tasks import MOST_RUNS, describe_tasks, runs_of
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
@@ -211,3 +211,20 @@ def test_a_task_that_was_leased_twice_is_told_while_it_matters(tmp_path, seconds
     leased = JobEvent(9, WELL["at"] - seconds_ago, "granted", "task 306 is leased", body)
     found = [one["text"] for one in find_health(WELL, [leased], 0.0, [str(tmp_path)])]
     assert any("task 306 is leased to worker 1 as well" in one for one in found) == is_told
+
+
+def test_what_cannot_be_told_of_health_is_said_and_the_rest_is_told(tmp_path):
+    cannot_be_asked = str(tmp_path / ("long" * 100) / "checkpoints")
+    assert free_bytes([cannot_be_asked, str(tmp_path / "to" / "come"), "s3://b/c"]).keys() == {
+        str(tmp_path / "to" / "come")
+    }
+    failed = JobEvent(7, 990.0, "checkpoint_failed", "", {"number": 3, "reason": ""})
+    state = {**WELL, "workers_wanted": 3}
+    texts = [one["text"] for one in find_health(state, [failed], 0.0, [cannot_be_asked])]
+    assert texts[0] == "1 checkpoint in a row failed, last: no reason is given"
+    assert "1 of 3 workers running" in texts
+    assert f"{cannot_be_asked}: how much is free cannot be told: File name too long" in texts
+    without_reason = JobEvent(7, 990.0, "checkpoint_failed", "", {"number": 3})
+    texts = [one["text"] for one in find_health(state, [without_reason], 0.0, [str(tmp_path)])]
+    assert "1 of 3 workers running" in texts
+    assert any(one.startswith("its checkpoints cannot be looked at (KeyError") for one in texts)
