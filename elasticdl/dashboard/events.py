@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from elasticdl.master.cluster_state import BEGUN, COMMITTED, FAILED, CommittedCheckpoint
+from elasticdl.master.cluster_state import BEGUN, COMMITTED, FAILED, RETRIED, CommittedCheckpoint
 from elasticdl.master.journal import Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.placement import (
@@ -220,6 +220,7 @@ _TEXTS: dict[str, Callable[[Body], str]] = {
     BEGUN: lambda body: f"checkpoint {body['number']} is begun",
     COMMITTED: lambda body: f"{CommittedCheckpoint.of_entry(dict(body))}: {body['reason']}",
     FAILED: lambda body: f"checkpoint {body['number']} failed: {body['reason']}",
+    RETRIED: lambda body: f"checkpoint {body['number']} is given up: {body['reason']}",
     DAMAGED: lambda body: damaged(body["number"], body["reason"], body["instead"]).text,
     ROLLED_BACK: lambda body: f"training goes on from checkpoint {body['checkpoint']}",
     ASKED: lambda body: f"{_are(body['num_ps'], 'parameter server')} wanted",

@@ -11,7 +11,9 @@ from elasticdl.ps.routing_table import RoutingTable
 BEGUN = "checkpoint_begun"
 COMMITTED = "checkpoint"
 FAILED = "checkpoint_failed"
-"""Kinds of entries of the journal: a checkpoint's number, before it is used; what became of it."""
+RETRIED = "checkpoint_retried"
+"""Kinds of entries of the journal: a checkpoint's number, before it is used; what became of it:
+there, not to be written, or given up for another as what it was to be of had changed meanwhile."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from elasticdl.master.cluster_state import (
     BEGUN,
     COMMITTED,
     FAILED,
+    RETRIED,
     CheckpointMoment,
     Cluster,
     CommittedCheckpoint,
@@ -499,7 +500,7 @@ class Coordinator:
                 return
             waits = self._ledger.checkpoint_wanted
             text, is_final = self._placement.failed(number, why, waits, is_loud)
-            self._note(FAILED, {"number": number, "reason": why}, text=text if is_loud else "")
+            self._note(FAILED if is_loud else RETRIED, {"number": number, "reason": why}, text)
             if is_final:
                 self.end(Outcome("failed", f"checkpoint_dir '{self.spec.checkpoint_root}': {text}"))
 

@@ -140,9 +140,11 @@ class Placement:
 
         Args:
           waits: why nothing goes on before one is committed; empty where all does.
-          is_loud: it is worth a message, and counts.
+          is_loud: it is worth a message, and counts; of others nothing is said.
         """
-        self._failed_in_a_row += is_loud
+        if not is_loud:
+            return "", False
+        self._failed_in_a_row += 1
         if self.committed is None and self._failed_in_a_row >= MOST_FIRST_FAILURES:
             return f"the first checkpoint cannot be written: {why}", True
         stays = "" if self.committed is None else f"; checkpoint {self.committed.number} stays"

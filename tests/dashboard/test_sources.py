@@ -228,3 +228,16 @@ def test_what_cannot_be_told_of_health_is_said_and_the_rest_is_told(tmp_path):
     texts = [one["text"] for one in find_health(state, [without_reason], 0.0, [str(tmp_path)])]
     assert "1 of 3 workers running" in texts
     assert any(one.startswith("its checkpoints cannot be looked at (KeyError") for one in texts)
+
+
+def test_a_checkpoint_that_was_begun_again_is_no_failure(masters, tmp_path):
+    first = masters.coordinator
+    first.checkpoint_failed(2, "a parameter server was lost meanwhile", is_loud=False)
+    source = DirectorySource(tmp_path)
+    assert [one for one in source.state()["health"] if "checkpoint" in one["text"]] == []
+    assert source.events()["events"][-1]["text"] == (
+        "checkpoint 2 is given up: a parameter server was lost meanwhile"
+    )
+    first.checkpoint_failed(3, "disk full")
+    texts = [one["text"] for one in source.state()["health"]]
+    assert "1 checkpoint in a row failed, last: disk full" in texts

@@ -60,7 +60,7 @@ def test_parameter_servers_are_killed_in_every_phase_and_scaled_and_nothing_is_l
 
     def is_writing() -> bool:
         begun = entries(job, "checkpoint_begun")
-        ended = entries(job, "checkpoint") + entries(job, "checkpoint_failed")
+        ended = entries(job, "checkpoint") + entries(job, "checkpoint_retried")
         return len(begun) > max(1, len(ended))
 
     wait_until("a checkpoint that is being written", is_writing)

@@ -123,7 +123,7 @@ def test_a_copy_is_restored_that_goes_beyond_a_checkpoint_which_was_given_up(sta
 
     monkeypatch.setattr(job.coordinator, "commit_checkpoint", lose_one_first)
     job.train(2)
-    job.wait_for("its end", lambda: list(read_journal(job.directory, "checkpoint_failed")))
+    job.wait_for("its end", lambda: list(read_journal(job.directory, "checkpoint_retried")))
     job.join(killed[0])
     assert job.restored() == [
         "parameter server 0 was restored from its copy on parameter server 1, 0 tasks again"
