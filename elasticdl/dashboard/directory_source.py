@@ -195,10 +195,15 @@ class DirectorySource:
         found = [one for one in self._read().events if one.mark == "evaluation"]
         return describe_history(interval_s, [one for one in rows if one[0] > after], found, after)
 
-    def events(self, after: int = 0, limit: int = MOST_EVENTS, with_tasks: bool = False) -> Values:
-        if with_tasks:
-            return events_of(self._directory, after, limit)
-        return describe_events(self._read().events, after, limit)
+    def events(
+        self,
+        after: int = 0,
+        limit: int = MOST_EVENTS,
+        with_tasks: bool = False,
+        newest: bool = False,
+    ) -> Values:
+        found = events_of(self._directory, after) if with_tasks else self._read().events
+        return describe_events(found, after, limit, newest)
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
         return describe_log(self._directory, role, index, incarnation, most_bytes)

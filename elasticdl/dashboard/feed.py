@@ -114,7 +114,7 @@ class Feed:
     def _catch_up(self) -> bytes:
         """What happened before a stream began is asked for apart."""
         if not self._has_caught_up:
-            self._last_event = self._source.events(limit=0)["last"]
+            self._last_event = self._source.events(limit=0, newest=True)["last"]
             rows = self._source.history()["rows"]
             self._last_row = rows[-1][0] if rows else 0.0
             self._has_caught_up = True

@@ -176,10 +176,15 @@ class LiveSource:
             found = list(self._evaluations)
         return describe_history(history.interval_s, history.rows(after), found, after)
 
-    def events(self, after: int = 0, limit: int = MOST_EVENTS, with_tasks: bool = False) -> Values:
-        if with_tasks:
-            return events_of(self._spec.job_dir, after, limit)
-        return describe_events(self._read(), after, limit)
+    def events(
+        self,
+        after: int = 0,
+        limit: int = MOST_EVENTS,
+        with_tasks: bool = False,
+        newest: bool = False,
+    ) -> Values:
+        found = events_of(self._spec.job_dir, after) if with_tasks else self._read()
+        return describe_events(found, after, limit, newest)
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
         return describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
@@ -222,8 +227,8 @@ class LiveSource:
         }
 
 
-def events_of(job_dir: str | Path, after: int, limit: int) -> Values:
-    """Return what `Source.events` does, those of single tasks included."""
+def events_of(job_dir: str | Path, after: int) -> list[JobEvent]:
+    """Return the events after a number, those of single tasks included."""
     journal = JobEvents(job_dir)
     journal.last = after
-    return describe_events(list(journal.read()), after, limit)
+    return list(journal.read())

@@ -17,7 +17,6 @@ PAGE = Path(__file__).parent / "page"
 LOG_BYTES = 16_384
 MOST_LOGS = 100
 MOST_INCARNATIONS = 10
-MOST_EVENTS = 20_000
 _STYLE = '<link rel="stylesheet" href="dashboard.css">'
 _SCRIPTS = {name: f'<script src="{name}" defer></script>' for name in ("charts.js", "dashboard.js")}
 
@@ -58,7 +57,7 @@ def _values(source: Source) -> dict[str, Any]:
         "job": source.job(),
         "state": state,
         "history": source.history(),
-        "events": source.events(0, MOST_EVENTS)["events"],
+        "events": source.events(newest=True)["events"],
         "logs": _logs(source, state["instances"]),
         "made": time.time(),
     }

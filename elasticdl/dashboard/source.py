@@ -35,8 +35,17 @@ class Source(Protocol):
         """Its numbers over time; only those after a time, in seconds since 1970."""
         ...
 
-    def events(self, after: int = 0, limit: int = MOST_EVENTS, with_tasks: bool = False) -> Values:
-        """What happened after an event's number, in order, at most so many; `last` of all."""
+    def events(
+        self,
+        after: int = 0,
+        limit: int = MOST_EVENTS,
+        with_tasks: bool = False,
+        newest: bool = False,
+    ) -> Values:
+        """What happened after an event's number, in order, at most so many: the first, or newest.
+
+        `last`: the number to go on after, which leaves nothing out but what is older than these.
+        """
         ...
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
@@ -60,11 +69,17 @@ def describe_job(spec: JobSpec, began: float) -> Values:
     }
 
 
-def describe_events(found: Sequence[JobEvent], after: int, limit: int) -> Values:
+def describe_events(
+    found: Sequence[JobEvent], after: int, limit: int, newest: bool = False
+) -> Values:
     """Return what `Source.events` does."""
-    last = max(after, found[-1].number) if found else after
-    new = [one for one in found if one.number > after][: max(0, limit)]
-    return {"events": [finite(one.to_json()) for one in new], "last": last}
+    new = [one for one in found if one.number > after]
+    told = new[max(0, len(new) - limit) :] if newest else new[: max(0, limit)]
+    last = (new if newest else told)[-1:]
+    return {
+        "events": [finite(one.to_json()) for one in told],
+        "last": last[0].number if last else after,
+    }
 
 
 def describe_history(

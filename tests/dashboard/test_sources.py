@@ -89,7 +89,13 @@ def test_events_come_in_order_and_only_new_ones_and_as_many_as_asked_for(masters
     assert numbers == sorted(numbers)
     assert every["last"] == numbers[-1]
     assert source.events(after=numbers[0])["events"] == every["events"][1:]
-    assert source.events(limit=2) == {"events": every["events"][:2], "last": every["last"]}
+    assert source.events(limit=2) == {"events": every["events"][:2], "last": numbers[1]}
+    paged = [source.events(after=after, limit=1) for after in [0, *numbers[:-1]]]
+    assert [one["last"] for one in paged] == numbers
+    newest = source.events(limit=2, newest=True)
+    assert newest == {"events": every["events"][-2:], "last": every["last"]}
+    assert source.events(limit=0, newest=True) == {"events": [], "last": every["last"]}
+    assert source.events(limit=0) == {"events": [], "last": 0}
     assert source.events(after=every["last"]) == {"events": [], "last": every["last"]}
     first = masters.coordinator
     first.register(Registered(PS, "here:1", 1))

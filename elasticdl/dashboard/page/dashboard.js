@@ -364,7 +364,7 @@ async function readAll() {
   for (let after = job.last, reply; ; after = reply.events.at(-1).number) {
     reply = await fetched(`api/events?after=${after}&limit=${EVENTS_AT_ONCE}`);
     takeEvents(reply.events);
-    if (!reply.events.length || reply.events.at(-1).number >= reply.last) break;
+    if (reply.events.length < EVENTS_AT_ONCE) break;
   }
   takeEvents(waiting.splice(0));
   view.isKnown = true;
