@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from elasticdl.master.history import COLUMNS, read_history
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import read_figures
 from elasticdl.master.job_view import Snapshot, learning_rate
+from elasticdl.master.journal import FILE_NAME as JOURNAL_FILE
 from elasticdl.master.journal import LOCK_NAME
 from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.membership import Membership
@@ -48,12 +50,16 @@ NOT_RUNNING = "the job does not run any more"
 
 @dataclass(frozen=True)
 class _Story:
-    """What was read of a journal up to an entry, and the events that tell it."""
+    """What was read of a journal up to an entry, and the events that tell it.
+
+    trouble: why that is not all, where it is not.
+    """
 
     last: int
     recovered: Recovered | None
     events: list[JobEvent]
     journal: JobEvents
+    trouble: str = ""
 
 
 class DirectorySource:
@@ -81,17 +87,21 @@ class DirectorySource:
 
     def _read(self) -> _Story:
         with self._lock:
+            known = self._known or _Story(0, None, [], self._journal)
+            if not (self._directory / JOURNAL_FILE).exists():  # It was not launched so far.
+                return known
             try:
                 for one in self._journal.read():
                     if one.kind not in OF_TASKS or "straggler" in one.body:
                         self._events.append(one)
-            except JobError:  # It was not launched so far, or has no journal.
-                return _Story(0, None, [], self._journal)
-            if self._known is None or self._known.last != self._journal.last:
-                recovered = recover(self._directory)
-                last = self._journal.last
-                self._known = _Story(last, recovered, list(self._events), self._journal)
-            return self._known
+                if known.last != self._journal.last:
+                    last, recovered = self._journal.last, recover(self._directory)
+                    known = _Story(last, recovered, list(self._events), self._journal)
+                    self._known = known
+            except JobError as error:
+                trouble = f"what follows is not all there is: {error}"
+                return dataclasses.replace(known, events=list(self._events), trouble=trouble)
+            return known
 
     def _is_running(self) -> bool:
         """Whether a master writes its journal."""
@@ -169,6 +179,8 @@ class DirectorySource:
             "audit": result.get("audit") or None,
         }
         values["health"] = find_health(values, story.events, 0.0, [])
+        if story.trouble:
+            values["health"].insert(0, {"level": "error", "text": story.trouble})
         return finite(values)
 
     def _ledger_now(

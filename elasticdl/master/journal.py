@@ -320,7 +320,10 @@ def read_journal(
     path = Path(job_dir) / FILE_NAME
     if not path.exists():
         raise JobError(f"job directory '{job_dir}': no {FILE_NAME} in it; is it a job's directory?")
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        raise JobError(f"journal {path}: {error}") from None
     try:
         query = "SELECT number, time, kind, body FROM entries WHERE number > ?"
         values: list[object] = [after]
@@ -330,7 +333,7 @@ def read_journal(
             values += kinds
         for number, at, name, body in db.execute(f"{query} ORDER BY number", values):
             yield Entry(number, at, name, json.loads(body))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:
         raise JobError(f"journal {path}: {error}") from None
     finally:
         db.close()

@@ -17,6 +17,7 @@ from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
+from elasticdl.master.journal import FILE_NAME
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import InstanceSpec, Registered, Role
 from elasticdl.master.tasks import JobPlan, TaskKind
@@ -247,3 +248,24 @@ def test_a_checkpoint_that_was_begun_again_is_no_failure(masters, tmp_path):
     first.checkpoint_failed(3, "disk full")
     texts = [one["text"] for one in source.state()["health"]]
     assert "1 checkpoint in a row failed, last: disk full" in texts
+
+
+def test_a_journal_that_cannot_be_read_is_said_first_and_the_rest_is_told(masters, tmp_path):
+    masters.kill()
+    source = DirectorySource(tmp_path)
+    known = source.state()
+    assert not [one for one in known["health"] if "journal" in one["text"]]
+    path = tmp_path / FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(b"no database " * 1000)
+    state = checked("state", source.state())
+    assert state["instances"] == known["instances"], "what was read before is not lost"
+    (tmp_path / "result.json").write_text(json.dumps({"state": "failed", "error": "no more"}))
+    for one in (source, DirectorySource(tmp_path)):
+        state = checked("state", one.state())
+        assert state["state"] == "failed"
+        assert state["health"][0]["level"] == "error"
+        assert str(path) in state["health"][0]["text"]
+        assert "file is not a database" in state["health"][0]["text"]
+    path.write_bytes(whole)
+    assert not [one for one in source.state()["health"] if "journal" in one["text"]]
