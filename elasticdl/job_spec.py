@@ -116,7 +116,8 @@ class JobSpec(AllOptions):
     def save(self, job_dir: str | Path | None = None) -> Path:
         """Write ``job.yaml`` into the job's directory (made if needed); return its path.
 
-        The file does not say where the directory is, so that a job may be moved.
+        The file does not say where the directory is, so that a job may be moved; only its owner
+        can read it.
         """
         import yaml
 
@@ -125,7 +126,11 @@ class JobSpec(AllOptions):
         path = directory / JOB_FILE
         temporary = path.with_name(f".{JOB_FILE}.{os.getpid()}")
         text = yaml.safe_dump({"command": self.command, **self.to_options()}, sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.unlink(missing_ok=True)
+        # Its options may hold the passwords of where the data is.
+        described = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(described, "w", encoding="utf-8") as file:
+            file.write(text)
         os.replace(temporary, path)
         return path
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from elasticdl.dashboard.source import Source, Values
+from elasticdl.masking import masked
 
 EVERY_S = 1.0
 MOST_STREAMS = 64
@@ -142,5 +143,5 @@ def _event(name: str, values: Values) -> bytes:
 
 
 def to_json(values: Values) -> str:
-    """JSON in one line."""
-    return json.dumps(values, separators=(",", ":"), allow_nan=False)
+    """JSON in one line, without what is nobody's to see."""
+    return json.dumps(masked(values), separators=(",", ":"), allow_nan=False)

@@ -12,6 +12,7 @@ from typing import Any
 from elasticdl.dashboard.finite import finite
 from elasticdl.dashboard.source import Source
 from elasticdl.data.atomic_file import atomic_file
+from elasticdl.masking import masked
 
 PAGE = Path(__file__).parent / "page"
 LOG_BYTES = 16_384
@@ -25,12 +26,13 @@ def write_report(source: Source, path: str | Path) -> None:
     """Write a job's report to a file, which is replaced where it exists.
 
     The file needs nothing else, asks for nothing from anywhere, and runs no script but its own.
+    Passwords are not in it; see `masked`.
 
     Raises:
       UsageError: it cannot be written.
     """
     with atomic_file(path) as partial:
-        partial.write_text(report(_values(source)), encoding="utf-8")
+        partial.write_text(report(masked(_values(source))), encoding="utf-8")
 
 
 def report(values: dict[str, Any]) -> str:

@@ -235,3 +235,11 @@ def test_a_result_is_valid_json_even_with_a_loss_that_is_not_a_number() -> None:
     read = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert read["metrics"] == {"loss": None}
     assert read["audit"]["applied_once"] == {"0": 45_000, "1": 45_000}
+
+
+def test_the_next_command_keeps_a_uri_and_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/elasticdl"])
+    words = [*TRAIN[:2], "--data=mysql://joe:s3cret@db.example/t", "--output=output"]
+    assert (
+        "--data='mysql://***@db.example/t'" in result_lines(resolve("train", words), trained())[-1]
+    )

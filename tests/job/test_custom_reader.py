@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 import elasticdl
+from elasticdl.api.job_pages import report
 from elasticdl.errors import ElasticDLError, UserCodeError
 from tests.job.clicks_data import ZOO
+from tests.job.real_jobs import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +82,27 @@ def test_an_exception_of_the_reader_fails_the_job_with_its_traceback(tmp_path):
     with pytest.raises(UserCodeError, match=r"read_records of .*the table is gone") as caught:
         train("raising-0_300", tmp_path / "out")
     assert "own_reader.py" in caught.value.traceback_text
+
+
+def test_the_password_of_a_source_is_shown_to_nobody_and_the_job_goes_on_with_it(start, tmp_path):
+    job = start(
+        "--model_def=own_reader.custom_model",
+        "--data=mysql://joe:s3cret@db.example/0_300+1000_125",
+        "--params=",
+        "--num_epochs=40",
+    )
+    wait_until("the training", lambda: job.records_done() > 1000)
+    url = re.search(r"dashboard: (http://\S+)", job.terminal())[1]
+    with urllib.request.urlopen(f"{url}api/job", timeout=60) as answer:
+        told = answer.read().decode()
+    assert "mysql://***@db.example/0_300+1000_125" in told
+    job.kill_everything()
+    for name in ("job.yaml", "token"):
+        assert (job.directory / name).stat().st_mode & 0o777 == 0o600, name
+    job.resume()
+    assert job.wait() == 0, job.terminal()
+    assert "--data='mysql://***@db.example/0_300+1000_125'" in job.terminal()
+    written = report(str(job.directory), str(tmp_path / "report.html")).read_text()
+    assert "mysql://***@db.example" in written
+    for shown in (told, job.terminal(), written):
+        assert "s3cret" not in shown

@@ -20,6 +20,7 @@ from elasticdl.api.temporary import own_temporary_directory
 from elasticdl.dashboard.finite import finite
 from elasticdl.errors import ElasticDLError
 from elasticdl.job_spec import JobSpec
+from elasticdl.masking import masked
 
 SUMMARIES = {
     "train": "train a model on parameter servers and workers",
@@ -130,7 +131,7 @@ def _predict_command(job_spec: JobSpec, trained_model: str) -> str:
     patterns = (job_spec.validation_data or job_spec.data or "").split(",")
     options = {
         "trained_model": _shown_path(trained_model),
-        "data": ",".join(_shown_path(pattern) for pattern in patterns),
+        "data": masked(",".join(_shown_path(pattern) for pattern in patterns)),
         "output": "predictions.csv",
     }
     flags = [f"--{name}={shlex.quote(value)}" for name, value in options.items()]
@@ -145,7 +146,9 @@ def program() -> str:
 
 
 def _shown_path(path: str) -> str:
-    """The path from here, where it lies below the current directory."""
+    """The path from here, where it lies below the current directory; a URI as it is."""
+    if "://" in path:
+        return path
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
