@@ -13,6 +13,8 @@ from elasticdl.job_spec import OPTIONS, options_of
 from elasticdl.options import GROUPS, Option, unknown_option
 
 _HELP_COLUMN = 30
+MOST_SHOWN = 40
+"""Of a value that is wrong, in characters."""
 DESCRIBE = "--describe-parser"
 """The one word for which every command raises `Described` instead of doing anything."""
 
@@ -191,3 +193,25 @@ def _help(one: Option, command: str) -> str:
         if isinstance(one.default, float)
         else f"{one.description} (default: {one.default})"
     )
+
+
+def whole_number(
+    parsed: Mapping[str, Any], name: str, least: int = 0, most: int = 10**9, example: int = 10
+) -> int | None:
+    """What was given for an option that is a number; None if nothing was.
+
+    Raises:
+      UsageError: it is no number from `least` to `most`.
+    """
+    if name not in parsed:
+        return None
+    text = parsed[name]
+    # Many digits are not even converted: Python limits how many there may be.
+    is_number = text.isascii() and text.isdigit() and len(text.lstrip("0")) <= len(str(most))
+    if not is_number or not least <= int(text.lstrip("0") or 0) <= most:
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+        raise UsageError(
+            f"--{name}='{shown}': not a whole number from {least} to {most}; "
+            f"e.g. --{name}={example}"
+        )
+    return int(text.lstrip("0") or 0)

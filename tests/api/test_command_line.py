@@ -94,6 +94,17 @@ def test_every_command_has_help(command: Command, capsys: pytest.CaptureFixture[
         ),
         (["jobs", "scale", "a"], "`jobs scale` needs --num_workers"),
         (["jobs", "scale", "a", "--num_workers=x"], "--num_workers='x': not a whole number"),
+        (
+            ["jobs", "logs", "a", f"--lines={'9' * 20}"],
+            "not a whole number from 1 to 1000000000; e.g.",
+        ),
+        (["jobs", "wait", "a", f"--timeout={'9' * 400}"], f"--timeout='{'9' * 40}…': not a whole"),
+        (["jobs", "logs", "a", f"--index={'9' * 5000}"], "not a whole number from 0 to"),
+        (["jobs", "logs", "a", "--lines=0"], "--lines='0': not a whole number from 1"),
+        (
+            ["data", "convert", "a", "--output=b", f"--num_shards={'9' * 5000}"],
+            "not a whole number",
+        ),
         (["data", "convert", "a.csv"], "needs --output"),
         (["data", "convert", "a.csv", "--output=a", "--num_shards=x"], "--num_shards='x'"),
         (["data", "convert", "a.csv", "--output=a", "--column_types=x"], "--column_types='x'"),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from elasticdl.api.commands import Command
-from elasticdl.api.parser import Parser, add_switch
+from elasticdl.api.parser import Parser, add_switch, whole_number
 from elasticdl.errors import UsageError
 
 _CONVERT = "bring data files into another format, or into other pieces"
@@ -68,17 +68,11 @@ def _convert(words: Sequence[str]) -> None:
         raise UsageError("`data convert` needs --output; e.g. --output=train.recordio")
     for name in ("num_shards", "records_per_file"):
         if name in given:
-            given[name] = _count(name, given[name])
+            given[name] = whole_number(given, name, 1, example=4)
     if "column_types" in given:
         given["column_types"] = _column_types(given["column_types"])
     summary = convert(**given)
     print(json.dumps(dataclasses.asdict(summary)) if as_json else summary)
-
-
-def _count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--{name}='{text}': not a whole number ≥ 1; e.g. --{name}=4")
-    return int(text)
 
 
 def _column_types(text: str) -> Mapping[str, str]:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from elasticdl.api.commands import Command
-from elasticdl.api.commands.jobs import add_option, jobs_parser, whole_number
+from elasticdl.api.commands.jobs import add_option, jobs_parser
+from elasticdl.api.parser import whole_number
 
 _DASHBOARD = "say where a running job's page is, or serve that of one that has ended"
 _REPORT = "write a job's whole story into one HTML file"

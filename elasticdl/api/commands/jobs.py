@@ -11,7 +11,7 @@ from typing import Any
 
 from elasticdl.api.commands import Command
 from elasticdl.api.commands.job import show_result
-from elasticdl.api.parser import Parser, add_switch
+from elasticdl.api.parser import Parser, add_switch, whole_number
 from elasticdl.api.progress import status_line
 from elasticdl.api.result import JobStatus, audit_line
 from elasticdl.api.stopping import stopping_at_once
@@ -57,16 +57,6 @@ def jobs_parser(
 def add_option(parser: Parser, name: str, metavar: str, description: str) -> None:
     """Add an option that has a value."""
     parser.add_argument(f"--{name}", metavar=metavar, help=description, default=argparse.SUPPRESS)
-
-
-def whole_number(parsed: Mapping[str, Any], name: str, least: int = 0) -> int | None:
-    """What was given for an option that is a number; None if nothing was."""
-    if name not in parsed:
-        return None
-    text = parsed[name]
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise UsageError(f"--{name}='{text}': not a whole number ≥ {least}; e.g. --{name}=10")
-    return int(text)
 
 
 def _audit(words: Sequence[str]) -> None:
