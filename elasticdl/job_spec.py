@@ -129,9 +129,13 @@ class JobSpec(AllOptions):
         temporary.unlink(missing_ok=True)
         # Its options may hold the passwords of where the data is.
         described = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(described, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(described, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return path
 
     @property

@@ -25,7 +25,7 @@ from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.tensorboard import tensorboard
 from elasticdl.dashboard.address import open_dashboard, url_of
-from elasticdl.data.shards import save_shards
+from elasticdl.data.shards import SHARDS_FILE, save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.instance import TOKEN_FILE, child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
@@ -177,9 +177,7 @@ def launch(
       JobError: the job failed; KeyboardInterrupt where the user pressed Ctrl-C. Either way nothing
         is left running.
     """
-    create_job_dir(spec)
-    if declared_shards:
-        save_shards(spec.job_dir, declared_shards)
+    create_job_dir(spec, declared_shards)
     with _only_launcher(spec):
         return _run(spec, on_status, process)
 
@@ -269,11 +267,11 @@ def _set_result_aside(spec: JobSpec) -> None:
     path.rename(aside)
 
 
-def create_job_dir(spec: JobSpec) -> None:
-    """Make the job's directory with its description and token.
+def create_job_dir(spec: JobSpec, declared_shards: Mapping[str, Any] | None = None) -> None:
+    """Make the job's directory with its token, its declared shards, and its description last.
 
     Raises:
-      UsageError: it holds a job already, or cannot be made.
+      UsageError: it holds a job already, or cannot be made; then nothing of it is left.
     """
     directory = Path(spec.job_dir)
     if (directory / JOB_FILE).exists():
@@ -281,22 +279,33 @@ def create_job_dir(spec: JobSpec) -> None:
             f"job directory '{directory}': holds a job already; "
             "give another --job_name or --job_dir"
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        token = os.open(directory / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"job directory '{directory}': {error.strerror}; give one that can be written"
-        ) from None
-    with os.fdopen(token, "w") as file:
-        file.write(secrets.token_hex(16))
-    spec.save(directory)
+    with contextlib.ExitStack() as undo:
+        try:
+            is_new = not directory.exists()
+            directory.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            path = directory / TOKEN_FILE
+            token = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            undo.callback(path.unlink, missing_ok=True)
+            with os.fdopen(token, "w") as file:
+                file.write(secrets.token_hex(16))
+            if declared_shards:
+                undo.callback((directory / SHARDS_FILE).unlink, missing_ok=True)
+                save_shards(directory, declared_shards)
+            spec.save(directory)
+        except OSError as error:
+            raise UsageError(
+                f"job directory '{directory}': {error.strerror}; give one that can be written"
+            ) from None
+        undo.pop_all()
 
 
 def _run_supervised(
     spec: JobSpec, on_status: Callable[[JobStatus], None], process: JobProcess
 ) -> None:
     directory = Path(spec.job_dir)
+    unwritten: str | None = None
     try:
         process.begin()
         if process.dashboard is not None:
@@ -308,8 +317,13 @@ def _run_supervised(
             has_log = (directory / LOGS / supervisor.LOG_FILE).exists()
             error = f"the supervisor was lost ({how}){'' if has_log else process.last_words()}"
             lost = {"state": "failed", "error": error, "traceback": ""}
-            supervisor.write_json(directory / RESULT_FILE, lost)
+            try:
+                supervisor.write_json(directory / RESULT_FILE, lost)
+            except OSError as failure:  # The disk is full, for one.
+                unwritten = f"{error}; {RESULT_FILE} cannot be written: {failure.strerror}"
             supervisor.clean_up(spec)
+    if unwritten is not None:
+        raise JobError(unwritten)
 
 
 def _follow(spec: JobSpec, process: JobProcess, on_status: Callable[[JobStatus], None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 import elasticdl
 from elasticdl.api import functions
 from elasticdl.api.command_line import main
-from elasticdl.api.launcher import JobProcess
+from elasticdl.api.launcher import JobProcess, create_job_dir, launch
 from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import OnStatus
 from elasticdl.api.result import JobResult, JobStatus
@@ -292,3 +294,33 @@ def test_a_failed_job_says_how_it_goes_on_unless_its_model_would_only_fail_again
         shown = capsys.readouterr().err
         assert str(error) in shown
         assert ("elasticdl jobs resume told-True goes on with it" in shown) == is_told
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_disk_without_room_for_a_job_is_one_line_and_nothing_of_the_job_is_left(
+    words: list[str], tmp_path: Path, is_there: bool
+) -> None:
+    spec = job_spec([*words, f"--job_dir={tmp_path / 'job'}"])
+    if is_there:
+        (tmp_path / "job").mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"job directory '.*/job': File too large; give one"):
+            create_job_dir(spec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "job").exists() == is_there
+    assert list(tmp_path.glob("job/*")) == []
+    create_job_dir(spec)
+
+
+def test_a_lost_job_whose_result_cannot_be_written_is_told_in_one_line(
+    words: list[str], tmp_path: Path
+) -> None:
+    spec = job_spec([*words, f"--job_dir={tmp_path / 'job'}", "--dashboard=false"])
+    process = JobProcess(spec)
+    os.kill(process._process.pid, signal.SIGKILL)
+    (tmp_path / "job" / "result.tmp").mkdir(parents=True)  # Where the result is written first.
+    with pytest.raises(JobError, match=r"was lost \(.*; result.json cannot be written: Is a dir"):
+        launch(spec, lambda status: None, process)
