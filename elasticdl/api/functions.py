@@ -51,6 +51,9 @@ def run_job(job_spec: JobSpec) -> JobResult:
         with open_progress(job_spec) as show:
             show(JobStatus(state="checking the model", message=f"job {job_spec.job_name}"))
             with early_process(job_spec) as process:
+                if process is not None and process.dashboard is not None:
+                    told = f"dashboard: {process.dashboard}"
+                    show(JobStatus(state="checking the model", message=told))
                 report = preflight(job_spec, None if process is None else process.zygote)
                 for warning in report["warnings"]:
                     show(JobStatus(state="checking the model", message=f"warning: {warning}"))

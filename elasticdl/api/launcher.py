@@ -197,7 +197,10 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         _set_result_aside(spec)
         (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
         supervisor.clean_up(spec)
-        return _run(spec, on_status, JobProcess(spec) if spec.num_workers else None)
+        process = JobProcess(spec) if spec.num_workers else None
+        if process is not None and process.dashboard is not None:
+            on_status(JobStatus(state="starting", message=f"dashboard: {process.dashboard}"))
+        return _run(spec, on_status, process)
 
 
 def _run(
@@ -308,8 +311,6 @@ def _run_supervised(
     unwritten: str | None = None
     try:
         process.begin()
-        if process.dashboard is not None:
-            on_status(JobStatus(state="starting", message=f"dashboard: {process.dashboard}"))
         _follow(spec, process, on_status)
     finally:
         how = process.end()

@@ -87,6 +87,8 @@ def test_a_model_is_tried_before_the_job_is_launched(
     printed = capsys.readouterr().out.splitlines()
     assert "warning: outputs are of shape (64, 1)" in printed
     assert "worker 1 was lost" in printed
+    at = {line.partition(":")[0]: number for number, line in enumerate(printed)}
+    assert at["dashboard"] < at["warning"], "it is told while the model is checked"
     assert printed[-4] == "on validation data: accuracy 0.9700"
     assert printed[-3].startswith("audit: 1 records expected")
     assert printed[-2] == "trained model: out"
