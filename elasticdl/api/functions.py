@@ -80,7 +80,6 @@ def resume_job(job: str, **shown: Any) -> tuple[JobSpec, JobResult]:
     job_spec = JobSpec.load(resolve_job_dir(job)).model_copy(update=shown)
     try:
         with open_progress(job_spec) as show:
-            show(JobStatus(state="resuming", message=f"job {job_spec.job_name} goes on"))
             return job_spec, resume(job_spec, show)
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(_what_is_there(job_spec))

@@ -195,6 +195,7 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
     """
     with _only_launcher(spec):
         _set_result_aside(spec)
+        on_status(JobStatus(state="resuming", message=f"job {spec.job_name} goes on"))
         (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
         supervisor.clean_up(spec)
         process = JobProcess(spec) if spec.num_workers else None

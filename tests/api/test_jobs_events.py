@@ -84,7 +84,8 @@ def test_a_job_that_runs_or_has_succeeded_is_not_resumed(job_dir, capsys):
     running = own_file(job_dir / LAUNCHER_LOCK)
     assert running is not None
     assert main(["jobs", "resume", str(job_dir)]) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == "", "nothing goes on"
     assert error == (
         "elasticdl jobs resume: error: job 'mine': it still runs; "
         f"elasticdl jobs stop {job_dir} ends it\n"
@@ -92,6 +93,7 @@ def test_a_job_that_runs_or_has_succeeded_is_not_resumed(job_dir, capsys):
     running.close()
     (job_dir / "result.json").write_text('{"state": "succeeded"}')
     assert main(["jobs", "resume", str(job_dir)]) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
     assert error.endswith("job 'mine': it has succeeded; there is nothing to resume\n")
     assert len(error.splitlines()) == 1
