@@ -133,7 +133,11 @@ def test_logs_of_all_instances_are_shown_by_time(tmp_path, capsys) -> None:
 
     assert shown() == events(1, 2, 3, 4, 5) == shown("-f")
     assert shown("--role=worker") == events(1, 4, 5)
-    assert shown("--role=worker", "--index=1") == []
+    for words in (["--role=worker", "--index=1"], ["--index=9"], ["--role=master", "-f"]):
+        assert main(["jobs", "logs", str(directory), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no log of" in line
+        assert line.endswith("there are ps 1, worker 0")
     assert shown("--role=ps", "--index=1") == events(2, 3)
     assert shown("--lines=2") == events(5) == shown("--follow", "--lines=2")
     assert shown("--errors") == ["event 3", "event 4"]
