@@ -20,8 +20,11 @@ from elasticdl.master.audit import audit_of_journal
 from elasticdl.master.history import COLUMNS, read_history
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import read_figures
+from elasticdl.master.job_view import expected_of
 from elasticdl.master.journal import read_journal
+from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import MASTER
+from elasticdl.master.recovery import PLAN
 from elasticdl.proto import master_pb2
 
 DEADLINE_S = 10.0
@@ -201,6 +204,7 @@ def _summary(job: PlacedJob) -> dict[str, Any]:
     if done is None:
         _, rows = read_history(job.directory)
         done = rows[-1][COLUMNS.index("records_done")] if rows else None
+        expected = _planned(job.directory)
     return {
         "name": job.directory.name,
         "state": state,
@@ -209,6 +213,14 @@ def _summary(job: PlacedJob) -> dict[str, Any]:
         "records_done": done,
         "records_expected": expected or None,
     }
+
+
+def _planned(directory: Path) -> int | None:
+    """How many records a job was to count, as its journal has it; None where it did not begin."""
+    with contextlib.suppress(JobError, sqlite3.Error):
+        for entry in read_journal(directory, PLAN):
+            return expected_of(plan_of(entry.body))
+    return None
 
 
 def _state(job: PlacedJob) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import Instance, InstanceSpec, Membership, Role, State
-from elasticdl.master.tasks import TaskKind
+from elasticdl.master.tasks import JobPlan, TaskKind
 
 MESSAGES_KEPT = 200
 
@@ -35,16 +35,12 @@ class Snapshot:
     ) -> Snapshot:
         """Describe a job in this state; `losses` are the recent ones of its workers."""
         plan = ledger.plan
-        expected = sum(shard.num_records for shard in plan.shards) * plan.num_epochs
-        if plan.max_steps is not None:
-            step = plan.minibatch_size * max(1, plan.lanes)
-            expected = min(expected, plan.max_steps * step)
         return cls(
             state=state,
             phase=_doing(ledger),
             epoch=ledger.epoch,
             records_done=ledger.records_done(plan.main_kind),
-            records_expected=expected,
+            records_expected=expected_of(plan),
             loss=sum(losses) / len(losses) if losses else None,
             target_workers=membership.num_workers,
             tasks_todo=ledger.num_todo,
@@ -52,6 +48,14 @@ class Snapshot:
             tasks_done=ledger.num_done,
             instances=membership.instances(),
         )
+
+
+def expected_of(plan: JobPlan) -> int:
+    """The records that a job is to count, over all epochs."""
+    expected = sum(shard.num_records for shard in plan.shards) * plan.num_epochs
+    if plan.max_steps is None:
+        return expected
+    return min(expected, plan.max_steps * plan.minibatch_size * max(1, plan.lanes))
 
 
 def partitions_of(_: Ledger, membership: Membership) -> list[InstanceSpec]:

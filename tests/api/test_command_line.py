@@ -105,6 +105,10 @@ def test_every_command_has_help(command: Command, capsys: pytest.CaptureFixture[
             ["data", "convert", "a", "--output=b", f"--num_shards={'9' * 5000}"],
             "not a whole number",
         ),
+        (
+            ["jobs", "dashboard", "a", "--port=99999999"],
+            "--port='99999999': not a whole number from",
+        ),
         (["data", "convert", "a.csv"], "needs --output"),
         (["data", "convert", "a.csv", "--output=a", "--num_shards=x"], "--num_shards='x'"),
         (["data", "convert", "a.csv", "--output=a", "--column_types=x"], "--column_types='x'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from elasticdl.api import jobs
 from elasticdl.api.command_line import main
 from elasticdl.api.supervisor import write_json
 from elasticdl.errors import JobError
+from elasticdl.master.history import History
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger_events import TaskCompleted
 from elasticdl.master.membership import Registered
@@ -89,3 +91,19 @@ def test_nobody_scales_a_job_to_nothing(job_dir, capsys, option):
     (line,) = capsys.readouterr().err.splitlines()
     assert option in line
     assert "1" in line
+
+
+def test_the_list_tells_how_far_a_job_was_of_how_much_when_it_ended(job_dir, monkeypatch, capsys):
+    masters = begin(job_dir)
+    history = History(masters.journal)
+    history.add((time.time(), 1, 30, 10.0, None, 0.1, 2, 1, 0.5, 1 << 20))
+    masters.journal.append("launch", {})
+    masters.kill()
+    lose(job_dir)
+    (job_dir / "home" / "jobs").mkdir(parents=True)
+    (job_dir / "home" / "jobs" / "mine").symlink_to(job_dir)
+    monkeypatch.setenv("ELASTICDL_HOME", str(job_dir / "home"))
+    (one,) = jobs.list_jobs()
+    assert (one["state"], one["records_done"], one["records_expected"]) == ("failed", 30, 40)
+    assert main(["jobs", "list"]) == 0
+    assert capsys.readouterr().out.endswith("30 of 40 records (75 %)\n")

@@ -18,7 +18,7 @@ def _dashboard(words: Sequence[str]) -> None:
     parser = jobs_parser("dashboard", _DASHBOARD, "JOB [--port=N]", examples)
     add_option(parser, "port", "N", "where to serve a job that has ended (default: any)")
     parsed = vars(parser.parse(words))
-    port = whole_number(parsed, "port") or 0
+    port = whole_number(parsed, "port", most=65_535, example=8080) or 0
 
     from elasticdl.api.job_pages import running_dashboard, serve_dashboard
 
