@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import secrets
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
+from elasticdl.api.launcher import POLL_S, Following
 from elasticdl.api.result import JobStatus
+from elasticdl.api.supervisor import FILE_NAME, write_json
 from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.dashboard.of_master import dashboard_of
 from elasticdl.heartbeat import Heartbeat, NotAMember
+from elasticdl.instance import read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
@@ -23,7 +29,7 @@ from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
-from elasticdl.rpc import Client, DirectTransport, Service
+from elasticdl.rpc import Client, DirectTransport, Server, Service
 from elasticdl.trace_file import trace_instance
 
 
@@ -69,7 +75,7 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
 
     Args:
       spec: the job.
-      on_status: told the URL of the job's page.
+      on_status: called several times a second, from a thread, with where the job stands.
 
     Raises:
       UsageError: the job's page cannot be served where the job wants it.
@@ -77,6 +83,7 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
     from elasticdl.worker.worker import Worker
 
     listening = open_dashboard(spec)
+    url = None
     if listening is not None:
         url = url_of(listening, spec.dashboard_host)
         on_status(JobStatus(state="starting", message=f"dashboard: {url}"))
@@ -105,12 +112,21 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
     dashboard = None
     if listening is not None:
         dashboard = dashboard_of(spec, master, incarnation, listening)
+    server = Server([master.service], read_token(spec.job_dir))  # For `elasticdl jobs`.
+    ended = threading.Event()
+    following = Following(client, url, on_status)
+    telling = threading.Thread(target=_tell, args=(following, ended), name="progress", daemon=True)
     heartbeat: Heartbeat | None = None
     try:
         here.master = client
         master.start()
         if dashboard is not None:
             dashboard.start()
+        write_json(
+            Path(spec.job_dir) / FILE_NAME,
+            {"pid": os.getpid(), "master_address": server.address, "dashboard": url},
+        )
+        telling.start()
         (instance,) = map(to_message, master.coordinator.look(workers_left))
         worker = Worker(
             spec, instance, client, lambda one: DirectTransport(here.partitions[one.index])
@@ -127,11 +143,23 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
         worker.run()
     finally:
         master.coordinator.end(Outcome("stopped", "the job was interrupted"))
+        ended.set()
+        if telling.ident is not None:
+            telling.join()
         here.close()
         if heartbeat is not None:
             heartbeat.stop()
         master.finish()
         if dashboard is not None:
             dashboard.stop()
+        server.stop()
         master.close()
         PHASES.close()
+
+
+def _tell(following: Following, ended: threading.Event) -> None:
+    """Tell where the job stands until it has ended, and then once more."""
+    with contextlib.suppress(BrokenPipeError):  # Nobody reads it: the job goes on.
+        while not ended.wait(POLL_S):
+            following.look()
+        following.look()

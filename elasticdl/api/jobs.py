@@ -137,7 +137,13 @@ def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -
     for name, number in (("num_workers", num_workers), ("num_ps", num_ps)):
         if number is not None and number < 1:
             raise UsageError(f"{name}={number}: a job that runs has at least 1; give 1 or more")
-    with master_of(PLACE.find(job)) as master:
+    placed = PLACE.find(job)
+    if JobSpec.load(placed.directory).num_workers == 0:
+        raise JobError(
+            f"job '{job}': it is one process (--num_workers=0); "
+            "give a new job --num_workers=1 or more to have it scaled"
+        )
+    with master_of(placed) as master:
         request = master_pb2.ScaleRequest(num_workers=num_workers or 0, num_ps=num_ps or 0)
         ack = master.call_until("Scale", request, DEADLINE_S)
     if not ack.accepted:

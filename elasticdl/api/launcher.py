@@ -329,26 +329,54 @@ def _run_supervised(
 
 
 def _follow(spec: JobSpec, process: JobProcess, on_status: Callable[[JobStatus], None]) -> None:
-    master: Client | None = None
-    after_message = 0
-    speed = _Speed()
+    following: Following | None = None
     while not process.has_ended(POLL_S):
-        if master is None:
+        if following is None:
             master = connect_to_master(Path(spec.job_dir))
-        if master is not None:
-            try:
-                request = master_pb2.StatusRequest(after_message=after_message)
-                reply = master.call("GetStatus", request, timeout_s=2.0)
-            except RpcError:
-                pass  # It is starting or ending; the supervisor's end ends the loop.
-            else:
-                status = to_status(reply, speed.after(reply.records_done), process.dashboard)
-                for message in reply.messages:
-                    after_message = message.number
-                    on_status(_with_message(status, message.text))
-                on_status(status)
-    if master is not None:
-        master.close()
+            if master is not None:
+                following = Following(master, process.dashboard, on_status)
+        if following is not None:
+            with contextlib.suppress(RpcError):  # It is starting or ending.
+                following.look()
+    if following is not None:
+        following.close()
+
+
+class Following:
+    """Tells again and again where a job stands, and all that its master says meanwhile.
+
+    Args:
+      master: who is asked.
+      dashboard: the URL of the job's page, if it has one.
+      on_status: called with what was found.
+    """
+
+    def __init__(
+        self, master: Client, dashboard: str | None, on_status: Callable[[JobStatus], None]
+    ) -> None:
+        self._master = master
+        self._dashboard = dashboard
+        self._on_status = on_status
+        self._after_message = 0
+        self._speed = _Speed()
+
+    def look(self) -> None:
+        """Ask once.
+
+        Raises:
+          RpcError: there is no answer.
+        """
+        request = master_pb2.StatusRequest(after_message=self._after_message)
+        reply = self._master.call("GetStatus", request, timeout_s=2.0)
+        status = to_status(reply, self._speed.after(reply.records_done), self._dashboard)
+        for message in reply.messages:
+            self._after_message = message.number
+            self._on_status(_with_message(status, message.text))
+        self._on_status(status)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._master.close()
 
 
 def connect_to_master(job_dir: Path) -> Client | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 import elasticdl
 from elasticdl.api import jobs
+from elasticdl.api.job_pages import running_dashboard
 from elasticdl.api.result import audit_line
 from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
@@ -24,6 +26,7 @@ from elasticdl.master.master import Master
 from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.model.trained_model import load_parameters
 from tests.job.clicks_data import ZOO, write_clicks
+from tests.job.real_jobs import wait_until
 
 RECORDS = 600
 
@@ -362,3 +365,29 @@ def test_a_parameter_server_that_dies_after_the_last_task_leaves_the_audit_whole
     assert [one["records"] for one in result.history] == [
         one["records"] for one in expected.history
     ]
+
+
+def test_it_tells_how_far_it_is_while_it_trains_and_is_found_and_stopped(start):
+    job = start("--num_workers=0", "--num_epochs=1000")
+    wait_until("progress", lambda: re.search(r"training, epoch .* records", job.terminal()))
+    url = re.search(r"dashboard: (http://\S+)", job.terminal())[1]
+    name = str(job.directory)
+    assert running_dashboard(name) == url
+    status = jobs.status(name)
+    assert status["progress"]["records_done"] > 0
+    assert {one["role"] for one in status["instances"]} >= {"ps", "worker"}
+    with pytest.raises(JobError, match="it is one process"):
+        jobs.scale(name, num_workers=2)
+    assert job.process.poll() is None
+    jobs.stop(name)
+    assert job.wait() == 1
+    assert "stopped on request" in job.terminal()
+    assert jobs.wait(name)["state"] == "stopped"
+
+
+def test_its_events_are_told_while_it_trains(start):
+    job = start("--num_workers=0", "--num_epochs=1000", "--json_events")
+    wait_until("the end of an epoch", lambda: '"kind": "epoch"' in job.terminal())
+    assert job.process.poll() is None
+    job.process.send_signal(signal.SIGINT)
+    assert job.wait() == 130
