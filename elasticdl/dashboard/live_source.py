@@ -196,7 +196,6 @@ class LiveSource:
             for one in state["instances"]
         ]
         heard = {spec: vitals for spec in specs if (vitals := master.vitals.of(spec)) is not None}
-        total = master.figures.describe()["total"]
         with self._reading:
             marks = dict(self._marks)
         return {
@@ -220,9 +219,9 @@ class LiveSource:
                 {"targets": [one.metrics_address]} for one in heard.values() if one.metrics_address
             ],
             "phases": [
-                {"role": role, "phase": phase, "seconds": one["seconds"], "count": one["count"]}
-                for role, of_role in total["roles"].items()
-                for phase, one in of_role["phases"].items()
+                {"role": role, "phase": phase.value, "seconds": one.ns / 1e9, "count": one.count}
+                for role, of_role in master.figures.of_this_master().items()
+                for phase, one in of_role.phases.items()
             ],
         }
 

@@ -28,7 +28,10 @@ def exposition(source: Source) -> str:
     for one in counters.get("phases", ()):
         labels = {"role": one["role"], "phase": one["phase"]}
         metrics.counter(
-            "phase_seconds_total", "Spent by instances of a role.", one["seconds"], **labels
+            "phase_seconds_total",
+            "Spent by instances of a role, as far as this master was told.",
+            one["seconds"],
+            **labels,
         )
         metrics.counter("phase_count_total", "How often it was.", one["count"], **labels)
     for level in ("error", "warning"):

@@ -88,6 +88,8 @@ class JobFigures:
         for one in read_figures(path).get("instances", []):
             now, before = _of_json(one["now"]), _of_json(one["before"])
             self._seats[one["role"], one["index"]] = _Seat(one["incarnation"], now, before)
+        # What masters before knew of.
+        self._known = {place: seat.before + seat.now for place, seat in self._seats.items()}
 
     def note(self, spec: InstanceSpec, figures: Figures) -> None:
         """An instance says what it counted so far."""
@@ -116,6 +118,20 @@ class JobFigures:
             except OSError as error:
                 logger.warning("%s is not written: %s", self._path, error)
 
+    def of_this_master(self) -> dict[str, Figures]:
+        """By role, what was counted beyond what masters before knew of: it never becomes less."""
+        with self._lock:
+            self._note_own()
+            found: dict[str, Figures] = {}
+            for (role, index), seat in sorted(self._seats.items()):
+                counted = seat.before + seat.now - self._known.get((role, index), Figures())
+                found[role] = found.get(role, Figures()) + counted
+            return found
+
+    def _note_own(self) -> None:
+        own = PHASES.figures("master")
+        self._note("master", 0, self._incarnation, own, self._clock())
+
     def describe(self) -> dict[str, Any]:
         """Return plain values.
 
@@ -125,7 +141,7 @@ class JobFigures:
         """
         now = self._clock()
         with self._lock:
-            self._note("master", 0, self._incarnation, PHASES.figures("master"), now)
+            self._note_own()
             seats = [
                 (role, index, seat.incarnation, seat.now, seat.before, seat.recent(now))
                 for (role, index), seat in sorted(self._seats.items())

@@ -54,6 +54,32 @@ def test_what_a_worker_that_died_did_is_counted_with_what_its_successor_does(fig
     assert total["roles"]["worker"]["phases"]["step"]["seconds"] == pytest.approx(16)
 
 
+def test_what_a_master_counts_begins_at_nothing_and_never_becomes_less(tmp_path, clock):
+    def steps(figures: JobFigures) -> int:
+        return figures.of_this_master()["worker"].of(Phase.STEP).count
+
+    path = tmp_path / "figures.json"
+    first = JobFigures(path, 1, clock=clock)
+    first.note(worker(0, 1), counted(100, 10))
+    first.note(worker(1, 1), counted(40, 4))
+    assert steps(first) == 140
+    first.save()
+    first.note(worker(0, 1), counted(120, 12))  # It is killed before it saves that.
+    second = JobFigures(path, 2, clock=clock)
+    told = [steps(second)]
+    for spec, figures in (
+        (worker(1, 1), counted(45, 5)),
+        (worker(0, 2), counted(3, 1)),  # The life before it was never heard again.
+        (worker(1, 1), counted(50, 5)),
+    ):
+        second.note(spec, figures)
+        told.append(steps(second))
+    assert told == [0, 5, 8, 13]
+    assert second.describe()["total"]["steps"] == 153, "the job's own figures go on"
+    before = second.of_this_master()["master"]
+    assert second.of_this_master()["master"].wall_ns >= before.wall_ns >= 0
+
+
 def test_the_last_seconds_have_a_bottleneck_of_their_own(figures, clock):
     figures.note(worker(), counted(1000, 100))
     clock.now += 1.0
