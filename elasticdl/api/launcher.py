@@ -368,7 +368,8 @@ class Following:
         """
         request = master_pb2.StatusRequest(after_message=self._after_message)
         reply = self._master.call("GetStatus", request, timeout_s=2.0)
-        status = to_status(reply, self._speed.after(reply.records_done), self._dashboard)
+        speed = self._speed.after(reply.records_done + reply.records_repeated)
+        status = to_status(reply, speed, self._dashboard)
         for message in reply.messages:
             self._after_message = message.number
             self._on_status(_with_message(status, message.text))
@@ -398,12 +399,14 @@ class _Speed:
 
     def after(self, records: int) -> float:
         now = time.monotonic()
+        # A relaunched master may not know of the last ones; or all goes on from a checkpoint.
+        if self._samples and records < self._samples[-1][1]:
+            self._samples.clear()
         self._samples.append((now, records))
         while self._samples[0][0] < now - SPEED_WINDOW_S:
             self._samples.popleft()
         then, before = self._samples[0]
-        # A master that was relaunched may not know of the last ones.
-        return max(0, records - before) / (now - then) if now > then else 0.0
+        return (records - before) / (now - then) if now > then else 0.0
 
 
 def to_status(
@@ -417,6 +420,7 @@ def to_status(
         num_epochs=reply.num_epochs,
         records_done=reply.records_done,
         records_expected=reply.records_expected,
+        records_to_repeat=reply.records_to_repeat,
         loss=reply.loss if reply.has_loss else None,
         records_per_s=records_per_s,
         workers=sum(one.instance.role == "worker" for one in alive),

@@ -107,6 +107,8 @@ def details(status: JobStatus) -> list[str]:
     parts = []
     if status.records_per_s > 0:
         parts.append(f"{status.records_per_s:,.0f} records/s")
+    if status.records_to_repeat:
+        parts.append(f"{status.records_to_repeat:,} to train again")
     if status.loss is not None:
         parts.append(f"loss {status.loss:.4f}")
     if status.workers < status.num_workers:
@@ -120,7 +122,7 @@ def details(status: JobStatus) -> list[str]:
 
 def time_left(status: JobStatus) -> list[str]:
     """For how long it goes on at this speed; nothing while that is not known."""
-    left = status.records_expected - status.records_done
+    left = status.records_expected - status.records_done + status.records_to_repeat
     if left <= 0 or status.records_per_s <= 0:
         return []
     seconds = round(left / status.records_per_s)

@@ -21,6 +21,7 @@ class JobStatus:
       num_epochs: epochs in all.
       records_done: records counted so far, over all epochs.
       records_expected: records to count in all; 0 while unknown.
+      records_to_repeat: records that are trained again after a loss; they were counted before.
       loss: recent mean loss per record; None while unknown.
       records_per_s: recent speed.
       workers: workers alive.
@@ -46,6 +47,7 @@ class JobStatus:
     message: str = ""
     instances: Sequence[tuple[str, int, int, str]] = ()
     dashboard: str = ""
+    records_to_repeat: int = 0
 
 
 @dataclass(frozen=True)

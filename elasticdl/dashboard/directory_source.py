@@ -233,4 +233,4 @@ _NO_PROGRESS: Values = {
     "seconds_left": None,
     "epochs": [],
 }
-_NO_TASKS: Values = {"todo": 0, "leased": 0, "done": 0, "replayed": 0, "strip": []}
+_NO_TASKS: Values = {"todo": 0, "leased": 0, "done": 0, "to_repeat": 0, "replayed": 0, "strip": []}

@@ -132,6 +132,10 @@ def _of_progress(state: Values, stands_still_s: float) -> Iterator[Finding]:
     if stands_still_s >= STILL_S:
         level: Level = "error" if stands_still_s >= STUCK_S else "warning"
         yield level, f"no task was done for {stands_still_s:.0f} s"
+    again = state["tasks"]["to_repeat"]
+    if again:
+        are = "is" if again == 1 else "are"
+        yield "warning", f"{count_of(again, 'task')} {are} trained again after a loss"
     imbalance = state["imbalance"]
     if imbalance is not None and imbalance > MUCH_IMBALANCE:
         yield (

@@ -50,13 +50,20 @@ def _add_progress(metrics: Exposition, state: Values, counters: Values) -> None:
     metrics.gauge(
         "records_expected", "Records that the job is to do.", progress["records_expected"]
     )
-    metrics.gauge("records_per_second", "Records done lately, a second.", progress["records_per_s"])
+    metrics.gauge(
+        "records_per_second",
+        "Records done lately, a second, also again.",
+        progress["records_per_s"],
+    )
     metrics.gauge("loss", "Recent loss of training, mean of the workers.", state["loss"])
     metrics.gauge("learning_rate", "In force.", state["learning_rate"])
     for name, value in state["metrics"].items():
         metrics.gauge("evaluation_metric", "Of the last evaluation.", value, metric=name)
     for one in ("todo", "leased", "done"):
         metrics.gauge("tasks", "Tasks by state.", tasks[one], state=one)
+    metrics.gauge(
+        "tasks_to_repeat", "Tasks that are to be done again after a loss.", tasks["to_repeat"]
+    )
     metrics.counter(
         "tasks_replayed_total", "Tasks that were done again after a loss.", tasks["replayed"]
     )

@@ -50,7 +50,7 @@ class LedgerNow:
         training_seconds: float,
     ) -> LedgerNow:
         """Look at a ledger and a membership, which nobody changes meanwhile."""
-        left = now.records_expected - now.records_done
+        left = now.records_expected - now.records_done + now.records_to_repeat
         has_speed = left > 0 and records_per_s > 0
         progress = {
             "epoch": now.epoch + 1,

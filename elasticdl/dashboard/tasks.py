@@ -25,6 +25,7 @@ def describe_tasks(ledger: Ledger) -> Values:
         "todo": ledger.num_todo,
         "leased": ledger.num_leased,
         "done": ledger.num_done,
+        "to_repeat": ledger.to_repeat[0],
         "replayed": sum(len(one.replayed) for one in epochs.values()),
         "strip": [] if current is None else _strip(ledger, current),
     }

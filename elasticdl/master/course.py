@@ -47,6 +47,7 @@ class Course:
       rounds: of evaluation and callbacks, in between.
       num_done: tasks that are done; one that is done again counts once.
       records_done: of these tasks, by their kind, all epochs.
+      records_repeated: of tasks that were done before, each time they were done again after a loss.
       epochs: of the tasks that the job is for; one where they have none.
     """
 
@@ -54,6 +55,7 @@ class Course:
         self.rounds = Rounds(plan, now)
         self.num_done = 0
         self.records_done: Counter[TaskKind] = Counter()
+        self.records_repeated = 0
         self.epochs: dict[int, EpochTasks] = {}
         self._plan = plan
         self._tasks = tasks
@@ -321,6 +323,7 @@ class Course:
         if task.kind is TaskKind.TRAINING:
             if not self._replays.done(task):
                 self.epochs[task.epoch].replayed.add(task.id)
+                self.records_repeated += task.num_records
                 return self.advance(now)
             self._steps.count(task, event.num_minibatches, event.limited)
         elif task is self._initialize:

@@ -57,7 +57,8 @@ class HistoryKeeper:
         self._spec = InstanceSpec(Role.MASTER, 0, incarnation)
         self._speeds: deque[tuple[float, int]] = deque()
         self._records_per_s = 0.0
-        self._progress = -1, 0.0
+        # Tasks done and records done again, and since when it is so many.
+        self._progress: tuple[tuple[int, int], float] = (-1, 0), 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_forever, name="history", daemon=True)
 
@@ -74,7 +75,7 @@ class HistoryKeeper:
 
     @property
     def records_per_s(self) -> float:
-        """Records done per second, of the last seconds."""
+        """Records done per second, also those that are done again, of the last seconds."""
         return self._records_per_s
 
     @property
@@ -99,10 +100,11 @@ class HistoryKeeper:
         self._figures.save_if_due()
         now = self._coordinator.snapshot()
         at = self._clock()
-        self._note_speed(at, now.records_done)
+        self._note_speed(at, now.records_done + now.records_repeated)
         self._tell_evaluations(at)
-        if now.tasks_done != self._progress[0]:
-            self._progress = now.tasks_done, at
+        progress = now.tasks_done, now.records_repeated
+        if progress != self._progress[0]:
+            self._progress = progress, at
         if not self._history.is_due(at):
             return
         running = [one for one in now.instances if one.state in (State.RUNNING, State.STOPPING)]
@@ -151,10 +153,11 @@ class HistoryKeeper:
 
     def _note_speed(self, at: float, records: int) -> None:
         samples = self._speeds
-        if samples and at < samples[-1][0]:  # The system's clock was set back.
+        was_set_back = samples and (at < samples[-1][0] or records < samples[-1][1])
+        if was_set_back:  # The system's clock, or the job to a checkpoint.
             samples.clear()
         samples.append((at, records))
         while samples[0][0] < at - SPEED_WINDOW_S:
             samples.popleft()
         then, before = samples[0]
-        self._records_per_s = max(0, records - before) / (at - then) if at > then else 0.0
+        self._records_per_s = (records - before) / (at - then) if at > then else 0.0

@@ -15,13 +15,20 @@ MESSAGES_KEPT = 200
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job at one moment, for people to look at."""
+    """A job at one moment, for people to look at.
+
+    records_repeated: done again so far, after losses. tasks_to_repeat, records_to_repeat: that are
+    still to be done again.
+    """
 
     state: str
     phase: str
     epoch: int
     records_done: int
     records_expected: int
+    records_repeated: int
+    tasks_to_repeat: int
+    records_to_repeat: int
     loss: float | None
     target_workers: int
     tasks_todo: int
@@ -35,12 +42,16 @@ class Snapshot:
     ) -> Snapshot:
         """Describe a job in this state; `losses` are the recent ones of its workers."""
         plan = ledger.plan
+        tasks_to_repeat, records_to_repeat = ledger.to_repeat
         return cls(
             state=state,
             phase=_doing(ledger),
             epoch=ledger.epoch,
             records_done=ledger.records_done(plan.main_kind),
             records_expected=expected_of(plan),
+            records_repeated=ledger.records_repeated,
+            tasks_to_repeat=tasks_to_repeat,
+            records_to_repeat=records_to_repeat,
             loss=sum(losses) / len(losses) if losses else None,
             target_workers=membership.num_workers,
             tasks_todo=ledger.num_todo,

@@ -204,6 +204,16 @@ class Ledger:
         """Records of this kind's tasks that are done, all epochs."""
         return self._course.records_done[kind]
 
+    @property
+    def records_repeated(self) -> int:
+        """As in `Course`: what was done again after a loss."""
+        return self._course.records_repeated
+
+    @property
+    def to_repeat(self) -> tuple[int, int]:
+        """Tasks that are to be done again after a loss, and their records."""
+        return len(self._replays.open), self._replays.records_open
+
     def training_granted(self) -> tuple[int, int]:
         """Records and tasks of training that were ever granted: what groups must account for."""
         return self._tasks.training_granted

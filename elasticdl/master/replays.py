@@ -42,6 +42,11 @@ class Replays:
     def __iter__(self) -> Iterator[Task]:
         return iter(self._done.values())
 
+    @property
+    def records_open(self) -> int:
+        """Records of the tasks that were opened again."""
+        return sum(self._done[task].num_records for task in self.open)
+
     def done(self, task: Task) -> bool:
         """Note that a task is done; False if it was done before and this was a replay."""
         was_open = task.id in self.open

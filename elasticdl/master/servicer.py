@@ -234,6 +234,8 @@ class MasterServicer:
             num_epochs=self._coordinator.plan.num_epochs,
             records_done=now.records_done,
             records_expected=now.records_expected,
+            records_repeated=now.records_repeated,
+            records_to_repeat=now.records_to_repeat,
             loss=now.loss or 0.0,
             has_loss=now.loss is not None,
             instances=[_instance_message(one) for one in now.instances],

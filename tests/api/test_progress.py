@@ -61,6 +61,8 @@ def test_a_status_line_says_where_the_job_stands() -> None:
         ({"workers": 0}, "0 of 2 workers"),
         ({"records_per_s": 10.0}, "29 min 46 s left"),
         ({"records_per_s": 1.0}, "4 h 57 min left"),
+        ({"records_per_s": 10.0, "records_to_repeat": 600}, "30 min 46 s left"),
+        ({"records_to_repeat": 1200}, ", 1,200 to train again, "),
         ({"num_epochs": 1, "epoch": 1}, "training: "),
     ],
 )

@@ -183,6 +183,7 @@ class Sample:
                 "todo": 30,
                 "leased": 4,
                 "done": 9,
+                "to_repeat": 0,
                 "replayed": 2,
                 "strip": [
                     ("done", 5),

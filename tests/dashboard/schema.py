@@ -75,6 +75,7 @@ class Tasks(Strict):
     todo: Count
     leased: Count
     done: Count
+    to_repeat: Count
     replayed: Count
     strip: Annotated[
         list[

@@ -165,6 +165,7 @@ WELL = {
     "state": "running",
     "error": "",
     "imbalance": 1.1,
+    "tasks": {"to_repeat": 0},
     "workers_wanted": 1,
     "ps_wanted": 1,
     "instances": [
@@ -179,6 +180,7 @@ WELL = {
     [
         ({"imbalance": 2.0}, 0.0, "warning", "2.0 times the bytes"),
         ({"workers_wanted": 3}, 0.0, "warning", "1 of 3 workers running"),
+        ({"tasks": {"to_repeat": 1}}, 0.0, "warning", "1 task is trained again after a loss"),
         ({"ps_wanted": 2}, 0.0, "warning", "1 of 2 parameter servers running"),
         ({}, 90.0, "warning", "no task was done for 90 s"),
         ({}, 400.0, "error", "no task was done for 400 s"),
