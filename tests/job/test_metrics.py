@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.job.real_jobs import wait_until
+from tests.job.real_jobs import Job, wait_until
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations"
 ALERTS = OPERATIONS / "alerts.yml"
+GONE = "ElasticDLJobIsGone"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
 pytestmark = pytest.mark.skipif(
@@ -78,6 +79,8 @@ class Prometheus:
             with urllib.request.urlopen(f"http://{self.address}/{path}?{query}", timeout=30) as got:
                 return json.load(got)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                return None  # It begins.
             raise AssertionError(f"{values}: {error.read().decode()}") from None
         except OSError:
             return None  # It begins.
@@ -93,8 +96,12 @@ class Prometheus:
 
 
 @pytest.fixture
-def url(start) -> str:
-    job = start("--num_epochs=1000", "--metrics")
+def job(start) -> Job:
+    return start("--num_epochs=1000", "--metrics")
+
+
+@pytest.fixture
+def url(job: Job) -> str:
     printed = wait_until("the URL", lambda: re.search(r"dashboard: (http://\S+)", job.terminal()))
     wait_until("the training", lambda: job.records_done() > 1000)
     return printed[1]
@@ -149,4 +156,20 @@ def test_what_the_documents_ask_for_is_there(url: str, prometheus: Prometheus) -
     )
     assert [one["name"] for one in groups[0]["rules"]] == [one["alert"] for one in rules]
     firing = [one["labels"]["alertname"] for one in prometheus.ask("api/v1/alerts")["alerts"]]
-    assert not {"ElasticDLJobFailed", "ElasticDLMasterDoesNotAnswer"} & set(firing)
+    assert not {"ElasticDLJobIsGone", "ElasticDLMasterDoesNotAnswer"} & set(firing)
+
+
+def test_a_job_that_is_not_there_any_more_is_alerted_of(job: Job, prometheus: Prometheus) -> None:
+    def alerts() -> dict[str, str]:
+        found = prometheus.ask("api/v1/alerts") or {"alerts": []}
+        gone = [one for one in found["alerts"] if one["labels"]["alertname"] == GONE]
+        return {one["labels"]["job_name"]: one["state"] for one in gone}
+
+    running = 'elasticdl_job_state{state="running"} == 1'
+    (sample,) = wait_until("a scrape", lambda: prometheus.query(running))
+    name = sample["metric"]["job_name"]
+    assert alerts() == {}
+    job.process.terminate()
+    job.process.wait(120)
+    wait_until("the alert", lambda: name in alerts(), 90.0)
+    wait_until("that it fires", lambda: alerts().get(name) == "firing", 90.0)
