@@ -73,6 +73,7 @@ class DashboardServer:
         import uvicorn
 
         from elasticdl.dashboard.application import make_application
+        from elasticdl.dashboard.connection import Connection
         from elasticdl.dashboard.feed import Feed
 
         threads = ThreadPoolExecutor(MOST_AT_A_TIME, thread_name_prefix="dashboard")
@@ -92,7 +93,7 @@ class DashboardServer:
         config = uvicorn.Config(
             make_application(self._source, feed, in_thread, self._host),
             loop="asyncio",
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,

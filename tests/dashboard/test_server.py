@@ -15,7 +15,7 @@ import pytest
 from elasticdl.dashboard.address import is_own_name, open_dashboard, url_of
 from elasticdl.dashboard.directory_source import DirectorySource
 from elasticdl.dashboard.feed import MOST_STREAMS
-from elasticdl.dashboard.server import DashboardServer
+from elasticdl.dashboard.server import MOST_CONNECTIONS, DashboardServer
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from tests.dashboard.schema import checked
@@ -164,6 +164,30 @@ def test_pages_that_are_too_many_are_refused_and_come_in_when_others_go(served):
     assert served.ask("/api/state").status == 200
     for one in streams:
         one.close()
+
+
+def test_connections_that_ask_for_nothing_are_closed_and_others_are_answered(served):
+    silent = []
+    for told in (b"", b"GET /api/job HTTP/1.1\r\n", b"") * (MOST_CONNECTIONS // 3 + 1):
+        one = socket.create_connection(("127.0.0.1", served.port), 60)
+        one.sendall(told)
+        silent.append(one)
+    kept = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    for one in silent:
+        assert one.recv(100) == b""
+        one.close()
+    kept.request("GET", "/api/job")
+    first = kept.getresponse()
+    assert (first.status, bool(first.read())) == (200, True)
+    kept.sock.sendall(b"GET /api/job HTTP/1.1\r\nHost: localhost\r\n")  # Never all of it.
+    assert kept.sock.recv(100) == b""
+    kept.close()
+    with served.ask("/api/stream") as stream:
+        stream.readline()
+        with socket.create_connection(("127.0.0.1", served.port), 60) as later:
+            assert later.recv(100) == b""
+        assert [stream.readline() for _ in range(30)], "who is answered is not silent"
+        assert stream.readline()
 
 
 def test_nothing_is_left_of_a_server_that_has_ended(masters):
