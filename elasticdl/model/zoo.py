@@ -117,7 +117,8 @@ class ModelZoo:
         """Remove the modules that have names of the zoo's files, and return them."""
         if not any(name in sys.modules for name in self._top_level_names):
             return {}
-        names = [name for name in sys.modules if _top(name) in self._top_level_names]
+        # A copy, made at once: other threads of this process, a dashboard's for one, may import.
+        names = [name for name in list(sys.modules) if _top(name) in self._top_level_names]
         return {name: sys.modules.pop(name) for name in names}
 
     @cached_property

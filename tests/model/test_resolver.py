@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,28 @@ def test_a_file_that_cannot_be_read_is_named_where_the_name_is_nowhere(tmp_path:
     with pytest.raises(UsageError, match=r"b\.py cannot be read: line 2: invalid syntax"):
         resolve(zoo, "a.Net")
     assert resolve(zoo, "a.X").value == 1
+
+
+def test_other_threads_may_import_while_a_zoo_is_made_importable(zoo: ModelZoo) -> None:
+    names = [f"imported_meanwhile_{number}" for number in range(200)]
+    is_over = threading.Event()
+
+    def import_on() -> None:
+        while not is_over.is_set():
+            for name in names:
+                sys.modules[name] = threading
+            for name in names:
+                del sys.modules[name]
+
+    other = threading.Thread(target=import_on)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other.start()
+    try:
+        for _ in range(300):
+            with zoo.importable():
+                sys.modules["regressor"] = threading
+    finally:
+        is_over.set()
+        other.join()
+        sys.setswitchinterval(interval)
