@@ -158,16 +158,19 @@ class Leases:
 
     def fail(self, held: HeldTask, message: str, traceback: str = "", fatal: bool = False) -> None:
         """Tell the master that the user's code raised on a task."""
+        with self._changed:
+            newest = self._newest(held.grant)
+            # Before the master is told: it may grant the task to this worker again at once.
+            self._release([held.grant])
         request = master_pb2.FailTaskRequest(
             instance=self._instance,
             task=held.task.id,
-            grant=self._newest(held.grant),
+            grant=newest,
             message=message,
             traceback=traceback,
             fatal=fatal,
         )
         self._tell("FailTask", request)
-        self._release([held.grant])
 
     def begin_anew(self, task: int, attempt: int) -> None:
         """Tell the master that a task cannot be gone on with: its minibatches are others now."""

@@ -151,3 +151,32 @@ def test_a_task_that_is_granted_again_while_it_is_worked_on_only_gets_another_gr
     leases.give_back([first.grant])
     assert master.returned == [102]
     assert leases.next() is None
+
+
+def test_a_task_that_failed_and_is_granted_again_before_that_is_answered_is_done_again():
+    failed, granted_again = threading.Event(), threading.Event()
+
+    class Prompt(Granting):
+        """A master that grants a task again while it is still told that the task failed."""
+
+        def lease(self, request: master_pb2.LeaseRequest) -> master_pb2.LeaseReply:
+            if self.granted == 1 and not failed.is_set():
+                return master_pb2.LeaseReply(outcome=master_pb2.LeaseReply.WAIT, retry_after_s=0.01)
+            if self.granted == 2:
+                granted_again.set()
+            reply = super().lease(request)
+            reply.task.id = 1
+            return reply
+
+        def fail_task(self, request: master_pb2.FailTaskRequest) -> master_pb2.Ack:
+            failed.set()
+            assert granted_again.wait(10.0)
+            return master_pb2.Ack(accepted=True)
+
+    leases = leases_of(Prompt(2), lambda task: [])
+    leases.start()
+    leases.fail(leases.next(), "boom")
+    again = leases.next()
+    assert again is not None, "its lease was lost, which nobody would find"
+    assert (again.task.id, again.grant) == (1, 102)
+    leases.stop()
