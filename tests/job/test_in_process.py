@@ -373,6 +373,7 @@ def test_it_tells_how_far_it_is_while_it_trains_and_is_found_and_stopped(start):
     url = re.search(r"dashboard: (http://\S+)", job.terminal())[1]
     name = str(job.directory)
     assert running_dashboard(name) == url
+    wait_until("a task's end", job.records_done)
     status = jobs.status(name)
     assert status["progress"]["records_done"] > 0
     assert {one["role"] for one in status["instances"]} >= {"ps", "worker"}
