@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 
 from benchmarks.figures import Figure
+from elasticdl.credentials import Credentials
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import to_message
@@ -131,7 +132,7 @@ def run(kind: type[Journal], workers: int) -> _Run:
         coordinator = Coordinator(spec, plan, _NoCluster(), journal)
         server = Server(
             [Service(SERVICE, MasterServicer(coordinator, dict))],
-            _TOKEN,
+            Credentials(_TOKEN),
             num_threads=_SERVER_THREADS,
         )
         try:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import elasticdl
+from elasticdl.credentials import Credentials
 from elasticdl.early import EARLY
 from elasticdl.job_spec import JobSpec
 from elasticdl.logs.files import log_path
 from elasticdl.logs.writing import keep_small, start_log
 
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
-TOKEN_FILE = "token"
 STUCK_EXIT_CODE = 75
 """Of a worker whose model code hung; EX_TEMPFAIL of sysexits.h."""
 _PR_SET_PDEATHSIG = 1
@@ -41,13 +41,8 @@ class InstanceArguments:
     master: str
     supervisor: str
     session: str
-    token: str
+    credentials: Credentials
     dashboard: int | None
-
-
-def read_token(job_dir: str | Path) -> str:
-    """The job token, which only the job's owner can read."""
-    return (Path(job_dir) / TOKEN_FILE).read_text().strip()
 
 
 def allow_many_connections() -> None:
@@ -75,7 +70,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         master=given.master,
         supervisor=given.supervisor,
         session=given.session,
-        token=read_token(given.job_dir),
+        credentials=Credentials.of_directory(given.job_dir),
         dashboard=given.dashboard,
     )
 

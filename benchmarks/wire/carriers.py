@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import grpc
 import numpy as np
 
+from elasticdl.credentials import Credentials
 from elasticdl.memory import POOL, aligned
 from elasticdl.proto import ps_pb2
 from elasticdl.rpc import Frame, Placement, Service, StreamServer, StreamTransport
@@ -21,7 +22,7 @@ from elasticdl.rpc.transport import CHANNEL_OPTIONS
 _SIZES = struct.Struct("<QQ")
 _PUSH = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
 _PATH = f"/{_PUSH.full_name}/WriteCopy"
-_TOKEN = "token"
+_CREDENTIALS = Credentials("token")
 _TIMEOUT_S = 120.0
 
 
@@ -215,14 +216,14 @@ class _Echo:
 
 
 def _serve_streams(host: str) -> str:
-    server = StreamServer([Service(_PUSH, _Echo())], _TOKEN, f"{host}:0")
+    server = StreamServer([Service(_PUSH, _Echo())], _CREDENTIALS, f"{host}:0")
     _kept.append(server)
     return server.address
 
 
 class _Streams:
     def __init__(self, address: str) -> None:
-        self._transport = StreamTransport(address, _TOKEN)
+        self._transport = StreamTransport(address, _CREDENTIALS)
 
     def call(self, data: np.ndarray, reply_bytes: int) -> memoryview:
         reply = POOL.take(reply_bytes)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from elasticdl.credentials import Credentials
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import WIRE_DTYPES, ModelLayout, ParameterClient
 from elasticdl.ps.optimizers import OptimizerConfig
@@ -14,14 +15,14 @@ from elasticdl.ps.routing_table import RoutingTable
 from elasticdl.rpc import Service, StreamServer, StreamTransport
 
 DIM = 16
-_TOKEN = "token"
+_CREDENTIALS = Credentials("token")
 _SERVICE = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
 _servers: list[StreamServer] = []
 
 
 def serve() -> str:
     """Serve an empty partition; return its address."""
-    server = StreamServer([Service(_SERVICE, Partition(0, 1))], _TOKEN)
+    server = StreamServer([Service(_SERVICE, Partition(0, 1))], _CREDENTIALS)
     _servers.append(server)
     return server.address
 
@@ -54,7 +55,7 @@ class Minibatches:
                 ),
                 partitions=[master_pb2.Partition(incarnation=1, address=address)],
             ),
-            lambda one: StreamTransport(one.address, _TOKEN),
+            lambda one: StreamTransport(one.address, _CREDENTIALS),
             ModelLayout(model),
             wire_dtype=WIRE_DTYPES[wire_dtype],
         )

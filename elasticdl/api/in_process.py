@@ -13,10 +13,10 @@ from pathlib import Path
 from elasticdl.api.launcher import POLL_S, Following
 from elasticdl.api.result import JobStatus
 from elasticdl.api.supervisor import FILE_NAME, write_json
+from elasticdl.credentials import Credentials
 from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.dashboard.of_master import dashboard_of
 from elasticdl.heartbeat import Heartbeat, NotAMember
-from elasticdl.instance import read_token
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
@@ -112,7 +112,8 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
     dashboard = None
     if listening is not None:
         dashboard = dashboard_of(spec, master, incarnation, listening)
-    server = Server([master.service], read_token(spec.job_dir))  # For `elasticdl jobs`.
+    # For `elasticdl jobs`.
+    server = Server([master.service], Credentials.of_directory(spec.job_dir))
     ended = threading.Event()
     following = Following(client, url, on_status)
     telling = threading.Thread(target=_tell, args=(following, ended), name="progress", daemon=True)

@@ -24,10 +24,11 @@ from elasticdl.api.forks import can_fork
 from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.tensorboard import tensorboard
+from elasticdl.credentials import JOB_NAME_FILE, TOKEN_FILE, Credentials
 from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.data.shards import SHARDS_FILE, save_shards
 from elasticdl.errors import JobError, UsageError, UserCodeError
-from elasticdl.instance import TOKEN_FILE, child_environment
+from elasticdl.instance import child_environment
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.logs.files import LOGS
 from elasticdl.master.exits import describe_exit
@@ -294,6 +295,8 @@ def create_job_dir(spec: JobSpec, declared_shards: Mapping[str, Any] | None = No
             undo.callback(path.unlink, missing_ok=True)
             with os.fdopen(token, "w") as file:
                 file.write(secrets.token_hex(16))
+            undo.callback((directory / JOB_NAME_FILE).unlink, missing_ok=True)
+            (directory / JOB_NAME_FILE).write_text(spec.job_name)
             if declared_shards:
                 undo.callback((directory / SHARDS_FILE).unlink, missing_ok=True)
                 save_shards(directory, declared_shards)
@@ -384,11 +387,11 @@ def connect_to_master(job_dir: Path) -> Client | None:
     """A client of the job's master; None while the job has not started so far."""
     try:
         address = json.loads((job_dir / supervisor.FILE_NAME).read_text())["master_address"]
-        token = (job_dir / TOKEN_FILE).read_text().strip()
+        credentials = Credentials.of_directory(job_dir)
     except (OSError, ValueError, KeyError):
         return None
     service = master_pb2.DESCRIPTOR.services_by_name["Master"]
-    return Client(service, GrpcTransport(address, token), f"the master ({address})")
+    return Client(service, GrpcTransport(address, credentials), f"the master ({address})")
 
 
 class _Speed:

@@ -31,9 +31,10 @@ from pathlib import Path
 from elasticdl.api.early_instances import EarlyInstances
 from elasticdl.api.forks import ForkedProcess, Forks
 from elasticdl.api.spares import Spares, kill_group
+from elasticdl.credentials import Credentials
 from elasticdl.dashboard.address import url_of
 from elasticdl.data.atomic_file import remove_temporary
-from elasticdl.instance import adopt_orphans, child_environment, on_sigterm, read_token
+from elasticdl.instance import adopt_orphans, child_environment, on_sigterm
 from elasticdl.job_spec import JobSpec
 from elasticdl.logs.files import LOGS, end_of_log, log_path
 from elasticdl.logs.line import fields, instance_name
@@ -207,7 +208,7 @@ class Supervisor:
             on_change=self._write_processes,
         )
         service = Service(supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"], self)
-        self._server = Server([service], read_token(self._job_dir), lifetime.address)
+        self._server = Server([service], Credentials.of_directory(self._job_dir), lifetime.address)
 
     # ------------------------------------------------------------ the service
 

@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 def run(arguments: InstanceArguments) -> int:
     """Run the job to its end, from where the master before this one was; 0 where it succeeded."""
     collect_rarely()
-    backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.token))
+    backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.credentials))
     master = Master(
         arguments.spec,
         backend,
-        connect=lambda instance: StreamTransport(instance.address, arguments.token),
+        connect=lambda instance: StreamTransport(instance.address, arguments.credentials),
         incarnation=arguments.incarnation,
         session=arguments.session,
     )
-    server = Server([master.service], arguments.token, arguments.master, num_threads=32)
+    server = Server([master.service], arguments.credentials, arguments.master, num_threads=32)
     on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))
     master.start()
     dashboard = None

@@ -56,11 +56,11 @@ def run(arguments: InstanceArguments) -> int:
         Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
         Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),
     ]
-    server = StreamServer(services, arguments.token, LISTEN)
+    server = StreamServer(services, arguments.credentials, LISTEN)
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )
-    transport = GrpcTransport(arguments.master, arguments.token)
+    transport = GrpcTransport(arguments.master, arguments.credentials)
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
 
     def on_end(why: str) -> None:
@@ -70,7 +70,7 @@ def run(arguments: InstanceArguments) -> int:
             ended.set()
 
     def connect(other: master_pb2.Partition) -> Transport:
-        return StreamTransport(other.address, arguments.token)
+        return StreamTransport(other.address, arguments.credentials)
 
     standby = Standby(partition, connect)
     own = None

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from elasticdl.credentials import Credentials
 from elasticdl.memory import POOL
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame, Placement, rest_of
@@ -26,7 +27,7 @@ MOST_BUFFERS = 1 << 16
 MOST_HEAD_BYTES = 1 << 28
 MOST_FRAME_BYTES = 1 << 34
 _PREFIX = struct.Struct("<IBBHII")
-_HELLO = struct.Struct("<IH")
+_HELLO = struct.Struct("<IHHQ")
 _ANSWER = struct.Struct("<IB")
 _MOST_PIECES = 512  # Of one system call; the system's limit is 1,024.
 _NOT_LATE = 0.9
@@ -39,6 +40,15 @@ _SEND_BYTES = 1 << 21
 
 class ConnectionLost(OSError):
     """The other side closed the connection, or says what is no frame."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Who connects: what it shows, and which master it is; 0 if it is none."""
+
+    token: str
+    job: str
+    master_incarnation: int
 
 
 @dataclass(frozen=True)
@@ -79,24 +89,28 @@ class Connection:
 
     # ------------------------------------------------------------------- the first words
 
-    def say_hello(self, token: str, deadline: float) -> Status:
-        """Show the job token; return whether it is the right one."""
-        text = token.encode()
-        self._send([memoryview(_HELLO.pack(MAGIC, len(text)) + text)], deadline)
+    def say_hello(self, credentials: Credentials, deadline: float) -> Status:
+        """Show the job token and who this is; return what the other side says to it."""
+        token, job = credentials.token.encode(), credentials.job.encode()
+        first = _HELLO.pack(MAGIC, len(token), len(job), credentials.master_incarnation)
+        self._send([memoryview(first + token + job)], deadline)
         magic, status = _ANSWER.unpack(self._receive(_ANSWER.size, deadline))
         if magic != MAGIC:
             raise ConnectionLost("what answers is no server of streams")
         return _status(status)
 
-    def hear_hello(self, deadline: float) -> str:
-        """Return the token that the other side shows."""
-        magic, length = _HELLO.unpack(self._receive(_HELLO.size, deadline))
+    def hear_hello(self, deadline: float) -> Hello:
+        """Return what the other side shows."""
+        first = self._receive(_HELLO.size, deadline)
+        magic, token_length, job_length, master = _HELLO.unpack(first)
         if magic != MAGIC:
             raise ConnectionLost("it is no client of ours")
-        return bytes(self._receive(length, deadline)).decode(errors="replace")
+        text = bytes(self._receive(token_length + job_length, deadline))
+        token, job = text[:token_length], text[token_length:]
+        return Hello(token.decode(errors="replace"), job.decode(errors="replace"), master)
 
     def answer_hello(self, status: Status, deadline: float) -> None:
-        """Say whether the token is the right one."""
+        """Say whether who connects may call."""
         self._send([memoryview(_ANSWER.pack(MAGIC, status))], deadline)
 
     # ----------------------------------------------------------------------------- frames

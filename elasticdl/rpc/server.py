@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import os
 import threading
 from collections import deque
@@ -13,10 +12,12 @@ from functools import cache, partial
 
 import grpc
 
+from elasticdl.credentials import Credentials
+from elasticdl.refusals import REFUSALS
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame
 from elasticdl.rpc.service import Answer, Service
-from elasticdl.rpc.transport import CHANNEL_OPTIONS, TOKEN_KEY
+from elasticdl.rpc.transport import CHANNEL_OPTIONS, JOB_KEY, TOKEN_KEY
 
 _Handle = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
@@ -33,7 +34,7 @@ class Server:
 
     Args:
       services: what it answers; without frames, which go over streams.
-      token: the job token every call must carry.
+      credentials: what callers must show, too.
       address: `host:port`; port 0 picks a free one.
       num_threads: calls of methods that are not prompt handled at a time.
 
@@ -44,7 +45,7 @@ class Server:
     def __init__(
         self,
         services: Sequence[Service],
-        token: str,
+        credentials: Credentials,
         address: str = "127.0.0.1:0",
         num_threads: int = 16,
     ) -> None:
@@ -54,7 +55,7 @@ class Server:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="rpc")
         self._loop = _loop_of(os.getpid())
         starting = asyncio.run_coroutine_threadsafe(
-            self._start(services, token, address), self._loop
+            self._start(services, credentials, address), self._loop
         )
         try:
             port = starting.result(_START_S)
@@ -63,9 +64,11 @@ class Server:
             raise OSError(f"cannot listen on {address}: {error}") from None
         self.address = f"{address.rsplit(':', 1)[0]}:{port}"
 
-    async def _start(self, services: Sequence[Service], token: str, address: str) -> int:
+    async def _start(
+        self, services: Sequence[Service], credentials: Credentials, address: str
+    ) -> int:
         answers = _Answers(self._loop)
-        handlers = [_Handlers(service, token, self._threads, answers) for service in services]
+        handlers = [_Handlers(service, credentials, self._threads, answers) for service in services]
         self._server = grpc.aio.server(handlers=handlers, options=CHANNEL_OPTIONS)
         port = self._server.add_insecure_port(address)
         await self._server.start()
@@ -124,10 +127,14 @@ class _Handlers(grpc.GenericRpcHandler):
     """The methods of a service, for callers with the token; others are refused."""
 
     def __init__(
-        self, service: Service, token: str, threads: ThreadPoolExecutor, answers: _Answers
+        self,
+        service: Service,
+        credentials: Credentials,
+        threads: ThreadPoolExecutor,
+        answers: _Answers,
     ) -> None:
         self._service = service
-        self._token = token
+        self._credentials = credentials
         self._threads = threads
         self._answers = answers
         self._handlers = {
@@ -142,10 +149,17 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = self._handlers.get(call_details.method)
         if handler is None:
             return None
-        shown = next((v for k, v in call_details.invocation_metadata if k == TOKEN_KEY), "")
-        # compare_digest takes strings of ASCII only.
-        is_right = hmac.compare_digest(str(shown).encode(), self._token.encode())
-        return handler if is_right else self._refusal
+        token = job = ""
+        for key, value in call_details.invocation_metadata:
+            if key == TOKEN_KEY:
+                token = str(value)
+            elif key == JOB_KEY:
+                job = str(value)
+        reason = self._credentials.refusal(token, job)
+        if reason is None:
+            return handler
+        REFUSALS.note(reason)
+        return self._refusal
 
     def _prompt(self, path: str) -> _Handle:
         async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -177,5 +191,6 @@ async def _reply(answer: Answer, context: grpc.aio.ServicerContext) -> bytes:
 
 
 async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong job token")
+    text = "missing or wrong job token, or another job's"
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
     raise AssertionError("abort raises")

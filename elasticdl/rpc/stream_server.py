@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import socket
 import threading
@@ -11,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from elasticdl.credentials import Credentials
+from elasticdl.refusals import REFUSALS
 from elasticdl.rpc.connection import Announced, Connection, ConnectionLost
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame
@@ -34,7 +35,7 @@ class StreamServer:
     """Answers calls of `StreamTransport`s: a thread for each connection, one call at a time on it.
 
     Args:
-      services, token, address: as of `Server`; services may have frames.
+      services, credentials, address: as of `Server`; services may have frames.
       most_bytes: of requests at a time.
 
     Attributes:
@@ -47,12 +48,12 @@ class StreamServer:
     def __init__(
         self,
         services: Sequence[Service],
-        token: str,
+        credentials: Credentials,
         address: str = "127.0.0.1:0",
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._services = {path: service for service in services for path in service.paths}
-        self._token = token
+        self._credentials = credentials
         self._room = _Room(most_bytes)
         self._changed = threading.Condition()
         self._connections: set[Connection] = set()
@@ -128,10 +129,13 @@ class StreamServer:
 
     def _is_greeted(self, connection: Connection) -> bool:
         deadline = time.monotonic() + HELLO_S
-        token = connection.hear_hello(deadline)
-        is_right = hmac.compare_digest(token.encode(), self._token.encode())
-        connection.answer_hello(Status.OK if is_right else Status.UNAUTHENTICATED, deadline)
-        return is_right
+        hello = connection.hear_hello(deadline)
+        reason = self._credentials.refusal(hello.token, hello.job)
+        if reason is not None:
+            REFUSALS.note(reason)
+        status = Status.OK if reason is None else Status.UNAUTHENTICATED
+        connection.answer_hello(status, deadline)
+        return status is Status.OK
 
     def _answer(self, connection: Connection, announced: Announced) -> None:
         with self._busy_with(connection):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from elasticdl.credentials import Credentials
 from elasticdl.rpc.connection import MOST_FRAME_BYTES, Connection
 from elasticdl.rpc.errors import (
     RpcFailed,
@@ -39,12 +40,12 @@ class StreamTransport:
 
     Args:
       address: `host:port`.
-      token: the job token.
+      credentials: what is shown there.
     """
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self._address = address
-        self._token = token
+        self._credentials = credentials
         self._lock = threading.Lock()
         # With the time since when; the one that has rested for longest comes first.
         self._idle: deque[tuple[float, Connection]] = deque()
@@ -131,13 +132,13 @@ class StreamTransport:
             if self._is_closed:
                 connection.end()
         try:
-            if connection.say_hello(self._token, deadline) is Status.OK:
+            if connection.say_hello(self._credentials, deadline) is Status.OK:
                 return connection
         except BaseException:
             self._drop(connection)
             raise
         self._drop(connection)
-        raise RpcUnauthenticated(f"{self._address}: missing or wrong job token")
+        raise RpcUnauthenticated(f"{self._address}: missing or wrong job token, or another job's")
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from elasticdl.credentials import Credentials
 from elasticdl.rpc.errors import RpcError, RpcFailed, RpcTimeout, RpcUnauthenticated, RpcUnavailable
 from elasticdl.rpc.frame import Frame, Placement
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from elasticdl.rpc.service import Service
 
 TOKEN_KEY = "elasticdl-job-token"
+JOB_KEY = "elasticdl-job"
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -78,12 +80,12 @@ class GrpcTransport:
 
     Args:
       address: `host:port`.
-      token: the job token sent with every call.
+      credentials: what is shown with every call.
     """
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._metadata = ((TOKEN_KEY, token),)
+        self._metadata = ((TOKEN_KEY, credentials.token), (JOB_KEY, credentials.job))
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
 
     def _method(self, path: str) -> grpc.UnaryUnaryMultiCallable:

@@ -44,7 +44,7 @@ def run(arguments: InstanceArguments) -> int:
     instance = master_pb2.InstanceId(
         role="worker", index=arguments.index, incarnation=arguments.incarnation
     )
-    transport = GrpcTransport(arguments.master, arguments.token)
+    transport = GrpcTransport(arguments.master, arguments.credentials)
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
     leaving = threading.Event()
     on_sigterm(leaving.set)
@@ -72,7 +72,7 @@ def run(arguments: InstanceArguments) -> int:
             arguments.spec,
             instance,
             master,
-            lambda partition: StreamTransport(partition.address, arguments.token),
+            lambda partition: StreamTransport(partition.address, arguments.credentials),
             master_address=arguments.master,
         )
         own = None

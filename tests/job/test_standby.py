@@ -11,7 +11,7 @@ import pytest
 
 from elasticdl.api import jobs
 from elasticdl.api.events import JobEvent, events
-from elasticdl.instance import read_token
+from elasticdl.credentials import Credentials
 from elasticdl.master.journal import read_journal
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import read_manifest
@@ -37,7 +37,7 @@ def tasks_copied(job: Job, partition: int = 0) -> int:
     if len(found) < 2:
         return 0
     keeper = 1 - partition
-    transport = StreamTransport(found[keeper]["address"], read_token(job.directory))
+    transport = StreamTransport(found[keeper]["address"], Credentials.of_directory(job.directory))
     client = Client(ps_pb2.DESCRIPTOR.services_by_name["Standby"], transport, "the keeper")
     lives = [found[index]["incarnation"] for index in range(2)]
     request = ps_pb2.GetCopyRequest(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from elasticdl.credentials import Credentials
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.client import GaveUp, ModelLayout, ParameterClient, StaleCluster
 from elasticdl.ps.lane_client import LaneClient
@@ -18,6 +19,7 @@ from elasticdl.rpc import Service, StreamServer, StreamTransport
 from tests.partitions import DENSE, DESCRIPTOR, IDS, MODEL
 
 DEADLINE_S = 60.0
+TOKEN = Credentials("token")
 SYNCHRONOUS = ps_pb2.ModelDefinition()
 SYNCHRONOUS.CopyFrom(MODEL)
 SYNCHRONOUS.synchronous.max_steps = 0
@@ -30,9 +32,7 @@ class Cluster:
     def __init__(self, model: ps_pb2.ModelDefinition = MODEL) -> None:
         self.moved, self.over = threading.Event(), threading.Event()
         self.partitions = [Partition(index, 1) for index in range(2)]
-        self.servers = [
-            StreamServer([Service(DESCRIPTOR, one)], "token") for one in self.partitions
-        ]
+        self.servers = [StreamServer([Service(DESCRIPTOR, one)], TOKEN) for one in self.partitions]
         routing = RoutingTable.initial(64, 2)
         self.cluster = master_pb2.Cluster(
             routing=ps_pb2.Routing(partition_of_group=routing.partition_of_group),
@@ -43,7 +43,7 @@ class Cluster:
         )
         self.client = ParameterClient(
             self.cluster,
-            lambda one: StreamTransport(one.address, "token"),
+            lambda one: StreamTransport(one.address, TOKEN),
             ModelLayout(model),
             give_up=self.over.is_set,
             is_stale=self.moved.is_set,

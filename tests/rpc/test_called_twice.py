@@ -24,8 +24,8 @@ from google.protobuf.message import Message
 from elasticdl.api.early_instances import EarlyInstances
 from elasticdl.api.forks import Forks
 from elasticdl.api.supervisor import LOGS, Commands, Lifetime, Supervisor
+from elasticdl.credentials import TOKEN_FILE
 from elasticdl.data.shards import Shard
-from elasticdl.instance import TOKEN_FILE
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal

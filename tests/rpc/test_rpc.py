@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from elasticdl.credentials import Credentials
 from elasticdl.errors import UsageError
 from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
 from elasticdl.ps.partition import Partition
@@ -32,6 +33,7 @@ from elasticdl.rpc import (
 from elasticdl.rpc.faults import Cuts, Faults, FaultyTransport
 from elasticdl.rpc.service import prompt
 
+SECRET = Credentials("secret", "mnist-1")
 SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
 
 
@@ -61,13 +63,13 @@ def handler() -> Handler:
 
 @pytest.fixture
 def server(handler):
-    one = Server([Service(SUPERVISOR, handler)], token="secret")
+    one = Server([Service(SUPERVISOR, handler)], SECRET)
     yield one
     one.stop()
 
 
-def connect(server: Server, token: str = "secret") -> Client:
-    return Client(SUPERVISOR, GrpcTransport(server.address, token), "the supervisor")
+def connect(server: Server, credentials: Credentials = SECRET) -> Client:
+    return Client(SUPERVISOR, GrpcTransport(server.address, credentials), "the supervisor")
 
 
 def test_a_call_brings_its_reply(server, handler):
@@ -75,8 +77,8 @@ def test_a_call_brings_its_reply(server, handler):
     assert handler.calls == ["ps"]
 
 
-@pytest.mark.parametrize("token", ["", "wrong"])
-def test_every_method_of_every_service_wants_the_token(token):
+@pytest.mark.parametrize("shown", [Credentials("", "mnist-1"), Credentials("wrong", "mnist-1")])
+def test_every_method_of_every_service_wants_the_token(shown):
     class Anything:
         def __getattr__(self, name):
             return lambda request: pytest.fail(f"{name} was called without the token")
@@ -84,7 +86,7 @@ def test_every_method_of_every_service_wants_the_token(token):
     for module in (master_pb2, ps_pb2, supervisor_pb2):
         for descriptor in module.DESCRIPTOR.services_by_name.values():
             service = Service(descriptor, Anything())
-            server, transport = serve(service, token)
+            server, transport = serve(service, shown)
             assert len(service.paths) == len(descriptor.methods)
             for path in service.paths:
                 with pytest.raises(RpcUnauthenticated):
@@ -93,19 +95,19 @@ def test_every_method_of_every_service_wants_the_token(token):
             server.stop()
 
 
-def serve(service: Service, token: str) -> tuple[Server | StreamServer, Transport]:
-    """Serve as the product does, and connect with a token."""
+def serve(service: Service, shown: Credentials) -> tuple[Server | StreamServer, Transport]:
+    """Serve as the product does, and connect with what is shown."""
     if service.has_frames:
-        streams = StreamServer([service], token="secret")
-        return streams, StreamTransport(streams.address, token)
-    server = Server([service], token="secret")
-    return server, GrpcTransport(server.address, token)
+        streams = StreamServer([service], SECRET)
+        return streams, StreamTransport(streams.address, shown)
+    server = Server([service], SECRET)
+    return server, GrpcTransport(server.address, shown)
 
 
 def test_what_has_frames_is_not_served_over_grpc():
     service = Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], Partition(0, 1))
     with pytest.raises(ValueError, match="wants a StreamServer"):
-        Server([service], token="secret")
+        Server([service], SECRET)
 
 
 class PromptHandler(Handler):
@@ -125,7 +127,7 @@ class PromptHandler(Handler):
 
 def test_any_number_of_prompt_calls_may_wait_and_others_are_answered_meanwhile():
     handler = PromptHandler()
-    server = Server([Service(SUPERVISOR, handler)], token="secret", num_threads=1)
+    server = Server([Service(SUPERVISOR, handler)], SECRET, num_threads=1)
     client = connect(server)
     requests = [master_pb2.InstanceId(role="ps", index=index) for index in range(40)]
     with ThreadPoolExecutor(len(requests)) as threads:
@@ -145,7 +147,7 @@ def test_any_number_of_prompt_calls_may_wait_and_others_are_answered_meanwhile()
 
 def test_a_prompt_call_whose_caller_is_gone_hurts_nobody():
     handler = PromptHandler()
-    server = Server([Service(SUPERVISOR, handler)], token="secret")
+    server = Server([Service(SUPERVISOR, handler)], SECRET)
     client = connect(server)
     with pytest.raises(RpcTimeout):
         client.call("Launch", master_pb2.InstanceId(role="ps"), 0.2)
@@ -162,7 +164,7 @@ def test_an_exception_of_the_handler_is_told_and_is_not_repeated(server, handler
 
 
 def test_garbage_and_unknown_methods_are_refused(server):
-    transport = GrpcTransport(server.address, "secret")
+    transport = GrpcTransport(server.address, SECRET)
     with pytest.raises(RpcFailed, match="unreadable request"):
         transport.call("/elasticdl.Supervisor/Launch", Frame(b"\xff\xff\xff"), 5.0)
     with pytest.raises(RpcFailed, match="UNIMPLEMENTED"):
@@ -180,7 +182,7 @@ def test_a_wait_ends_at_its_deadline_and_names_who_was_awaited(server):
 
 
 def test_a_wait_goes_on_until_the_other_side_is_back(handler):
-    first = Server([Service(SUPERVISOR, handler)], token="secret")
+    first = Server([Service(SUPERVISOR, handler)], SECRET)
     address = first.address
     client = connect(first)
     first.stop()
@@ -190,7 +192,7 @@ def test_a_wait_goes_on_until_the_other_side_is_back(handler):
         target=lambda: outcome.append(client.call_until("Launch", request, 30.0).accepted)
     )
     thread.start()
-    second = Server([Service(SUPERVISOR, handler)], token="secret", address=address)
+    second = Server([Service(SUPERVISOR, handler)], SECRET, address=address)
     thread.join(30.0)
     second.stop()
     assert outcome == [True]
@@ -198,7 +200,7 @@ def test_a_wait_goes_on_until_the_other_side_is_back(handler):
 
 def test_an_occupied_address_is_an_error():
     with pytest.raises(OSError, match="cannot listen on"):
-        Server([], token="secret", address="203.0.113.1:1")
+        Server([], SECRET, address="203.0.113.1:1")
 
 
 def test_a_handler_that_lacks_a_method_is_found_at_once():
@@ -276,6 +278,6 @@ def test_a_wrong_fault_is_named(text):
 
 
 def test_a_channel_refused_is_unavailable_not_the_end():
-    transport = GrpcTransport("127.0.0.1:9", "secret")
+    transport = GrpcTransport("127.0.0.1:9", SECRET)
     with pytest.raises(RpcUnavailable):
         transport.call("/elasticdl.Supervisor/Launch", Frame(), 1.0)

@@ -21,7 +21,7 @@ from elasticdl.rpc import (
     stream_transport,
 )
 from elasticdl.rpc.connection import MAGIC, Connection, Status
-from tests.rpc.test_streams import DEADLINE_S, DESCRIPTOR, PATH, Echo, until
+from tests.rpc.test_streams import DEADLINE_S, DESCRIPTOR, PATH, SECRET, Echo, until
 
 EVERY_S = 0.05
 TIMEOUT_S = 1.0
@@ -69,7 +69,7 @@ def test_a_call_ends_in_time_however_often_a_signal_comes(host, num_sent):
 
         server = threading.Thread(target=answer)
         server.start()
-        transport = StreamTransport(f"{host}:{listening.getsockname()[1]}", "secret")
+        transport = StreamTransport(f"{host}:{listening.getsockname()[1]}", SECRET)
         try:
             with interrupted() as signals, pytest.raises(RpcTimeout, match=r"within 1 s"):
                 transport.call(PATH, Frame(b"a"), TIMEOUT_S)
@@ -86,7 +86,7 @@ def echo() -> Echo:
 
 @pytest.fixture(params=["127.0.0.1:0", "127.0.0.2:0"], ids=["unix", "tcp"])
 def server(request, echo) -> Iterator[StreamServer]:
-    one = StreamServer([Service(DESCRIPTOR, echo)], "secret", request.param)
+    one = StreamServer([Service(DESCRIPTOR, echo)], SECRET, request.param)
     yield one
     one.stop()
 
@@ -98,7 +98,7 @@ def call(transport: StreamTransport) -> None:
 def test_a_server_closes_connections_without_calls_and_nobody_sees_it(server, monkeypatch):
     monkeypatch.setattr(stream_server, "REST_S", 0.3)
     monkeypatch.setattr(stream_transport, "REST_S", 0.0)
-    transport = StreamTransport(server.address, "secret")
+    transport = StreamTransport(server.address, SECRET)
     call(transport)
     until(lambda: not server._connections)
     call(transport)  # Once only: it would be unavailable over the old one.
@@ -110,13 +110,13 @@ def test_a_call_that_takes_longer_than_connections_may_rest_is_let_finish(
 ):
     monkeypatch.setattr(stream_server, "REST_S", 0.1)
     echo.before = lambda: threading.Event().wait(0.5)
-    transport = StreamTransport(server.address, "secret")
+    transport = StreamTransport(server.address, SECRET)
     call(transport)
     transport.close()
 
 
 def test_what_rested_for_long_is_not_used_again_but_closed(server, echo, monkeypatch):
-    transport = StreamTransport(server.address, "secret")
+    transport = StreamTransport(server.address, SECRET)
     free = threading.Event()
     echo.before = lambda: free.wait(DEADLINE_S)
     calls = [transport.start(PATH, Frame(b"a"), DEADLINE_S) for _ in range(3)]

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elasticdl.credentials import Credentials
 from elasticdl.memory import ALIGNMENT, SMALLEST_BYTES, MemoryPool
 from elasticdl.proto import ps_pb2
 from elasticdl.rpc import (
@@ -41,6 +42,7 @@ from elasticdl.rpc.frame import bytes_of
 DESCRIPTOR = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
 PATH = f"/{DESCRIPTOR.full_name}/WriteCopy"
 DEADLINE_S = 20.0
+SECRET = Credentials("secret", "mnist-1")
 
 
 class Echo:
@@ -69,14 +71,14 @@ def echo() -> Echo:
 # The first is reached through a Unix socket, the second, loopback all the same, through TCP.
 @pytest.fixture(params=["127.0.0.1:0", "127.0.0.2:0"], ids=["unix", "tcp"])
 def server(request, echo) -> Iterator[StreamServer]:
-    one = StreamServer([Service(DESCRIPTOR, echo)], "secret", request.param)
+    one = StreamServer([Service(DESCRIPTOR, echo)], SECRET, request.param)
     yield one
     one.stop()
 
 
 @pytest.fixture
 def transport(server) -> Iterator[StreamTransport]:
-    one = StreamTransport(server.address, "secret")
+    one = StreamTransport(server.address, SECRET)
     yield one
     one.close()
 
@@ -184,7 +186,7 @@ def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
     host, _, port = server.address.rpartition(":")
     with socket.create_connection((host, int(port))) as peer:
         connection = Connection(peer)
-        assert connection.say_hello("secret", time.monotonic() + DEADLINE_S) is Status.OK
+        assert connection.say_hello(SECRET, time.monotonic() + DEADLINE_S) is Status.OK
         peer.sendall(data[: int(share * len(data))])
     until(lambda: not server._connections)
     assert transport.call(PATH, Frame(b"a"), DEADLINE_S).head == b"re: a"
@@ -194,18 +196,18 @@ def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
 @settings(max_examples=30, deadline=None)
 @given(data=st.binary(max_size=60), greets=st.booleans())
 def test_garbage_ends_its_connection_only(data, greets):
-    server = StreamServer([Service(DESCRIPTOR, Echo())], "secret")
+    server = StreamServer([Service(DESCRIPTOR, Echo())], SECRET)
     try:
         host, _, port = server.address.rpartition(":")
         with socket.create_connection((host, int(port))) as peer:
             if greets:
-                Connection(peer).say_hello("secret", time.monotonic() + DEADLINE_S)
+                Connection(peer).say_hello(SECRET, time.monotonic() + DEADLINE_S)
                 data = MAGIC.to_bytes(4, "little") + data
             with contextlib.suppress(OSError):  # The server may be quicker.
                 peer.sendall(data)
                 peer.shutdown(socket.SHUT_WR)
             until(lambda: not server._connections)
-        transport = StreamTransport(server.address, "secret")
+        transport = StreamTransport(server.address, SECRET)
         assert transport.call(PATH, Frame(b"a"), DEADLINE_S).head == b"re: a"
         transport.close()
     finally:
@@ -213,13 +215,13 @@ def test_garbage_ends_its_connection_only(data, greets):
 
 
 def test_what_speaks_another_protocol_is_unavailable_and_not_waited_for():
-    server = Server([], token="secret")
-    transport = StreamTransport(server.address, "secret")
+    server = Server([], SECRET)
+    transport = StreamTransport(server.address, SECRET)
     with pytest.raises(RpcUnavailable):
         transport.call(PATH, Frame(b"a"), 5.0)
     server.stop()
     with pytest.raises(RpcUnavailable):
-        StreamTransport("127.0.0.1:9", "secret").call(PATH, Frame(b"a"), 5.0)
+        StreamTransport("127.0.0.1:9", SECRET).call(PATH, Frame(b"a"), 5.0)
 
 
 def test_a_server_that_ends_a_reply_early_is_unavailable():
@@ -238,7 +240,7 @@ def test_a_server_that_ends_a_reply_early_is_unavailable():
 
     thread = threading.Thread(target=answer)
     thread.start()
-    transport = StreamTransport(f"127.0.0.2:{listening.getsockname()[1]}", "secret")
+    transport = StreamTransport(f"127.0.0.2:{listening.getsockname()[1]}", SECRET)
     with pytest.raises(RpcUnavailable, match="closed the connection"):
         transport.call(PATH, Frame(b"a"), DEADLINE_S)
     thread.join(DEADLINE_S)
@@ -266,15 +268,15 @@ def test_a_peer_that_does_not_read_its_reply_is_given_up(server, monkeypatch):
     with socket.create_connection((host, int(port))) as peer:
         connection = Connection(peer)
         deadline = time.monotonic() + DEADLINE_S
-        connection.say_hello("secret", deadline)
+        connection.say_hello(SECRET, deadline)
         frame = Frame(b"", (memoryview(bytes(1 << 26)),))
         connection.send(frame, PATH, Status.OK, deadline)
         until(lambda: not server._connections)
 
 
 def test_requests_beyond_the_room_wait_and_one_too_large_is_taken_alone(echo):
-    server = StreamServer([Service(DESCRIPTOR, echo)], "secret", most_bytes=1000)
-    transport = StreamTransport(server.address, "secret")
+    server = StreamServer([Service(DESCRIPTOR, echo)], SECRET, most_bytes=1000)
+    transport = StreamTransport(server.address, SECRET)
     free = threading.Event()
     echo.before = lambda: free.wait(DEADLINE_S)
     started = [
@@ -294,8 +296,8 @@ def test_requests_beyond_the_room_wait_and_one_too_large_is_taken_alone(echo):
 def test_closing_ends_calls_in_flight_on_either_side(server, echo):
     free = threading.Event()
     echo.before = lambda: free.wait(DEADLINE_S)
-    first = StreamTransport(server.address, "secret")
-    second = StreamTransport(server.address, "secret")
+    first = StreamTransport(server.address, SECRET)
+    second = StreamTransport(server.address, SECRET)
     calls = [one.start(PATH, Frame(b"a"), DEADLINE_S) for one in (first, second)]
     until(lambda: len(echo.requests) == 2)
     first.close()
@@ -332,16 +334,16 @@ def test_a_server_that_is_back_at_its_address_is_found_again(server, transport, 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: client.call("WriteCopy", Frame(b"a")), range(8)))
     server.stop()
-    second = StreamServer([Service(DESCRIPTOR, echo)], "secret", server.address)
+    second = StreamServer([Service(DESCRIPTOR, echo)], SECRET, server.address)
     assert client.call_until("WriteCopy", Frame(b"b"), DEADLINE_S).head == b"re: b"
     second.stop()
 
 
 PROCESS = """
 from elasticdl.rpc import Service, StreamServer
-from tests.rpc.test_streams import DESCRIPTOR, Echo
+from tests.rpc.test_streams import DESCRIPTOR, SECRET, Echo
 import threading
-server = StreamServer([Service(DESCRIPTOR, Echo())], "secret")
+server = StreamServer([Service(DESCRIPTOR, Echo())], SECRET)
 print(server.address, flush=True)
 threading.Event().wait()
 """
@@ -359,7 +361,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_a_frozen_process_is_waited_for_no_longer_than_asked_and_may_thaw(process):
     frozen, address = process
-    transport = StreamTransport(address, "secret")
+    transport = StreamTransport(address, SECRET)
     large = Frame(b"", (memoryview(bytes(1 << 25)),))
     transport.call(PATH, large, DEADLINE_S)
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -374,7 +376,7 @@ def test_a_frozen_process_is_waited_for_no_longer_than_asked_and_may_thaw(proces
 
 def test_a_killed_process_is_unavailable_at_once(process):
     killed, address = process
-    transport = StreamTransport(address, "secret")
+    transport = StreamTransport(address, SECRET)
     transport.call(PATH, Frame(b"a"), DEADLINE_S)
     os.kill(killed.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, killed.pid, os.WSTOPPED | os.WNOWAIT)  # It stops some time later.
@@ -498,10 +500,10 @@ def test_a_server_without_a_thread_for_a_connection_takes_the_next_one(
 
 
 def test_a_request_that_needs_all_the_room_is_not_overtaken(echo):
-    server = StreamServer([Service(DESCRIPTOR, echo)], "secret", most_bytes=1 << 20)
+    server = StreamServer([Service(DESCRIPTOR, echo)], SECRET, most_bytes=1 << 20)
     may_go_on = threading.Event()
     echo.before = lambda: may_go_on.wait(DEADLINE_S)
-    transport = StreamTransport(server.address, "secret")
+    transport = StreamTransport(server.address, SECRET)
     with contextlib.ExitStack() as stack:
         stack.callback(server.stop)
         stack.callback(transport.close)
