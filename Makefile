@@ -66,7 +66,7 @@ $(TRAIN_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 
 $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv (the longest part, and silent) ..."
-	@$(PIP) install -qq --editable '.[zoo,dev,tensorboard]'
+	@$(PIP) install -qq --editable '.[zoo,dev,tensorboard,kubernetes]'
 	@$(INSTALL_TF_KERAS)
 	@touch $@ $(TRAIN_STAMP)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
 import secrets
 import time
 from collections.abc import Mapping
@@ -20,8 +21,10 @@ from pydantic import ValidationError
 from elasticdl.errors import UsageError
 from elasticdl.job_options import AllOptions
 from elasticdl.job_options.commands import COMMANDS
+from elasticdl.machine_options import Given, machine_options
 from elasticdl.option_rules import check_rules
 from elasticdl.options import (
+    ONLY_PODS,
     Option,
     missing_options,
     one_of,
@@ -29,6 +32,7 @@ from elasticdl.options import (
     unknown_option,
     wrong_value,
 )
+from elasticdl.pod_rules import JOB_DIR_OF_POD, check_pods, check_processes
 
 JOB_FILE = "job.yaml"
 
@@ -40,8 +44,9 @@ class JobSpec(AllOptions):
     def resolve(cls, command: str, options: Mapping[str, Any], prefix: str = "") -> JobSpec:
         """Make the spec of a job from what a person gave.
 
-        Options named in the file ``options["config"]`` hold unless `options` has them too. None
-        means "not given". Paths are made absolute; the job gets a name and a directory.
+        Options named in the file ``options["config"]`` hold unless `options` has them too; those
+        that describe a place may also stand in the environment and in this person's configuration.
+        None means "not given". Paths are made absolute; the job gets a name and a directory.
 
         Args:
           command: one of `COMMANDS`.
@@ -51,13 +56,34 @@ class JobSpec(AllOptions):
         Raises:
           UsageError: an unknown option, a wrong value, or required options that are missing.
         """
-        given: dict[str, tuple[Any, str]] = {}
+        given: Given = {}
         if options.get("config") is not None:
             file = str(options["config"])
             given = {name: (v, f"{file}: ") for name, v in _read_config(file, command).items()}
         for name, value in options.items():
             if name != "config" and value is not None:
                 given[name] = (value, prefix)
+        known = {
+            name: one
+            for name, one in machine_options(OPTIONS, _read_yaml).items()
+            if command in OPTIONS[name].commands
+        }
+        if not _of_pods({**known, **given}):  # What is known of a cluster is not about this job.
+            known = {name: one for name, one in known.items() if name not in _ONLY_PODS}
+        return cls._of_given(command, {**known, **given}, prefix)
+
+    @classmethod
+    def of_options(cls, command: str, options: Mapping[str, Any], prefix: str = "") -> JobSpec:
+        """Make the spec of a job that was described before, by nothing but its options.
+
+        Raises:
+          UsageError: as `resolve`.
+        """
+        given = {name: (value, prefix) for name, value in options.items() if value is not None}
+        return cls._of_given(command, given, prefix)
+
+    @classmethod
+    def _of_given(cls, command: str, given: Given, prefix: str) -> JobSpec:
         taken = options_of(command)
         for name, (_, origin) in given.items():
             if name not in taken:
@@ -66,28 +92,47 @@ class JobSpec(AllOptions):
         if missing:
             raise UsageError(missing_options(missing, command, taken, prefix))
 
+        def shown(name: str) -> str:
+            return f"{given.get(name, ('', prefix))[1]}{name}"
+
+        given, min_workers = _without_range(given)
         values = {name: option_value(name, *given[name]) for name in given}
-        spec = cls.model_validate({"command": command, **values})
-        check_rules(
-            spec.model_dump(),
-            lambda name: f"{given.get(name, ('', prefix))[1]}{name}",
-        )
-        return spec._placed()
+        spec = cls.model_validate({"command": command, **values, "min_workers": min_workers})
+        check_rules(spec.model_dump(), shown)
+        if min_workers and spec.consistency == "sync" and spec.grads_to_wait is None:
+            # So that the result does not depend on how much room there was.
+            spec = spec.model_copy(update={"grads_to_wait": min_workers})
+        placed = spec._placed()
+        if placed.cluster == "kubernetes":
+            check_pods(placed.model_dump(), shown)
+        else:
+            check_processes(placed.model_dump(), shown, _ONLY_PODS)
+        return placed
 
     def _placed(self) -> JobSpec:
         """This spec with absolute paths, a job name and a job directory."""
         changes: dict[str, Any] = {}
         for one in OPTIONS.values():
             value = getattr(self, one.field)
-            if value and one.form == "path":
+            if one.name == "model_zoo" and value and "://" not in value and self.image:
+                changes[one.field] = posixpath.join("/", value)  # It is inside the image.
+            elif value and one.form == "path":
                 changes[one.field] = absolute_path(value)
             elif value and one.form == "patterns":
                 parts = [value] if os.path.exists(value) else value.split(",")
                 changes[one.field] = ",".join(absolute_path(p.strip()) for p in parts if p.strip())
         job_name = self.job_name or self._new_name()
         changes["job_name"] = job_name
-        changes.setdefault("job_dir", str(jobs_home() / job_name))
+        changes.setdefault("job_dir", self._default_directory(job_name, changes.get("output")))
         return self.model_copy(update=changes)
+
+    def _default_directory(self, job_name: str, output: str | None) -> str:
+        """Where the job's own files are: of pods, beside the output, which all of them reach."""
+        if self.cluster == "local":
+            return str(jobs_home() / job_name)
+        if output is None:
+            return JOB_DIR_OF_POD
+        return posixpath.join(posixpath.dirname(output.rstrip("/")), ".elasticdl", job_name)
 
     @property
     def checkpoint_root(self) -> str:
@@ -107,11 +152,21 @@ class JobSpec(AllOptions):
         """The options that this spec's command takes, without those left at None."""
         taken = options_of(self.command)
         values = {name: getattr(self, one.field) for name, one in taken.items()}
+        if self.cluster == "local":
+            values = {name: value for name, value in values.items() if name not in _ONLY_PODS}
+        if self.min_workers:
+            values["num_workers"] = f"{self.min_workers}..{self.num_workers}"
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
             if name != "job_dir" and value is not None and (value != "" or name == "params")
         }
+
+    def to_yaml(self) -> str:
+        """The text of ``job.yaml``, which does not say where the job's directory is."""
+        import yaml
+
+        return yaml.safe_dump({"command": self.command, **self.to_options()}, sort_keys=False)
 
     def save(self, job_dir: str | Path | None = None) -> Path:
         """Write ``job.yaml`` into the job's directory (made if needed); return its path.
@@ -119,13 +174,11 @@ class JobSpec(AllOptions):
         The file does not say where the directory is, so that a job may be moved; only its owner
         can read it.
         """
-        import yaml
-
         directory = Path(job_dir if job_dir is not None else self.job_dir)
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / JOB_FILE
         temporary = path.with_name(f".{JOB_FILE}.{os.getpid()}")
-        text = yaml.safe_dump({"command": self.command, **self.to_options()}, sort_keys=False)
+        text = self.to_yaml()
         temporary.unlink(missing_ok=True)
         # Its options may hold the passwords of where the data is.
         described = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -154,7 +207,7 @@ class JobSpec(AllOptions):
         command = str(content.pop("command", None))
         if command not in COMMANDS:
             raise UsageError(f"{path}: command {command!r}; it should be one of {one_of(COMMANDS)}")
-        spec = cls.resolve(command, content, f"{path}: ")
+        spec = cls.of_options(command, content, f"{path}: ")
         return spec.model_copy(update={"job_dir": absolute_path(str(path.parent))})
 
 
@@ -170,11 +223,39 @@ def _declared() -> dict[str, Option]:
 
 
 OPTIONS: Mapping[str, Option] = _declared()
+_ONLY_PODS = {
+    one.field: one.default
+    for one in OPTIONS.values()
+    if one.group in ONLY_PODS and one.name != "cluster"
+}
 
 
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command takes, by name, in the order of declaration."""
     return {name: one for name, one in OPTIONS.items() if command in one.commands}
+
+
+def _of_pods(given: Given) -> bool:
+    return "cluster" in given and option_value("cluster", *given["cluster"]) == "kubernetes"
+
+
+def _without_range(given: Given) -> tuple[Given, int]:
+    """Take ``2..8`` workers apart: what is given with 8 of them, and 2; 0 where it is no range.
+
+    Raises:
+      UsageError: it is none that can be.
+    """
+    value, prefix = given.get("num_workers", (None, ""))
+    if not isinstance(value, str) or ".." not in value:
+        return given, 0
+    least, _, most = value.partition("..")
+    limits = [option_value("num_workers", part, prefix) for part in (least, most)]
+    if not 1 <= limits[0] <= limits[1]:
+        raise UsageError(
+            f"{prefix}num_workers={value!r}: not from 1 worker or more to as many or more; "
+            f"e.g. {OPTIONS['num_workers'].as_typed(prefix)[:-1]}2..8"
+        )
+    return {**given, "num_workers": (limits[1], prefix)}, limits[0]
 
 
 def option_value(name: str, value: Any, prefix: str = "") -> Any:

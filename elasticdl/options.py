@@ -23,11 +23,16 @@ GROUPS = (
     "Training",
     "Evaluation",
     "Cluster",
+    "Kubernetes",
+    "Image",
     "Reliability",
     "Output",
     "Job",
     "Display",
 )
+
+ONLY_PODS = ("Kubernetes", "Image")
+"""The groups of options that say nothing to a job whose instances are processes."""
 
 # What people try that has no counterpart, and why.
 _NOT_NEEDED = {
@@ -44,9 +49,10 @@ def option(
     metavar: str,
     example: str,
     required_by: tuple[str, ...] = (),
-    form: Literal["value", "path", "patterns"] = "value",
+    form: Literal["value", "path", "patterns", "items"] = "value",
     also: tuple[str, ...] = (),
     example_of: Mapping[str, str] | None = None,
+    of_machine: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one option of a job.
@@ -59,9 +65,12 @@ def option(
       metavar: what stands for the value in the help.
       example: a right value, as typed.
       required_by: the commands that cannot do without it.
-      form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute.
+      form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute; what is
+        ``items`` may be given several times.
       also: names people try for it; an unknown option of such a name is pointed here.
       example_of: by command, a right value where `example` is not one.
+      of_machine: it describes a place and not a job, and may also stand in the environment and in
+        this person's configuration.
       constraints: bounds for pydantic (``ge``, ``gt``, ``le``, ``pattern``, ``min_length``, …).
     """
     return Field(
@@ -76,6 +85,7 @@ def option(
             "form": form,
             "also": list(also),
             "example_of": dict(example_of or {}),
+            "of_machine": of_machine,
         },
         **constraints,
     )
@@ -96,6 +106,7 @@ class Option:
     form: str
     also: tuple[str, ...]
     example_of: Mapping[str, str]
+    of_machine: bool
 
     @property
     def description(self) -> str:
@@ -221,13 +232,17 @@ def wrong_value(one: Option, value: Any, prefix: str, error_type: str) -> str:
         problem, right = "not names with dots between", "give MODULE.NAME"
     elif error_type == "string_pattern_mismatch" and one.metavar == "FUNCTION":
         problem, right = "neither a name nor a call of one", "give MODULE.NAME or NAME(argument=1)"
+    elif error_type == "string_pattern_mismatch" and one.group in ONLY_PODS:
+        problem, right = "not an object's name", "give small letters, digits and '-', at most 63"
     elif error_type == "string_pattern_mismatch":
         problem = "not a name"
         right = (
             "give letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit"
         )
     else:
-        problem = "empty" if isinstance(value, str) and not value.strip() else "not text"
+        items = value if isinstance(value, list | tuple) else [value]
+        is_text = all(isinstance(item, str) for item in items)
+        problem = "empty" if is_text and not all(item.strip() for item in items) else "not text"
         right = f"give {one.metavar}"
     name = f"{prefix}{one.name}"
     return f"{name}={_shown(value)}: {problem}; {right}, e.g. {one.as_typed(prefix)}"
@@ -286,6 +301,8 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
         return params_text(value, prefix)
     if one.name == "class_weight" and isinstance(value, Mapping):
         return repr(dict(value))
+    if one.form == "items":
+        return _items(one, value, prefix)
     if kind == tuple[str, ...]:
         return _column_names(one, value, prefix)
     if one.form == "patterns" and isinstance(value, list | tuple):
@@ -303,6 +320,15 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
     if isinstance(value, bool) and kind in (int, float):
         raise UsageError(wrong_value(one, value, prefix, "bool"))
     return value.strip() if isinstance(value, str) else value
+
+
+def _items(one: Option, value: Any, prefix: str) -> Any:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        return value  # Refused as of a wrong type.
+    if not all(item.strip() for item in items):
+        raise UsageError(wrong_value(one, value, prefix, "empty"))
+    return tuple(item.strip() for item in items)
 
 
 def _column_names(one: Option, value: Any, prefix: str) -> Any:

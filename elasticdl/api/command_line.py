@@ -30,6 +30,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
         job,
         job_pages,
         jobs,
+        kubernetes,
     )
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
 
@@ -40,6 +41,7 @@ COMMANDS: list[Command] = [
     *jobs.COMMANDS,
     *job_pages.COMMANDS,
     *checkpoints.COMMANDS,
+    *kubernetes.COMMANDS,
     *doctor.COMMANDS,
     *completion.COMMANDS,
 ]

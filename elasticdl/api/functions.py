@@ -15,7 +15,7 @@ from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
-from elasticdl.errors import JobError, UserCodeError
+from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.job_spec import JOB_FILE, JobSpec, options_of, resolve_job_dir
 from elasticdl.model.keras_choice import with_keras
 
@@ -44,6 +44,11 @@ def run_job(job_spec: JobSpec) -> JobResult:
       JobError: it was launched and could not be finished.
       KeyboardInterrupt: Ctrl-C was pressed; its note says what there is.
     """
+    if job_spec.cluster == "kubernetes":
+        raise UsageError(
+            "cluster=kubernetes: this version submits no job to a cluster; "
+            f"elasticdl {job_spec.command} --dry_run prints what it would submit"
+        )
     try:
         validate(job_spec)
         job_spec = with_columns(job_spec)

@@ -53,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.command = command
         self.register("action", None, _StoreOnce)
+        self.register("action", "items", _StoreAll)
         self._positionals.title = "Arguments"
         self._optionals.title = "Options"
 
@@ -112,6 +113,19 @@ class _StoreOnce(argparse.Action):
         if option_string is not None and hasattr(namespace, self.dest):
             raise argparse.ArgumentError(self, "given twice; give it once")
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+
+class _StoreAll(argparse.Action):
+    """Collect the values of an option that may be given several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), values])
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -179,6 +193,8 @@ def job_parser(command: str, summary: str, examples: Iterable[str]) -> Parser:
 
 
 def _arity(one: Option) -> Mapping[str, Any]:
+    if one.form == "items":
+        return {"action": "items"}
     return {"nargs": "?", "const": "true"} if one.is_flag else {}
 
 

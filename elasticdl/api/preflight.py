@@ -122,7 +122,7 @@ def answer(request: bytes) -> bytes:
     result: dict[str, Any]
     try:
         options = json.loads(request)
-        job_spec = JobSpec.resolve(options.pop("command"), options)
+        job_spec = JobSpec.of_options(options.pop("command"), options)
         result = {"report": _check(job_spec)}
     except ElasticDLError as error:
         described = {

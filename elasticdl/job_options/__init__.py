@@ -9,7 +9,9 @@ from elasticdl.job_options.commands import Command
 from elasticdl.job_options.data import DataOptions
 from elasticdl.job_options.display import DisplayOptions
 from elasticdl.job_options.evaluation import EvaluationOptions
+from elasticdl.job_options.image import ImageOptions
 from elasticdl.job_options.job import JobOptions
+from elasticdl.job_options.kubernetes import KubernetesOptions
 from elasticdl.job_options.model import ModelOptions
 from elasticdl.job_options.output import OutputOptions
 from elasticdl.job_options.reliability import ReliabilityOptions
@@ -22,6 +24,8 @@ class AllOptions(
     JobOptions,
     OutputOptions,
     ReliabilityOptions,
+    ImageOptions,
+    KubernetesOptions,
     ClusterOptions,
     EvaluationOptions,
     TrainingOptions,
@@ -35,3 +39,5 @@ class AllOptions(
     )
 
     command: Command = "train"
+    min_workers: int = 0
+    """Of `--num_workers=2..8` the 2: workers that training waits for; 0: it waits for none."""

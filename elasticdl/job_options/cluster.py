@@ -15,12 +15,13 @@ class ClusterOptions(BaseModel):
 
     num_workers: int = option(
         2,
-        "worker processes; 0 runs the whole job in this process, for a debugger",
+        "workers; 0 runs the whole job in this process, for a debugger; 2..8: of pods, as many as "
+        "there is room for, and training begins with 2",
         group="Cluster",
         commands=JOB,
         metavar="N",
         example="2",
-        also=("workers",),
+        also=("workers", "min_workers", "max_workers"),
         ge=0,
         le=10_000,
     )

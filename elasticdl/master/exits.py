@@ -1,8 +1,10 @@
-"""How a process ended, and whether that was its own doing."""
+"""How a process or a pod ended, and whether that was its own doing."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
+from enum import StrEnum
 
 from elasticdl.instance import STUCK_EXIT_CODE
 
@@ -27,3 +29,46 @@ def describe_exit(exit_code: int) -> str:
         return f"killed by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"killed by signal {-exit_code}"
+
+
+class Cause(StrEnum):
+    """Why an instance ended."""
+
+    EXITED = "exited"
+    KILLED = "killed"
+    OUT_OF_MEMORY = "out of memory"
+    PREEMPTED = "preempted"
+    EVICTED = "evicted"
+    NODE_LOST = "node lost"
+    DELETED = "deleted"
+    NOT_STARTED = "not started"
+
+
+@dataclass(frozen=True)
+class End:
+    """How an instance ended.
+
+    exit_code: negative for a signal; 0 where there is none. message: as the cluster says it.
+    log_tail: the end of what it printed.
+    """
+
+    cause: Cause
+    exit_code: int = 0
+    message: str = ""
+    log_tail: str = ""
+
+    @classmethod
+    def of_exit_code(cls, exit_code: int) -> End:
+        """The end of a process of which no more is known; negative exit codes are signals."""
+        return cls(Cause.EXITED if exit_code >= 0 else Cause.KILLED, exit_code)
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether it ended by its own doing."""
+        return self.cause in (Cause.EXITED, Cause.KILLED) and is_crash(self.exit_code)
+
+    def describe(self) -> str:
+        """Say how it ended."""
+        if self.cause in (Cause.EXITED, Cause.KILLED):
+            return describe_exit(self.exit_code)
+        return f"{self.cause}: {self.message}" if self.message else str(self.cause)

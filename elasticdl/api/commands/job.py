@@ -60,6 +60,11 @@ def resolve(command: str, words: Sequence[str]) -> JobSpec:
 
 def _run_job(command: str, words: Sequence[str]) -> None:
     job_spec = resolve(command, words)
+    if job_spec.dry_run:
+        from elasticdl.api.kubernetes.dry_run import objects_of
+
+        print(objects_of(job_spec), end="")
+        return
 
     with stopping_at_once(f"elasticdl {command}"):
         from elasticdl.api.functions import run_job

@@ -6,15 +6,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from elasticdl.master.exits import End
 from elasticdl.master.membership import InstanceSpec
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What an instance needs beside what its role's options say.
+
+    memory_factor: of those with less memory than this one ran out.
+    """
+
+    memory_factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class InstanceStarted:
-    """The instance's process or pod runs; it has not registered yet."""
+    """The instance's process or pod runs; it has not registered yet.
+
+    where: the node that a pod runs on.
+    """
 
     spec: InstanceSpec
     pid: int
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class InstanceWaits:
+    """It is asked for and cannot start yet: for want of room, or of what somebody has to mend.
+
+    is_error: waiting alone does not help.
+    """
+
+    spec: InstanceSpec
+    why: str
+    is_error: bool
+
+
+@dataclass(frozen=True)
+class InstanceEnded:
+    """It ended, as a cluster tells it."""
+
+    spec: InstanceSpec
+    end: End
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Jobs of pods, from outside of their cluster."""

@@ -1,0 +1,56 @@
+"""What `--dry_run` prints: the objects with which a job of pods begins."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import yaml
+
+from elasticdl.errors import UsageError
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.backend import Needs
+from elasticdl.master.cluster.kubernetes.names import object_name
+from elasticdl.master.cluster.kubernetes.objects import (
+    LaunchedBy,
+    Owner,
+    check_pod,
+    instance_pod,
+    submission_objects,
+)
+from elasticdl.master.membership import InstanceSpec, Role
+
+_NOTE = "# Holds the job's keys: whoever has read this may stop the job and read what it learned.\n"
+
+
+def objects_of(spec: JobSpec) -> str:
+    """The Job, the Secret and the Service of a job, as `kubectl apply -f` takes them.
+
+    Raises:
+      UsageError: there is no image, or no pod of the job could be made.
+    """
+    if not spec.image:
+        raise UsageError(
+            "--dry_run: this version builds no image; give one that is there, "
+            "e.g. --image=registry.example.com/team/model:1"
+        )
+    secret = {"token": secrets.token_hex(16).encode(), "job": spec.job_name.encode()}
+    objects = submission_objects(spec, spec.image, secret)
+    _check_pods(spec)
+    return _NOTE + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
+
+
+def _check_pods(spec: JobSpec) -> None:
+    """Make a pod of each kind that the master will: what is wrong with them is said here."""
+    owner = Owner(object_name(spec.job_name), "")
+    by = LaunchedBy(owner, spec.image, "", 1, "")
+    check_pod(spec, 1, Needs(), by)
+    for role in (Role.PS, Role.WORKER):
+        instance_pod(spec, InstanceSpec(role, 0, 1), Needs(), by)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes no references: people read this, and other programs."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

@@ -1,0 +1,136 @@
+"""What is printed for a cluster, and what is said of what cannot be done with one yet."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import elasticdl
+from elasticdl.api.command_line import main
+from elasticdl.errors import UsageError
+from elasticdl.machine_options import variable
+from tests.docs.pages import ROOT
+
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+TRAIN = [
+    "train",
+    "--cluster=kubernetes",
+    "--image=registry/mnist:1",
+    "--model_zoo=model_zoo",
+    "--model_def=mnist.MnistElasticDLSpec",
+    "--volume=claim_name=data,mount_path=/data",
+    "--data=/data/x",
+    "--output=/data/output",
+]
+
+
+def printed_by(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_a_dry_run_prints_the_objects_and_launches_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
+    text = printed_by([*TRAIN, "--dry_run", "--job_name=mnist-1"], capsys)
+    assert text.startswith("# Holds the job's keys")
+    assert [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(text)] == [
+        ("Job", "mnist-1"),
+        ("Secret", "mnist-1"),
+        ("Service", "mnist-1-master"),
+    ]
+    assert "&id" not in text
+    assert not (tmp_path / "home").exists()
+
+
+def test_two_dry_runs_have_different_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = {
+        list(yaml.safe_load_all(printed_by([*TRAIN, "--dry_run"], capsys)))[1]["data"]["token"]
+        for _ in range(2)
+    }
+    assert len(tokens) == 2
+
+
+def test_a_template_that_breaks_a_pod_is_found_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    template = tmp_path / "pod.yaml"
+    template.write_text("worker: {spec: {restartPolicy: Always}}")
+    error = refused([*TRAIN, "--dry_run", f"--pod_template={template}"], capsys)
+    assert "pod_template: spec.restartPolicy cannot be changed" in error
+
+
+def test_a_job_is_not_submitted_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(TRAIN, capsys)
+    assert "cluster=kubernetes: this version submits no job" in error
+    assert "elasticdl train --dry_run" in error
+
+
+def test_a_function_says_the_same() -> None:
+    with pytest.raises(UsageError, match="this version submits no job"):
+        elasticdl.predict(
+            cluster="kubernetes",
+            trained_model="/data/output",
+            data="/data/x",
+            output="/data/p.csv",
+            volume="claim_name=data,mount_path=/data",
+        )
+
+
+def test_no_image_is_built_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in TRAIN if not word.startswith("--image")]
+    assert "this version builds no image" in refused([*words, "--dry_run"], capsys)
+
+
+def test_the_roles_are_printed_for_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["kubernetes", "rbac", "--namespace=training", "--submitter=ada"]
+    objects = list(yaml.safe_load_all(printed_by(words, capsys)))
+    assert [(one["kind"], one["metadata"]["name"]) for one in objects] == [
+        ("ServiceAccount", "elasticdl-master"),
+        ("Role", "elasticdl-master"),
+        ("RoleBinding", "elasticdl-master"),
+        ("Role", "elasticdl-submitter"),
+        ("RoleBinding", "elasticdl-submitter"),
+    ]
+    assert {one["metadata"]["namespace"] for one in objects} == {"training"}
+    assert objects[4]["subjects"][0]["name"] == "ada"
+
+
+def test_a_wrong_namespace_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(["kubernetes", "rbac", "--namespace=A b"], capsys)
+    assert "--namespace='A b': not an object's name" in error
+
+
+def test_the_pages_commands_print_what_the_page_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = re.findall(r"^\$ elasticdl (.*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(typed) == 3
+    for one in typed:
+        words = shlex.split(re.split(r" [|>] ", one.replace("\\\n", " "))[0])
+        assert list(yaml.safe_load_all(printed_by(words, capsys)))
+    config, template = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    file = tmp_path / "elasticdl" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(config)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv(variable("cluster"), raising=False)
+    (tmp_path / "pod.yaml").write_text(template)
+    words = [word for word in TRAIN if not word.startswith(("--cluster", "--volume"))]
+    words += ["--dry_run", f"--pod_template={tmp_path / 'pod.yaml'}"]
+    job, *_ = yaml.safe_load_all(printed_by(words, capsys))
+    assert job["metadata"]["namespace"] == "training"
+    assert "hostNetwork" not in job["spec"]["template"]["spec"]
