@@ -1,7 +1,7 @@
 """The parameter server's kernels, next to what the memory allows: random rows, medians.
 
     python -m benchmarks.kernels
-    python -m benchmarks.kernels --rows=100000000 --threads=8
+    python -m benchmarks.kernels --rows=100000000 --only=growth
 
 *Of memory* is the speed of a kernel divided by that of a loop that touches an element of the same
 cache lines, of rows chosen alike, and does nothing with them, in turns with the kernel
@@ -9,17 +9,18 @@ cache lines, of rows chosen alike, and does nothing with them, in turns with the
 a large table's rows come from memory.
 
 A table then grows from nothing to all rows by pushes' worth of new ids; the pause is the longest
-that one of them took, and memory is what the process has more then, the index of ids left out,
-divided by what weights and slots alone would take.
+that one of them took, beside it in processor time, which other work does not prolong, and memory is
+what the process has more then, the index of ids left out, divided by what weights and slots alone
+would take. Of that table, pulls and pushes of many rows are done by all cores and by one, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from benchmarks import touching
 from benchmarks.figures import Figure, add_arguments, finish
+from elasticdl.instance import usable_cores
 from elasticdl.ps import kernels
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.embedding_table import EmbeddingTable
@@ -54,11 +56,16 @@ OPTIMIZERS = {
     "ftrl": OptimizerConfig("ftrl"),
     "lion": OptimizerConfig("lion"),
 }
+PARTS = ("index", "rows", "growth", "deduplication")
+MANY_ROWS = (16_384, 65_536, 262_144)
+_FEWER_CALLS = 4
 _MILLION = 1e6
 _OF_MEMORY = 0.5
 _LONGEST_PAUSE_MS = 50.0
 _MOST_MEMORY = 1.15
-_SHARE_OF_MEMORY = 0.7
+_SHARE_OF_MEMORY = 0.9
+_OTHER_BYTES = 80
+"""Of a row: index, ids, and the benchmark's own."""
 
 Work = Callable[[np.ndarray], Any]
 
@@ -76,7 +83,7 @@ class Turns:
         self.rng = np.random.default_rng(0)
         self.batch = batch
         self._num_rows = num_rows
-        self._calls = calls
+        self.calls = calls
 
     def rows(self) -> np.ndarray:
         """Draw distinct rows."""
@@ -86,8 +93,8 @@ class Turns:
 
     def seconds(self, *work: Work, draw: Callable[[], np.ndarray] | None = None) -> np.ndarray:
         """Return what each call of each took, ``[calls, works]``."""
-        found = np.empty((self._calls + 1, len(work)))
-        for call in range(self._calls + 1):
+        found = np.empty((self.calls + 1, len(work)))
+        for call in range(self.calls + 1):
             for position, each in enumerate(work):
                 argument = (draw or self.rows)()
                 began = time.perf_counter()
@@ -138,7 +145,7 @@ def of_index(turns: Turns, ids: np.ndarray) -> list[Figure]:
     ]
 
 
-def of_rows(turns: Turns, num_rows: int, dim: int, threads: int) -> list[Figure]:
+def of_rows(turns: Turns, num_rows: int, dim: int) -> list[Figure]:
     """Measure gathering and updating rows, by every optimizer."""
     widest = 1 + max(config.num_slots for config in OPTIMIZERS.values())
     memory = Arena(np.float32, dim * widest)
@@ -173,27 +180,7 @@ def of_rows(turns: Turns, num_rows: int, dim: int, threads: int) -> list[Figure]
             touching.change_rows(storage, rows)
 
         figures += turns.figures(name, update, touch)
-    if threads > 1:
-        figures.append(_of_threads(turns, adagrad, gradients, threads))
     return figures
-
-
-def _of_threads(turns: Turns, storage: np.ndarray, gradients: np.ndarray, threads: int) -> Figure:
-    """Measure updates by several threads, each of rows of its own, next to one thread's."""
-    config = OPTIMIZERS["adagrad"]
-    iterations = np.ones(turns.batch, np.int64)
-
-    def update(rows: np.ndarray) -> None:
-        apply_rows(config, storage, rows, gradients[: len(rows)], 0.01, iterations[: len(rows)])
-
-    with ThreadPoolExecutor(threads) as pool:
-
-        def by_all(rows: np.ndarray) -> None:
-            list(pool.map(update, np.array_split(rows, threads)))
-
-        seconds = turns.seconds(update, by_all)
-    gained = float(np.median(seconds[:, 0] / seconds[:, 1]))
-    return Figure(f"adagrad, {threads} threads / one", gained)
 
 
 def of_growth(turns: Turns, ids: np.ndarray, dim: int) -> list[Figure]:
@@ -202,22 +189,66 @@ def of_growth(turns: Turns, ids: np.ndarray, dim: int) -> list[Figure]:
     initializer = RowInitializer("uniform", 1, -0.05, 0.05)
     before = _resident_bytes()
     table = EmbeddingTable("t", dim, config, initializer)
-    seconds = []
+    seconds, processor_seconds = [], []
     for first in range(0, len(ids), turns.batch):
-        began = time.perf_counter()
+        began, began_processor = time.perf_counter(), time.thread_time()
         table.reserve(ids[first : first + turns.batch])
         seconds.append(time.perf_counter() - began)
+        processor_seconds.append(time.thread_time() - began_processor)
     payload = len(ids) * dim * (1 + config.num_slots) * 4
     of_ids = table._directory.num_bytes
     memory = (_resident_bytes() - before - of_ids) / payload
     figures = [
         Figure("create", len(ids) / sum(seconds) / _MILLION, "M rows/s"),
         Figure("longest pause", 1e3 * max(seconds), "ms", at_most=_LONGEST_PAUSE_MS),
+        Figure(
+            "longest pause, processor time", 1e3 * max(processor_seconds), "ms", less_is_better=True
+        ),
         Figure("a push's worth of new rows", 1e3 * statistics.median(seconds), "ms"),
         Figure("memory / weights and slots", memory, at_most=_MOST_MEMORY),
         Figure("index and ids", of_ids / len(ids), "bytes a row", less_is_better=True),
     ]
+    figures += _of_cores(turns, table, ids, dim)
     return figures + list(_of_snapshots(turns, table, ids, dim))
+
+
+def _of_cores(turns: Turns, table: EmbeddingTable, ids: np.ndarray, dim: int) -> list[Figure]:
+    """Measure pulls and pushes of many rows, by all cores and by one."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    many = [count for count in MANY_ROWS if 4 * count <= len(ids)]
+    if len(cores) < 2:
+        return []
+    figures = []
+    for count in many:
+        gradients = turns.rng.normal(size=(count, dim)).astype(np.float32)
+        iterations = np.ones(count, np.int64)
+        drawn = Turns(len(ids), count, turns.calls)
+
+        def pull(some: np.ndarray) -> None:
+            table.lookup(some)
+
+        def push(
+            some: np.ndarray, gradients: np.ndarray = gradients, ones: np.ndarray = iterations
+        ) -> None:
+            table.apply(some, gradients[: len(some)], 0.01, ones[: len(some)])
+
+        for name, work in (("pull", pull), ("push", push)):
+            seconds = np.empty((max(3, turns.calls // _FEWER_CALLS), 2))
+            for call in seconds:
+                for position, some in enumerate((cores, {min(cores)})):
+                    os.sched_setaffinity(0, some)
+                    wanted = ids[drawn.rows()]
+                    began = time.perf_counter()
+                    work(wanted)
+                    call[position] = time.perf_counter() - began
+            os.sched_setaffinity(0, cores)
+            speed = count / float(np.median(seconds[:, 0])) / _MILLION
+            gained = float(np.median(seconds[:, 1] / seconds[:, 0]))
+            figures += [
+                Figure(f"{name} of {count:,}", speed, "M rows/s"),
+                Figure(f"{name} of {count:,}, {usable_cores()} cores / one", gained),
+            ]
+    return figures
 
 
 def _of_snapshots(
@@ -258,20 +289,27 @@ def of_deduplication(turns: Turns) -> Figure:
     )
 
 
-def measure(num_rows: int, dim: int, batch: int, calls: int, threads: int) -> list[Figure]:
-    """Measure everything."""
+def measure(
+    num_rows: int, dim: int, batch: int, calls: int, parts: Sequence[str] = PARTS
+) -> list[Figure]:
+    """Measure everything, or some parts."""
     turns = Turns(num_rows, batch, calls)
     # Distinct, without sorting 100 million numbers: what multiplies by an odd number is.
     ids = (np.arange(num_rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
-    figures = of_index(turns, ids)
-    figures += of_rows(turns, num_rows, dim, threads)
-    figures += of_growth(turns, ids, dim)
-    return [*figures, of_deduplication(turns)]
+    measures: dict[str, Callable[[], list[Figure]]] = {
+        "index": lambda: of_index(turns, ids),
+        "rows": lambda: of_rows(turns, num_rows, dim),
+        "growth": lambda: of_growth(turns, ids, dim),
+        "deduplication": lambda: [of_deduplication(turns)],
+    }
+    return [figure for name in PARTS if name in parts for figure in measures[name]()]
 
 
-def most_rows(dim: int) -> int:
+def most_rows(dim: int, parts: Sequence[str] = PARTS) -> int:
     """Return how many rows there is memory for."""
-    row_bytes = 4 * dim * (1 + max(config.num_slots for config in OPTIMIZERS.values())) + 100
+    widest = max(config.num_slots for config in OPTIMIZERS.values())
+    num_slots = widest if "rows" in parts else OPTIMIZERS["adagrad"].num_slots
+    row_bytes = 4 * dim * (1 + num_slots) + _OTHER_BYTES
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(int(line.split()[1]) * 1024 * _SHARE_OF_MEMORY / row_bytes)
@@ -296,13 +334,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=ROWS, help="of the tables, if there is memory")
     parser.add_argument("--dim", type=int, default=16, help="weights of a row")
     parser.add_argument("--batch", type=int, default=10_000, help="rows of one call")
-    parser.add_argument("--threads", type=int, default=2, help="that update at a time")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure")
     given = parser.parse_args(words)
+    parts = given.only.split(",")
+    for unknown in set(parts) - set(PARTS):
+        parser.error(f"--only: there is no '{unknown}'; there are {', '.join(PARTS)}")
     rows, batch, calls = given.rows, given.batch, given.rounds
     if given.quick:
         rows, batch, calls = QUICK_ROWS, 1000, 3
-    rows = min(rows, most_rows(given.dim))
-    figures = measure(rows, given.dim, batch, calls, given.threads)
+    rows = min(rows, most_rows(given.dim, parts))
+    figures = measure(rows, given.dim, batch, calls, parts)
     sizes = {"rows": rows, "dim": given.dim, "batch": batch}
     return finish(given, f"{rows:,} rows of {given.dim}", figures, **sizes)
 

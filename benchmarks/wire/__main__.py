@@ -29,6 +29,7 @@ from rich.table import Table
 from benchmarks.figures import Figure
 from benchmarks.machine import describe_machine
 from benchmarks.wire import carriers, partition
+from elasticdl.freed_memory import keep_freed_memory
 
 MIB = 1 << 20
 SIZES = [64 << 10, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
@@ -70,6 +71,7 @@ def own_cpu() -> float:
 
 def serve(kind: str) -> None:
     """Be a server until standard input ends; a line there asks for this process's CPU seconds."""
+    keep_freed_memory()  # As every parameter server does.
     address = partition.serve() if kind in PRODUCT else carriers.SERVERS[kind]()
     print(address, flush=True)
     for _ in sys.stdin:

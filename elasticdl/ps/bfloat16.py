@@ -76,11 +76,9 @@ def widened(halves: np.ndarray) -> np.ndarray:
     return values
 
 
-def gather_narrow(storage: np.ndarray, rows: np.ndarray, num_columns: int) -> np.ndarray:
-    """Return the leading columns of some rows of a float32 storage, uint16 ``[n, num_columns]``.
+def gather_narrow(storage: np.ndarray, rows: np.ndarray, halves: np.ndarray) -> None:
+    """Copy the leading columns of some rows of a float32 storage into uint16 ``[n, columns]``.
 
-    Those of row -1 may be anything.
+    Those of row -1 are left as they are.
     """
-    halves = POOL.array(np.uint16, len(rows), num_columns)
     _gather(storage.view(np.uint32), rows, halves)
-    return halves

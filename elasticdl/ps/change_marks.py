@@ -8,6 +8,7 @@ import numpy as np
 
 from elasticdl.ps import image_kernels
 from elasticdl.ps.arena import Arena
+from elasticdl.ps.row_parts import in_parts
 
 MAX_MARK = (1 << 31) - 1
 """A mark is an int32."""
@@ -67,7 +68,8 @@ class ChangeMarks:
     def changed(self, rows: np.ndarray) -> None:
         """Mark rows, int64 ``[n]``."""
         if self._newest:  # else they have this mark
-            image_kernels.mark_rows(self._marks.rows, rows, np.int32(self._newest))
+            marks, newest = self._marks.rows, np.int32(self._newest)
+            in_parts(len(rows), lambda part: image_kernels.mark_rows(marks, rows[part], newest))
 
     def gone(self, ids: np.ndarray, num_rows: int) -> None:
         """Note ids whose rows went, int64 ``[n]``.

@@ -20,6 +20,7 @@ from elasticdl.ps.lifetime_rules import LifetimeRules
 from elasticdl.ps.lifetimes import UNLIMITED, GroupSteps, Lifetimes
 from elasticdl.ps.optimizers import OptimizerConfig, apply_rows
 from elasticdl.ps.row_directory import RowDirectory
+from elasticdl.ps.row_parts import in_parts
 from elasticdl.ps.table_image import TableImage
 from elasticdl.ps.table_snapshot import Candidates, RowPage, TableSnapshot
 
@@ -130,12 +131,16 @@ class EmbeddingTable:
     def lookup(self, ids: np.ndarray) -> np.ndarray:
         """Return weights, float32 ``[n, dim]``; unseen ids' are initial ones and stay unseen."""
         ids = require("ids", ids, np.int64, (None,))
-        rows, num_missing = self._directory.find(ids)
-        values = POOL.float32s(len(ids), self.dim)
-        kernels.gather_rows(self._storage.rows, rows, values)
-        if num_missing:
-            missing = rows < 0
-            values[missing] = self.initializer.rows(ids[missing], self.dim)
+        values, storage = POOL.float32s(len(ids), self.dim), self._storage.rows
+
+        def look_up(part: slice) -> None:
+            rows, num_missing = self._directory.find(ids[part])
+            kernels.gather_rows(storage, rows, values[part])
+            if num_missing:
+                missing = rows < 0
+                values[part][missing] = self.initializer.rows(ids[part][missing], self.dim)
+
+        in_parts(len(ids), look_up)
         return values
 
     def sent(self, ids: np.ndarray, dtype: ps_pb2.WireDtype) -> np.ndarray:
@@ -143,12 +148,17 @@ class EmbeddingTable:
         if dtype == ps_pb2.WIRE_FLOAT32:
             return self.lookup(ids)
         ids = require("ids", ids, np.int64, (None,))
-        rows, num_missing = self._directory.find(ids)
-        halves = bfloat16.gather_narrow(self._storage.rows, rows, self.dim)
-        if num_missing:
-            missing = rows < 0
-            initial = self.initializer.rows(ids[missing], self.dim)
-            halves[missing] = bfloat16.narrow(initial).reshape(initial.shape)
+        halves, storage = POOL.array(np.uint16, len(ids), self.dim), self._storage.rows
+
+        def look_up(part: slice) -> None:
+            rows, num_missing = self._directory.find(ids[part])
+            bfloat16.gather_narrow(storage, rows, halves[part])
+            if num_missing:
+                missing = rows < 0
+                initial = self.initializer.rows(ids[part][missing], self.dim)
+                halves[part][missing] = bfloat16.narrow(initial).reshape(initial.shape)
+
+        in_parts(len(ids), look_up)
         return halves
 
     def reserve(self, ids: np.ndarray) -> np.ndarray:
@@ -185,21 +195,24 @@ class EmbeddingTable:
         rows[missing] = new_rows if inverse is None else new_rows[inverse]
         return rows
 
-    def prepare(self, ids: np.ndarray) -> None:
+    def prepare(self, ids: np.ndarray) -> np.ndarray | None:
         """Make room for whatever `apply` may do with these ids; no row that lives changes.
+
+        Returns:
+          The row of each id, int64 ``[n]``; None where only `apply` decides which rows live.
 
         Raises:
           TableFullError: `max_rows` would be exceeded.
           MemoryError: the system has no room.
         """
         if self._lifetimes is None:
-            self.reserve(ids)
-            return
+            return self.reserve(ids)
         for image in self._images:
             image.reserve(2 * len(ids))
         self._make_room(len(ids))
         if self._admission is not None:
             self._admission.reserve(len(ids))
+        return None
 
     def _make_room(self, num_new: int) -> None:
         end_row = self._directory.reserve(num_new)
@@ -217,9 +230,7 @@ class EmbeddingTable:
         weights = self.initializer.rows(ids, self.dim)
         rows = self._directory.add(ids)
         self._marks.changed(rows)
-        kernels.scatter_rows(self._storage.rows, rows, 0, weights)
-        if len(self._initial_slots):
-            self._storage.rows[rows, self.dim :] = self._initial_slots
+        kernels.set_new_rows(self._storage.rows, rows, weights, self._initial_slots)
         return rows
 
     def apply(
@@ -229,6 +240,7 @@ class EmbeddingTable:
         learning_rate: float,
         iterations: np.ndarray,
         steps: GroupSteps | None = None,
+        rows: np.ndarray | None = None,
     ) -> None:
         """Update the rows of some ids, created where unseen and admitted.
 
@@ -238,12 +250,13 @@ class EmbeddingTable:
           learning_rate: of this step.
           iterations: 1 for an id's group's first update, int64 ``[n]``.
           steps: the update as its groups count it; needed where rows do not all live.
+          rows: what `prepare` returned for these ids, if nothing changed since.
         """
         ids = require("ids", ids, np.int64, (None,))
         gradients = require("gradients", gradients, np.float32, (len(ids), self.dim))
         iterations = require("iterations", iterations, np.int64, (len(ids),))
         if self._lifetimes is None:
-            rows = self.reserve(ids)
+            rows = self.reserve(ids) if rows is None else rows
         else:
             assert steps is not None
             self.prepare(ids)

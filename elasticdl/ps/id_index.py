@@ -8,6 +8,7 @@ import numpy as np
 
 from elasticdl.ps import kernels
 from elasticdl.ps.arena import Arena
+from elasticdl.ps.row_parts import in_parts
 
 _NONE = np.zeros(0, np.int64)
 _SLOTS_PER_ID = 2.5
@@ -37,11 +38,13 @@ class IdIndex:
 
     def find(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
         """Return each id's row, int64 ``[n]`` with -1 for unknown ids, and how many are unknown."""
+        slots, num_segments = self._slots.rows, np.uint64(self._num_segments)
         rows = np.empty(len(ids), np.int64)
-        num_missing = kernels.find_rows(
-            self._slots.rows, np.uint64(self._num_segments), self._seed, ids, rows
-        )
-        return rows, num_missing
+
+        def find(part: slice) -> int:
+            return kernels.find_rows(slots, num_segments, self._seed, ids[part], rows[part])
+
+        return rows, sum(in_parts(len(ids), find))
 
     def reserve(self, num_ids: int) -> None:
         """Make room for so many ids in all; MemoryError leaves everything as it was."""

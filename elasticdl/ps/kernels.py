@@ -87,6 +87,25 @@ def hash_to_groups(ids, num_groups, groups):
         groups[i] = np.int32(_splitmix64(np.uint64(ids[i])) % num_groups)
 
 
+@njit(int64(read_only(int64), read_only(int64), int64[::1]), nogil=True, cache=True)
+def hash_to_positions(ids, position_of_group, positions):
+    """Write the position of each id's bucket group; return the lowest, at most 0."""
+    num_groups = np.uint64(len(position_of_group))
+    low_bits = num_groups - np.uint64(1)
+    lowest = np.int64(0)
+    if num_groups & low_bits == 0:  # A power of two: without dividing, it is vectorized.
+        for i in range(len(ids)):
+            position = position_of_group[_splitmix64(np.uint64(ids[i])) & low_bits]
+            positions[i] = position
+            lowest = min(lowest, position)
+    else:
+        for i in range(len(ids)):
+            position = position_of_group[_splitmix64(np.uint64(ids[i])) % num_groups]
+            positions[i] = position
+            lowest = min(lowest, position)
+    return lowest
+
+
 @njit(
     types.Tuple((int64[::1], int32[::1], int64[::1]))(read_only(int64), read_only(int32), int64),
     nogil=True,
@@ -369,6 +388,22 @@ def gather_rows(storage, rows, values):
         if row >= 0:
             for j in range(num_columns):
                 values[i, j] = storage[np.uint64(row), j]
+
+
+@njit(
+    void(float32[:, ::1], read_only(int64), read_only(float32, 2), read_only(float32)),
+    nogil=True,
+    cache=True,
+)
+def set_new_rows(storage, rows, weights, slots):
+    """Set the weights of some rows, and the slots of each of them to the same."""
+    dim = weights.shape[1]
+    for i in range(len(rows)):
+        row = np.uint64(rows[i])
+        for j in range(dim):
+            storage[row, j] = weights[i, j]
+        for j in range(len(slots)):
+            storage[row, dim + j] = slots[j]
 
 
 @njit(void(float32[:, ::1], read_only(int64), int64, read_only(float32, 2)), nogil=True, cache=True)

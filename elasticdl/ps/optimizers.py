@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from elasticdl.ps.arrays import require, require_rows
+from elasticdl.ps.row_parts import in_parts
 from elasticdl.ps.update_rules import UPDATE_RULES, UpdateRule
 
 _INFINITY = math.inf
@@ -256,9 +257,16 @@ def apply_rows(
         raise ValueError(f"{len(row_indices)} row_indices for {num_rows} gradients")
     iterations = require("iterations", iterations, np.int64, (num_rows,))
     rate = np.float32(learning_rate)
-    if config.weight_decay:
-        config._decay_kernels.rows(storage, row_indices, dim, rate, config._decay)
-    config._kernels.rows(storage, row_indices, gradients, rate, iterations, config._constants)
+
+    def update(part: slice) -> None:
+        rows = row_indices[part]
+        if config.weight_decay:
+            config._decay_kernels.rows(storage, rows, dim, rate, config._decay)
+        config._kernels.rows(
+            storage, rows, gradients[part], rate, iterations[part], config._constants
+        )
+
+    in_parts(num_rows, update)
 
 
 def _kernels_named(name: str) -> Any:

@@ -28,7 +28,7 @@ from elasticdl.ps.pins import Pins
 from elasticdl.ps.progress import CLOSED, Decision
 from elasticdl.ps.refusal import Refused
 from elasticdl.ps.restoring import Restoring, Source
-from elasticdl.ps.routing import group_of
+from elasticdl.ps.routing import positions_of
 from elasticdl.ps.snapshots import Snapshots
 from elasticdl.ps.step_updates import StepUpdates
 from elasticdl.ps.synchronous import SynchronousSteps
@@ -301,7 +301,7 @@ class Partition:
             staleness if is_aware else 1,
         )
         gradients, positions = self._read_gradients(header, buffers, decision)
-        self._reserve(gradients)
+        rows = self._reserve(gradients)
         # Nothing fails from here on: the groups change together with their progress.
         self.progress.drop_repeat(decision)
         self.progress.advance(
@@ -312,17 +312,18 @@ class Partition:
             header.loss,
             header.digest_after,
         )
-        self._update(gradients, positions, rates, decision.apply)
+        self._update(gradients, rows, positions, rates, decision.apply)
         self._traffic.applied(staleness)
 
-    def _reserve(self, gradients: Gradients) -> None:
-        """Make room for all rows; what may fail of an update."""
-        for table, (ids, _) in zip(self._tables, gradients.tables, strict=True):
-            table.prepare(ids)
+    def _reserve(self, gradients: Gradients) -> list[np.ndarray | None]:
+        """Make room for all rows, what may fail of an update; return those known, by table."""
+        tables = zip(self._tables, gradients.tables, strict=True)
+        return [table.prepare(ids) for table, (ids, _) in tables]
 
     def _update(
         self,
         gradients: Gradients,
+        rows: Sequence[np.ndarray | None],
         positions: Sequence[np.ndarray],
         rates: Sequence[tuple[float, np.ndarray]],
         apply: np.ndarray,
@@ -331,6 +332,7 @@ class Partition:
 
         Args:
           gradients: of the groups' rows, and of all dense slices.
+          rows: what `_reserve` returned for them.
           positions: for each table, the position of each id's group.
           rates: each learning rate and the groups that have it, bool ``[groups]``.
           apply: bool ``[groups]``.
@@ -338,14 +340,15 @@ class Partition:
         iterations = self.progress.count_update(apply)
         self._traffic.learning_rate = rates[-1][0]
         for rate, groups in rates:
-            for table, (ids, of_rows), where in zip(
-                self._tables, gradients.tables, positions, strict=True
+            for table, (ids, of_rows), known, where in zip(
+                self._tables, gradients.tables, rows, positions, strict=True
             ):
                 if len(rates) > 1:
                     ours = groups[where]
                     ids, of_rows, where = ids[ours], of_rows[ours], where[ours]
+                    known = None if known is None else known[ours]
                 steps = GroupSteps(where, iterations, groups & apply)
-                table.apply(ids, of_rows, rate, iterations[where], steps)
+                table.apply(ids, of_rows, rate, iterations[where], steps, known)
             self._update_dense(gradients.dense, rate, iterations, groups)
 
     def _update_dense(
@@ -581,8 +584,8 @@ class Partition:
 
     def _check_hosted(self, ids: np.ndarray) -> np.ndarray:
         """Return the local position of each id's group; FrameError if one is not hosted here."""
-        positions = self._position_of_group[group_of(ids, len(self._partition_of_group))]
-        if len(positions) and positions.min() < 0:
+        positions, are_hosted = positions_of(ids, self._position_of_group)
+        if not are_hosted:
             raise frames.FrameError(f"ids of groups that partition {self.index} does not host")
         return positions
 

@@ -18,6 +18,18 @@ def group_of(ids: np.ndarray, num_groups: int) -> np.ndarray:
     return groups
 
 
+def positions_of(ids: np.ndarray, position_of_group: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the local position of each id's group, int64 ``[n]``, and whether none is below 0.
+
+    Args:
+      ids: int64 ``[n]``.
+      position_of_group: int64 ``[num_groups]``.
+    """
+    ids = require("ids", ids, np.int64, (None,))
+    positions = np.empty(len(ids), np.int64)
+    return positions, kernels.hash_to_positions(ids, position_of_group, positions) >= 0
+
+
 def deduplicate(
     ids: np.ndarray, partition_of_group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

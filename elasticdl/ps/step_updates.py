@@ -21,14 +21,15 @@ class StepUpdates:
         self._partition = partition
         self._trainable = [one.name for one in model.variables if one.trainable]
         self._num_tables = len(model.tables)
+        self._rows: list[np.ndarray | None] = []
 
     def prepare(self, gradients: Gradients, totals: np.ndarray | None) -> Gradients:
-        """Clip, and make room for all rows."""
+        """Clip, and make room for all rows; `apply` of what it returns follows at once."""
         partition = self._partition
         clipped = clip(
             partition._optimizer, partition._dense.layout, self._trainable, gradients, totals
         )
-        partition._reserve(clipped)
+        self._rows = partition._reserve(clipped)
         return clipped
 
     def sums_of_squares(self, gradients: Gradients | None) -> np.ndarray | None:
@@ -48,6 +49,7 @@ class StepUpdates:
         every = np.ones(len(partition._groups), bool)
         partition._update(
             gradients,
+            self._rows,
             [partition._check_hosted(ids) for ids, _ in gradients.tables],
             partition._rates.of_update(learning_rate, partition.progress.iterations, every),
             every,
