@@ -18,7 +18,16 @@ from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.custom_reader import has_custom_reader
 from elasticdl.model.params import parse_params
+from elasticdl.model.resolver import check_name, module_file
 from elasticdl.model.source import DEFINITION_FILE, ModelSource
+
+_FUNCTIONS_OF_ZOO = (
+    "input_fn",
+    "eval_metrics_fn",
+    "callbacks",
+    "prediction_outputs_processor",
+    "custom_data_reader",
+)
 
 
 def validate(job_spec: JobSpec) -> None:
@@ -70,6 +79,7 @@ def _validate(job_spec: JobSpec) -> None:
 
         check_warm_start(_local("warm_start", job_spec.warm_start))
     parse_params(job_spec.params)
+    _check_names(ModelSource.of_job(job_spec))
     inputs: list[str] = []
     if not has_custom_reader(job_spec):
         inputs = _check_data("data", job_spec.data, job_spec.max_chunk_bytes)
@@ -89,6 +99,22 @@ def _validate(job_spec: JobSpec) -> None:
             _check_apart(job_spec.output, job_spec.job_dir)
         if job_spec.checkpoint_dir is not None:
             _check_checkpoint_dir(Path(_local("checkpoint_dir", job_spec.checkpoint_dir)))
+
+
+def _check_names(source: ModelSource) -> None:
+    """Check that the model and the functions that options name are in the files of the zoo.
+
+    A loss and an optimizer may be Keras's: the check of the model, which imports Keras, says more.
+    """
+    zoo = Path(source.model_zoo).resolve()
+    check_name(zoo, source.model_def, modules=True)
+    *parts, name = source.model_def.split(".")
+    is_module = module_file(zoo, parts, name) is not None
+    beside = source.model_def if is_module else ".".join(parts)
+    for option in _FUNCTIONS_OF_ZOO:
+        function = getattr(source, option)
+        if function is not None:
+            check_name(zoo, function if "." in function else f"{beside}.{function}", option)
 
 
 def check_trained_model(path: str) -> None:

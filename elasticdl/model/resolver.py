@@ -11,6 +11,9 @@ from typing import Any
 from elasticdl.errors import UsageError
 from elasticdl.model.zoo import ModelZoo
 
+# What makes names that a file's text does not have.
+_BY_RUNNING = {"exec", "globals", "locals", "setattr", "vars"}
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -51,17 +54,56 @@ def resolve(
     label = f"{option} '{dotted_name}'"
     if modules and (found := _module(zoo, parts, name)) is not None:
         return found
+    relative = _place(zoo.directory, parts, name, label)
+    module_name = ".".join(parts)
+    if relative.suffix:
+        return _attribute(zoo, relative, module_name, name, label)
+    return _in_directory(zoo, relative, module_name, name, label)
+
+
+def check_name(
+    directory: Path, dotted_name: str, option: str = "model_def", modules: bool = False
+) -> None:
+    """Check that `resolve` may find a name, by the text of the files: none of them is run.
+
+    A name that only running a file would tell passes: by ``from x import *``, for one.
+
+    Raises:
+      UsageError: nothing defines the name, or the file that would cannot be parsed.
+    """
+    *parts, name = dotted_name.split(".")
+    label = f"{option} '{dotted_name}'"
+    path = module_file(directory, parts, name) if modules else None
+    if path is not None:
+        _check_syntax(path, label)
+        return
+    relative = _place(directory, parts, name, label)
+    path = directory / relative
+    if relative.suffix:
+        _check_syntax(path, label)
+        if not _may_define(path, name):
+            raise UsageError(_has_none(".".join(parts), path, name, label))
+        return
+    initial = path / "__init__.py"
+    if initial.is_file():
+        _check_syntax(initial, label)
+        if _may_define(initial, name):
+            return
+    _check_syntax(_defining_file(path, ".".join(parts), name, label), label)
+
+
+def _place(directory: Path, parts: list[str], name: str, label: str) -> Path:
+    """Return the file ``a/b.py`` or the directory ``a/b`` below a zoo where a name has to be."""
     if not parts or not all(part.isidentifier() for part in (*parts, name)):
         raise UsageError(f"{label}: not of the form module.Name, for example mnist.MnistSpec")
     relative = Path(*parts)
-    module_name = ".".join(parts)
-    if (zoo.directory / relative).with_suffix(".py").is_file():
-        return _attribute(zoo, relative.with_suffix(".py"), module_name, name, label)
-    if (zoo.directory / relative).is_dir():
-        return _in_directory(zoo, relative, module_name, name, label)
+    if (directory / relative).with_suffix(".py").is_file():
+        return relative.with_suffix(".py")
+    if (directory / relative).is_dir():
+        return relative
     raise UsageError(
-        f"{label}: model zoo '{zoo.directory}' has neither {relative}.py nor {relative}/; "
-        + _offer("it has", _modules(zoo.directory))
+        f"{label}: model zoo '{directory}' has neither {relative}.py nor {relative}/; "
+        + _offer("it has", _modules(directory))
     )
 
 
@@ -117,6 +159,12 @@ def _in_directory(
         # A module is a file of that name, not what the file defines.
         if not isinstance(value := getattr(module, name, None), ModuleType | None):
             return Resolved(value, zoo.directory / initial, module, module_name)
+    path = _defining_file(directory, module_name, name, label)
+    return _attribute(zoo, relative / path.name, f"{module_name}.{path.stem}", name, label)
+
+
+def _defining_file(directory: Path, module_name: str, name: str, label: str) -> Path:
+    """Return the one file of a directory, apart from ``__init__.py``, that defines a name."""
     files = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
     defining = [path for path in files if name in defined_names(path)]
     if len(defining) > 1:
@@ -131,38 +179,87 @@ def _in_directory(
                     f"{label}: no file of '{directory}' defines '{name}', and {path.name} cannot "
                     f"be read: line {broken.lineno}: {broken.msg}"
                 )
-        offered = sorted({each for path in files for each in defined_names(path)})
+        offered = sorted({each for path in files for each in _classes_and_functions(path)})
         raise UsageError(
             f"{label}: no file of '{directory}' defines '{name}'; " + _offer("they define", offered)
         )
-    found = relative / defining[0].name
-    return _attribute(zoo, found, f"{module_name}.{defining[0].stem}", name, label)
+    return defining[0]
 
 
 def _attribute(zoo: ModelZoo, relative: Path, module_name: str, name: str, label: str) -> Resolved:
     module = zoo.load(relative)
     path = zoo.directory / relative
     if not hasattr(module, name):
-        raise UsageError(
-            f"{label}: module '{module_name}' ({path}) has no '{name}'; "
-            + _offer("it defines", sorted(defined_names(path)))
-        )
+        raise UsageError(_has_none(module_name, path, name, label))
     return Resolved(getattr(module, name), path, module, module_name)
+
+
+def _has_none(module_name: str, path: Path, name: str, label: str) -> str:
+    return f"{label}: module '{module_name}' ({path}) has no '{name}'; " + _offer(
+        "it defines", sorted(_classes_and_functions(path))
+    )
 
 
 def defined_names(path: Path) -> set[str]:
     """Return the public names a file defines at its top level, without running it."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return set()
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
+    names = _classes_and_functions(path)
+    for node in _parsed(path).body:
+        if isinstance(node, ast.Assign):
             names.update(target.id for target in node.targets if isinstance(target, ast.Name))
     return {name for name in names if not name.startswith("_")}
+
+
+def _classes_and_functions(path: Path) -> set[str]:
+    """Return those public names of a file's top level that may be models, without running it."""
+    body = _parsed(path).body
+    names = {each.name for each in body if isinstance(each, ast.ClassDef | ast.FunctionDef)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def _parsed(path: Path) -> ast.Module:
+    """Return a file's syntax tree; an empty one where it has none."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _may_define(path: Path, name: str) -> bool:
+    """Whether a file binds a name at its top level, or does what only running it would tell."""
+    tree = _parsed(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in _BY_RUNNING:
+            return True
+        if isinstance(node, ast.Global) and name in node.names:
+            return True
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if name in _bound(node) or not {"*", "__getattr__"}.isdisjoint(_bound(node)):
+            return True
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return False
+
+
+def _bound(node: ast.AST) -> list[str]:
+    """Return the names that a node itself binds, and not what is below it."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [each.asname or each.name.partition(".")[0] for each in node.names]
+    if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        return [node.name]
+    return []
+
+
+def _check_syntax(path: Path, label: str) -> None:
+    """Raise UsageError where a file is no Python."""
+    broken = _syntax_error(path)
+    if broken is not None:
+        raise UsageError(f"{label}: {path} cannot be read: line {broken.lineno}: {broken.msg}")
 
 
 def _syntax_error(path: Path) -> SyntaxError | None:

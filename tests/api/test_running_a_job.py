@@ -44,6 +44,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
     (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "a.py").write_text("class B: pass\n")
     with Writer(tmp_path / "data.recordio") as writer:
         writer.write(b"record")
     options = {"model_zoo": "zoo", "model_def": "a.B", "data": "data.recordio", "output": "out"}
@@ -105,9 +106,14 @@ def test_json_is_all_that_stdout_gets(
 
 
 def test_nothing_is_launched_where_something_is_wrong(
-    words: list[str], story: list[str], tmp_path: Path
+    words: list[str], story: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words, "--validation_data=none"]) == 2
+    wrong = ["--model_def=a.C" if word == "--model_def=a.B" else word for word in words]
+    assert main(wrong) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "", "no job and no dashboard are told of"
+    assert len(printed.err.splitlines()) == 2
     assert story == []
     assert not (tmp_path / "home").exists()
     assert not (tmp_path / "out").exists()

@@ -20,17 +20,23 @@ from elasticdl.model.params import parse_params
 from elasticdl.options import params_text
 from elasticdl.proto import trained_model_pb2
 
+MODULE = "UNITS = 3\nclass B: pass\ndef dataset(records): pass\n"
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with a zoo, data and a trained model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
-    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "deep").mkdir(parents=True)
+    (tmp_path / "zoo" / "a.py").write_text(MODULE)
+    (tmp_path / "zoo" / "deep" / "one.py").write_text("class Deep: pass\n")
+    (tmp_path / "zoo" / "broken.py").write_text("\nclass B(:\n")
     (tmp_path / "file").write_text("a file")
     (tmp_path / "model").mkdir()
     definition = trained_model_pb2.TrainedModel(model_def="mnist.Mnist")
     (tmp_path / "model" / "model_zoo").mkdir()
+    (tmp_path / "model" / "model_zoo" / "mnist.py").write_text("class Mnist: pass\n")
     (tmp_path / "model" / "trained_model.pb").write_bytes(definition.SerializeToString())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
@@ -68,6 +74,17 @@ def test_a_right_job_passes_and_nothing_is_written(place: Path, command: str) ->
         ("train", {"model_zoo": "none"}, r"model_zoo '.*none': no such directory; give"),
         ("train", {"model_zoo": "file"}, r"model_zoo '.*file': is a file, not a directory; give"),
         ("train", {"params": "units"}, r"params 'units': not of the form name=value"),
+        (
+            "train",
+            {"model_def": "a.C"},
+            r"model_def 'a.C': module 'a' \(.*/a.py\) has no 'C'; it defines 'B', 'dataset'$",
+        ),
+        ("check", {"model_def": "b.B"}, r"has neither b.py nor b/; it has 'a', 'broken', 'deep'$"),
+        ("train", {"model_def": "deep.B"}, r"no file of '.*deep' defines 'B'; they define 'Deep'$"),
+        ("train", {"model_def": "broken.B"}, r"/broken.py cannot be read: line 2: "),
+        ("train", {"model_def": "broken"}, r"/broken.py cannot be read: line 2: "),
+        ("train", {"input_fn": "datasets"}, r"input_fn 'a.datasets': module 'a' .*'dataset'$"),
+        ("train", {"callbacks": "a.none"}, r"callbacks 'a.none': module 'a' .* has no 'none'; it"),
         ("train", {"params": "units=[1"}, r"params 'units.*': "),
         ("train", {"data": "none.recordio"}, r"data '.*none.recordio': no such file"),
         ("train", {"data": "none-*"}, r"data '.*none-\*': matches no file"),

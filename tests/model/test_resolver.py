@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from elasticdl.errors import UsageError, UserCodeError
-from elasticdl.model.resolver import resolve
+from elasticdl.model.resolver import check_name, resolve
 from elasticdl.model.zoo import ModelZoo
 from tests.model_zoos import write_zoo
 
@@ -53,7 +53,7 @@ def test_a_name_is_found_where_it_is_defined(zoo: ModelZoo, name: str, path: str
         (
             "regressor.Foo",
             "model_def 'regressor.Foo': module 'regressor' ({zoo}/regressor.py) has no 'Foo'; "
-            "it defines 'DNN', 'SIZE'",
+            "it defines 'DNN'",
         ),
         ("nowhere.Foo", "has neither nowhere.py nor nowhere/; it has 'broken', 'deep', 'fintech'"),
         ("fintech.Both", "both one.py and two.py of '{zoo}/fintech' define 'Both'; say which:"),
@@ -86,6 +86,57 @@ def test_a_module_that_raises_shows_its_own_traceback(
     assert "\n" not in str(raised.value)
     assert line in raised.value.traceback_text
     assert "zoo.py" not in raised.value.traceback_text
+
+
+@pytest.mark.parametrize("name", ["regressor.SIZE", "packed.Model", "packed.Other", "broken.X"])
+def test_a_name_that_is_there_passes_without_a_file_being_run(zoo: ModelZoo, name: str) -> None:
+    (zoo.directory / "broken.py").write_text("X = 1\nraise SystemExit\n")
+    check_name(zoo.directory, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from other import Net",
+        "from other import *",
+        "import other.Net as Net",
+        "if True:\n    class Net: pass",
+        "try:\n    import gone\nexcept ImportError as Net:\n    pass",
+        "Net: type = int",
+        "first, (second, *Net) = 1, (2, 3)",
+        "for Net in []: pass",
+        "globals()['N' + 'et'] = int",
+        "def __getattr__(name): return int",
+        "def make():\n    global Net\n    Net = int\nmake()",
+        "match 1:\n    case Net: pass",
+    ],
+)
+def test_a_name_that_running_the_file_may_make_passes(tmp_path: Path, text: str) -> None:
+    check_name(write_zoo(tmp_path, {"a.py": f"{text}\n"}), "a.Net")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(Net): Net = 1",
+        "class Other:\n    Net = 1\n    def Net(self): pass",
+        "Net.other = 1",
+        "print(Net)",
+        "lambda: (Net := 1)",
+    ],
+)
+def test_a_name_that_is_somewhere_else_in_the_file_does_not(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="has no 'Net'; it defines "):
+        check_name(write_zoo(tmp_path, {"a.py": f"{text}\n"}), "a.Net")
+
+
+@pytest.mark.parametrize("name", ["regressor.Foo", "nowhere.Foo", "fintech.Both", "fintech.N", "F"])
+def test_what_is_checked_is_said_as_what_is_resolved(zoo: ModelZoo, name: str) -> None:
+    with pytest.raises(UsageError) as checked:
+        check_name(zoo.directory, name)
+    with pytest.raises(UsageError) as resolved:
+        resolve(zoo, name)
+    assert str(checked.value) == str(resolved.value)
 
 
 def test_two_zoos_with_the_same_names_never_meet(tmp_path: Path) -> None:
