@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from importlib import metadata
 
 import pytest
 
-from elasticdl.api import doctor
+from elasticdl.api import doctor, doctor_data
 from elasticdl.api.command_line import main
 from elasticdl.api.doctor import Finding, works
+from elasticdl.api.doctor_data import look_at_data
+from tests.job.clicks_data import write_clicks
+from tests.job.real_jobs import wait_until
 
 NEEDED = {"Python", "TensorFlow", "Keras", "cores", "memory", "open files", "loopback"}
 
@@ -129,6 +135,72 @@ def test_credentials_are_looked_for_where_their_own_tools_put_them(monkeypatch, 
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").touch()
     assert found(doctor.object_stores)["S3"].state == "ok"
+
+
+def test_data_of_this_machine_are_found_and_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path / "home"))
+    pattern = write_clicks(tmp_path / "data", 20)
+    (there,) = look_at_data(pattern)
+    assert (there.state, there.found) == ("ok", f"'{pattern}': 2 files, 20 records")
+    wrong = f"{tmp_path}/data/*.csv"
+    assert main(["doctor", "--quick", f"--data={pattern},{wrong}"]) == 1
+    told = capsys.readouterr().out
+    assert f"'{pattern}': 2 files, 20 records" in told
+    assert re.search(rf"failed +data +'{re.escape(wrong)}': matches no file\n +do: ", told)
+    assert told.endswith("\njobs do not work: data\n")
+
+
+def test_a_store_that_does_not_answer_is_given_up_in_time_and_its_secrets_are_not_shown(
+    monkeypatch,
+):
+    monkeypatch.setattr(doctor_data, "ANSWER_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = f"endpoint_override={address}&scheme=http&region=us-east-1"
+        (there,) = look_at_data(f"s3://joe:s3cret@bucket/clicks/*.recordio?{options}")
+    assert there.state == "failed"
+    assert there.found == f"'s3://***@bucket/clicks/*.recordio?{options}': no answer in 3 s"
+    assert "endpoint" in there.do
+
+
+def test_what_is_no_store_is_said_with_what_would_be():
+    (there,) = look_at_data("ftp://host/clicks.csv")
+    assert there.state == "failed"
+    assert there.do == "give s3://BUCKET/PATH, gs://BUCKET/PATH or a local path"
+
+
+@pytest.mark.skipif(shutil.which("moto_server") is None, reason="no S3 server is installed")
+def test_an_object_store_is_listed_and_read_and_says_what_is_wrong(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, port = address.split(":")
+    server = subprocess.Popen(
+        ["moto_server", "-H", host, "-p", port],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until("the store", lambda: not socket.socket().connect_ex((host, int(port))), 60.0)
+        for name in ("", "some/a.csv", "some/b.csv", "some/c.txt"):
+            url = f"http://{address}/clicks-bucket/{name}"
+            urllib.request.urlopen(urllib.request.Request(url, b"x\n1\n", method="PUT")).close()
+        options = f"?endpoint_override={address}&scheme=http&region=us-east-1"
+        begin = "s3://joe:s3cret@clicks-bucket/some"
+        places = [f"{begin}/*.csv{options}", f"{begin}/c.txt{options}", f"{begin}{options}"]
+        found = look_at_data(",".join([*places, f"{begin}/d.csv{options}"]))
+        assert [one.state for one in found] == ["warning"] * 3 + ["failed"]
+        assert "2 files, and 'a.csv' can be read" in found[0].found
+        assert "1 file, and 'c.txt' can be read" in found[1].found
+        assert "3 files, and 'a.csv' can be read" in found[2].found
+        assert "the store answers and has no such file" in found[3].found
+        assert "aws s3 cp" in found[0].do
+        assert "s3cret" not in str(found)
+        (gone,) = look_at_data(f"s3://joe:s3cret@gone-bucket/a/*.csv{options}")
+        assert gone.state == "failed"
+        assert "bucket's name" in gone.do
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def test_the_installed_ranges_are_those_of_the_project():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 
@@ -12,10 +13,20 @@ _SUMMARY = "say what of this machine works for jobs, and what to do about the re
 
 
 def _doctor(words: Sequence[str]) -> None:
-    examples = ["elasticdl doctor", "elasticdl doctor --json"]
+    examples = [
+        "elasticdl doctor",
+        "elasticdl doctor --quick --data='s3://bucket/clicks/*.recordio'",
+        "elasticdl doctor --json",
+    ]
     title = f"{_SUMMARY[0].upper()}{_SUMMARY[1:]}."
-    parser = Parser("doctor", title, "[--quick] [--json]", examples)
+    parser = Parser("doctor", title, "[--quick] [--data=PATTERNS] [--json]", examples)
     add_switch(parser, "quick", "leave out TensorFlow's import, which takes seconds")
+    parser.add_argument(
+        "--data",
+        metavar="PATTERNS",
+        help="also list these files or object stores, as a job's --data, and read from them",
+        default=argparse.SUPPRESS,
+    )
     add_switch(parser, "json", "print it as one JSON object")
     parser.add_argument("-h", "--help", action="help", help="show this and exit")
     add_switch(parser, "debug", "show this package's own traceback when something fails")
@@ -24,6 +35,10 @@ def _doctor(words: Sequence[str]) -> None:
     from elasticdl.api.doctor import examine, works
 
     findings = examine(with_tensorflow="quick" not in parsed)
+    if "data" in parsed:
+        from elasticdl.api.doctor_data import look_at_data
+
+        findings += look_at_data(parsed["data"])
     works_here = works(findings)
     if "json" in parsed:
         found = [one.to_json() for one in findings]
