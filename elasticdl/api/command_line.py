@@ -33,6 +33,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
         kubernetes,
     )
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
+    from elasticdl.masking import masked
 
 COMMANDS: list[Command] = [
     *job.COMMANDS,
@@ -137,8 +138,9 @@ def _show(name: str, error: ElasticDLError, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error)
     elif isinstance(error, UserCodeError) and error.traceback_text:
-        print(error.traceback_text.rstrip(), file=sys.stderr)
-    print("\n".join([f"{name}: error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        print(masked(error.traceback_text.rstrip()), file=sys.stderr)
+    lines = [f"{name}: error: {masked(str(error))}", *getattr(error, "__notes__", [])]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _show_stop(name: str, stop: BaseException) -> None:

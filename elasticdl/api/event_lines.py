@@ -12,6 +12,7 @@ from elasticdl.api.result import JobStatus
 from elasticdl.dashboard.events import JobEvents
 from elasticdl.dashboard.finite import finite
 from elasticdl.errors import JobError
+from elasticdl.masking import masked
 from elasticdl.master.journal import FILE_NAME
 
 MESSAGE = "message"
@@ -40,7 +41,8 @@ class EventLines:
         is_news = status.message and status.message != self._message
         if is_news and not self._has_begun:
             self._message = status.message
-            self._print({"number": 0, "time": time.time(), "kind": MESSAGE, "text": self._message})
+            text = masked(status.message)
+            self._print({"number": 0, "time": time.time(), "kind": MESSAGE, "text": text})
         self.read()
 
     def read(self) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from elasticdl.masking import masked
 from elasticdl.master.cluster_state import BEGUN, COMMITTED, FAILED, RETRIED, CommittedCheckpoint
 from elasticdl.master.journal import Entry, read_journal
 from elasticdl.master.membership import InstanceSpec, Role
@@ -39,8 +40,8 @@ class JobEvent:
       number: of the journal's entry.
       time: seconds since the epoch.
       kind: in a word.
-      text: what happened, and why.
-      body: the same for programs.
+      text: what happened, and why, without passwords (`masked`).
+      body: the same for programs, as the journal has it.
       mark: what stands for it on an axis of time: `death`, `join`, `checkpoint`, `evaluation`,
         `rescale` or `master`; None for nothing.
     """
@@ -58,10 +59,11 @@ class JobEvent:
         return f"{at}  {self.kind:<17}  {first}{' …' if more else ''}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the names of the event's own first."""
+        """Plain values without passwords, the names of the event's own first."""
         own = {"number": self.number, "time": self.time, "kind": self.kind, "text": self.text}
         own["mark"] = self.mark
-        return {**own, **{name: value for name, value in self.body.items() if name not in own}}
+        rest = {name: value for name, value in self.body.items() if name not in own}
+        return {**own, **masked(rest)}
 
 
 class JobEvents:
@@ -115,7 +117,8 @@ class JobEvents:
             self._has_ended = kind == "ended"
         elif kind == "round":
             self._evaluates = body["evaluates"]
-        return JobEvent(entry.number, entry.time, kind, _TEXTS[kind](body), body, self._mark(entry))
+        text, mark = masked(_TEXTS[kind](body)), self._mark(entry)
+        return JobEvent(entry.number, entry.time, kind, text, body, mark)
 
     def _mark(self, entry: Entry) -> str | None:
         """What stands on the axis of time for it; None for nothing."""

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from elasticdl.logs.line import OUTPUT, LogLine, begins_in, instance_name
+from elasticdl.masking import masked
 
 LOGS = "logs"
 KEPT = 4
@@ -189,7 +190,10 @@ def _identity(file: int) -> tuple[int, int]:
 
 
 class _Reader:
-    """Makes lines of a log of lines of its files; `empty` says whose they are."""
+    """Makes lines of a log of lines of its files; `empty` says whose they are.
+
+    What was printed is read without passwords; what was logged was written without.
+    """
 
     def __init__(self, empty: LogLine) -> None:
         self._empty = empty
@@ -200,7 +204,7 @@ class _Reader:
         found = LogLine.of_line(text[begins:]) if begins >= 0 else None
         printed = text[:begins] if found is not None else text
         if printed.strip():
-            yield replace(self._empty, event=printed)
+            yield replace(self._empty, event=masked(printed))
         if found is not None:
             self._empty = replace(self._empty, time=found.time)
             yield found

@@ -22,6 +22,7 @@ from types import TracebackType
 
 from elasticdl.logs.files import KEPT, keep_first_error, piece
 from elasticdl.logs.line import LogLine, plain
+from elasticdl.masking import masked
 
 LOOK_S = 1.0
 _PACKAGE = "elasticdl."
@@ -52,7 +53,7 @@ class Handler(logging.Handler):
             os.write(_ERROR, line.encode(errors="replace") + b"\n")
 
     def line_of(self, record: logging.LogRecord) -> LogLine:
-        """What the record is to be written as."""
+        """What the record is to be written as, without passwords (`masked`)."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
         trace = ""
         if record.exc_info and record.exc_info[0] is not None:
@@ -61,10 +62,10 @@ class Handler(logging.Handler):
             at,
             *self._who,
             level=record.levelname,
-            event=record.getMessage(),
+            event=masked(record.getMessage()),
             logger=record.name.removeprefix(_PACKAGE),
-            fields=plain(getattr(record, "fields", {})),
-            traceback=trace or getattr(record, "traceback", ""),
+            fields=masked(plain(getattr(record, "fields", {}))),
+            traceback=masked(trace or getattr(record, "traceback", "")),
         )
 
 

@@ -11,19 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from elasticdl.masking import masked
 from elasticdl.master import ledger_events
 from elasticdl.master.tasks import Task, TaskKind
 
 
 @dataclass
 class Outcome:
-    """How a job ended: `succeeded`, `failed` (`traceback` is of user code) or `stopped`."""
+    """How a job ended: `succeeded`, `failed` (`traceback` is of user code) or `stopped`.
+
+    `error` and `traceback` are without passwords (`masked`).
+    """
 
     state: str
     error: str = ""
     traceback: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     output: str | None = None
+
+    def __post_init__(self) -> None:
+        self.error, self.traceback = masked(self.error), masked(self.traceback)
 
 
 @dataclass(frozen=True)

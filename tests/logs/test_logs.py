@@ -69,6 +69,28 @@ def test_an_event_is_one_line_with_time_instance_level_and_fields(path):
     assert '  worker-1.2  INFO      task 3\nbegins  task=3 shard="a b"' in shown
 
 
+def test_no_password_is_in_what_is_logged_nor_in_what_is_read_of_what_was_printed(path, tmp_path):
+    code = """
+address = "mysql://joe:s3cret@db/t"
+logger.info("reading %s", address, extra=fields(data=address, api_key="s3cret"))
+print("connected to", address)
+try:
+    raise OSError(f"{address}: no answer")
+except OSError as error:
+    logger.exception("failed")
+"""
+    run(path, code)
+    logged = [line for line in path.read_text().splitlines() if line.startswith("{")]
+    assert len(logged) == 2
+    assert "s3cret" not in "".join(logged)
+    assert json.loads(logged[0])["fields"] == {"data": "mysql://***@db/t", "api_key": "***"}
+    (log,) = find_logs(tmp_path)
+    lines = [str(line) for line in log.lines()]
+    assert any("connected to mysql://***@db/t" in line for line in lines)
+    assert "s3cret" not in "".join(lines)
+    assert "s3cret" not in end_of_log(path)
+
+
 def test_what_the_model_prints_stands_beside_events_even_on_their_line(path, tmp_path):
     run(
         path, 'print("loss is", end=" "); logger.info("x"); print(0.5); os.write(2, b"raw\\xff\\n")'

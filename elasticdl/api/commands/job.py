@@ -93,7 +93,8 @@ def telling_failure(json_events: bool) -> Iterator[None]:
 
 
 def _print_result(told: Mapping[str, Any]) -> None:
-    print(json.dumps(finite({"time": time.time(), "kind": "result", **told})), flush=True)
+    values = masked(finite({"time": time.time(), "kind": "result", **told}))
+    print(json.dumps(values), flush=True)
 
 
 def show_result(job_spec: JobSpec, result: JobResult) -> None:
