@@ -1,11 +1,16 @@
-"""A running job on a terminal: one view that is drawn again and again, below what happened."""
+"""A running job on a terminal: one view that is drawn again and again, below what was said.
+
+What happened last to its instances, checkpoints and evaluations stays in the view.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -17,16 +22,49 @@ from rich.text import Text
 
 from elasticdl.api.progress import News, details, headline, records, time_left
 from elasticdl.api.result import JobStatus
+from elasticdl.dashboard.events import JobEvent, JobEvents
+from elasticdl.errors import JobError
+from elasticdl.master.journal import FILE_NAME
 
 NAMES = {"worker": "workers", "ps": "parameter servers"}
 MOST_NAMED = 6
 MOST_LOSSES = 30
+MOST_EVENTS = 5
+EVENTS_EVERY_S = 1.0
+OTHER_LINES = 10
+"""Of a terminal, which the rest of the view and a few lines above it have."""
 _STEPS = "▁▂▃▄▅▆▇█"
+_COLORS = {"death": "red", "join": "green", "rescale": "yellow", "master": "yellow"}
+
+
+class LastEvents:
+    """What happened last to a job, of what its page marks on the axis of time; by its journal.
+
+    Args:
+      job_dir: of a job that is there or not yet.
+    """
+
+    def __init__(self, job_dir: str | Path) -> None:
+        self._path = Path(job_dir) / FILE_NAME
+        self._journal = JobEvents(job_dir)
+        self._latest: deque[JobEvent] = deque(maxlen=MOST_EVENTS)
+        self._looks_at = 0.0
+
+    def look(self) -> list[JobEvent]:
+        """The latest, in order; the journal is read once a second at most."""
+        if time.monotonic() >= self._looks_at and self._path.exists():
+            with suppress(JobError):  # It is being made.
+                new = self._journal.read(with_tasks=False)
+                self._latest += [one for one in new if one.mark is not None]
+            self._looks_at = time.monotonic() + EVENTS_EVERY_S
+        return list(self._latest)
 
 
 @contextmanager
-def live_view(stream: TextIO) -> Iterator[Callable[[JobStatus], None]]:
-    """Give what shows each status, until the view is taken away; what happened stays to be read."""
+def live_view(
+    stream: TextIO, last_events: Callable[[], Sequence[JobEvent]]
+) -> Iterator[Callable[[JobStatus], None]]:
+    """Give what shows each status, until the view is taken away; what was said stays to be read."""
     console = Console(file=stream, highlight=False)
     news = News()
     losses: deque[float] = deque(maxlen=MOST_LOSSES)
@@ -38,13 +76,16 @@ def live_view(stream: TextIO) -> Iterator[Callable[[JobStatus], None]]:
                 console.print(Text.assemble((at, "dim"), " ", line), soft_wrap=True)
             if status.loss is not None and (not losses or status.loss != losses[-1]):
                 losses.append(status.loss)
-            live.update(view(status, losses))
+            room = max(0, min(MOST_EVENTS, console.height - OTHER_LINES))
+            live.update(view(status, losses, last_events()[-room:] if room else ()))
 
         yield show
 
 
-def view(status: JobStatus, losses: Sequence[float]) -> RenderableType:
-    """What is drawn: how far it is, how fast, the loss lately, its instances, its dashboard."""
+def view(
+    status: JobStatus, losses: Sequence[float], events: Sequence[JobEvent] = ()
+) -> RenderableType:
+    """What is drawn: how far it is, how fast, the loss lately, its instances, what happened."""
     if not status.records_expected:
         return Spinner("dots", Text(headline(status)))
     bar = ProgressBar(total=status.records_expected, completed=status.records_done)
@@ -67,7 +108,20 @@ def view(status: JobStatus, losses: Sequence[float]) -> RenderableType:
         facts.add_row(Text("dashboard", style="dim"), Text(status.dashboard))
     if facts.row_count:
         rows.append(facts)
+    rows += happened(events)
     return Group(*rows)
+
+
+def happened(events: Sequence[JobEvent]) -> list[Text]:
+    """Say events, a line each; what has no room in it is cut."""
+    lines = []
+    for one in events:
+        at = datetime.fromtimestamp(one.time).strftime("%H:%M:%S")
+        mark = one.mark or ""
+        line = Text(no_wrap=True, overflow="ellipsis").append(at, "dim").append(" ")
+        line.append(f"{mark:<10}", _COLORS.get(mark, "")).append(" " + one.text.partition("\n")[0])
+        lines.append(line)
+    return lines
 
 
 def instances(status: JobStatus, role: str) -> Text | None:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from elasticdl.api.result import JobStatus, metrics_line
 from elasticdl.job_spec import JobSpec
+from elasticdl.masking import masked
 
 OnStatus = Callable[[JobStatus], None]
 
@@ -35,9 +36,9 @@ def open_progress(job_spec: JobSpec) -> Iterator[OnStatus]:
     elif job_spec.quiet:
         yield lambda status: None
     elif stream.isatty():
-        from elasticdl.api.live_view import live_view
+        from elasticdl.api.live_view import LastEvents, live_view
 
-        with live_view(stream) as show:
+        with live_view(stream, LastEvents(job_spec.job_dir).look) as show:
             yield show
     else:
         yield PlainProgress(stream).show
@@ -64,7 +65,7 @@ class PlainProgress:
 
 
 class News:
-    """Tells which messages and evaluations of a status were not in the one before."""
+    """Tells which messages (`masked`) and evaluations of a status were not in the one before."""
 
     def __init__(self) -> None:
         self._message = ""
@@ -74,7 +75,7 @@ class News:
         """What is new, a line each."""
         lines = []
         if status.message and status.message != self._message:
-            lines.append(status.message)
+            lines.append(masked(status.message))
         self._message = status.message
         evaluation = dict(status.evaluation or {})
         if evaluation and evaluation != self._evaluation:

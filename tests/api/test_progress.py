@@ -15,10 +15,14 @@ from dataclasses import replace
 import pytest
 
 from elasticdl.api.commands.job import resolve, result_lines
-from elasticdl.api.live_view import instances, trend
+from elasticdl.api.live_view import MOST_EVENTS, OTHER_LINES, LastEvents, instances, trend
 from elasticdl.api.progress import PlainProgress, open_progress, status_line
 from elasticdl.api.result import JobResult, JobStatus, audit_line
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.membership import Registered
+from tests.master.test_coordinator import PS, WORKER
+from tests.master.test_recovery import Masters
 
 RUNNING = JobStatus(
     state="training",
@@ -113,10 +117,10 @@ def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def on_a_terminal(code: str, columns: int = 100) -> str:
+def on_a_terminal(code: str, columns: int = 100, lines: int = 24) -> str:
     """What a program draws on a real terminal, its last view included."""
     control, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "24"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=terminal, env=environment
     ) as process:
@@ -160,6 +164,38 @@ with open_progress(JobSpec()) as show:
     assert re.search(r"workers +1 running, 1 \(life 2\) launching", last)
     assert re.search(r"parameter servers +2 running", last)
     assert re.search(r"dashboard +http://127.0.0.1:8080/", last)
+
+
+def test_what_happened_last_stays_in_the_view(tmp_path) -> None:
+    masters = Masters(tmp_path)
+    master = masters.next()
+    master.register(Registered(PS, "here:1", 1))
+    master.register(Registered(WORKER, "", 2))
+    for number in range(1, 9):
+        master.scale(number)
+    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.kill()
+    code = f"""
+from dataclasses import replace
+from tests.api.test_progress import RUNNING, JobSpec, open_progress
+with open_progress(JobSpec(job_dir={str(tmp_path)!r})) as show:
+    show(RUNNING)
+    show(replace(RUNNING, message="worker 0 was lost"))
+    show(replace(RUNNING, loss=0.1))
+"""
+    last = on_a_terminal(code).rpartition("training, epoch 2 of 3")[2]
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).splitlines()]
+    said = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(said) == MOST_EVENTS
+    assert re.search(r" death +worker 0, incarnation 1: killed by SIGKILL$", said[-1])
+    assert all(re.search(r" rescale +\d workers are wanted$", line) for line in said[:-1])
+    low = on_a_terminal(code, lines=OTHER_LINES + 2).rpartition("training, epoch 2 of 3")[2]
+    assert len(re.findall(r"\d\d:\d\d:\d\d ", low)) == 2, "a low terminal has fewer"
+    assert re.search(r":\d\d death +worker 0, inc.*…\r", on_a_terminal(code, columns=40))
+
+
+def test_a_job_that_has_no_journal_so_far_has_no_events(tmp_path) -> None:
+    assert LastEvents(tmp_path).look() == []
 
 
 def test_of_many_instances_those_that_do_not_run_are_named() -> None:
