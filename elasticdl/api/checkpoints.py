@@ -6,8 +6,9 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+from elasticdl.api.job_backends import PLACE
 from elasticdl.errors import JobError, UsageError
-from elasticdl.job_spec import JobSpec, absolute_path, resolve_job_dir
+from elasticdl.job_spec import JobSpec, absolute_path
 from elasticdl.ps.manifest import (
     MANIFEST,
     Manifest,
@@ -34,7 +35,7 @@ def find_checkpoints(place: str) -> list[Path]:
     found = committed(directory)
     if not found:
         try:
-            root = Path(JobSpec.load(resolve_job_dir(place)).checkpoint_root)
+            root = Path(JobSpec.load(PLACE.find(place).directory).checkpoint_root)
         except UsageError:
             if not directory.is_dir():
                 raise UsageError(

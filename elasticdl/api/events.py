@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from elasticdl.dashboard.events import JobEvent, JobEvents
-from elasticdl.job_spec import resolve_job_dir
+from elasticdl.api.job_backends import PLACE
+from elasticdl.dashboard.events import JobEvent
 
 __all__ = ["JobEvent", "events"]
 
@@ -17,4 +17,4 @@ def events(job: str) -> Iterator[JobEvent]:
       UsageError: there is no such job.
       JobError: its journal cannot be read.
     """
-    yield from JobEvents(resolve_job_dir(job)).read()
+    yield from PLACE.find(job).events()

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from elasticdl.api.launcher import early_process, launch, resume
+from elasticdl.api.job_backends import PLACE
+from elasticdl.api.launcher import early_process, launch
 from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
 from elasticdl.errors import JobError, UsageError, UserCodeError
-from elasticdl.job_spec import JOB_FILE, JobSpec, options_of, resolve_job_dir
+from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
 from elasticdl.model.keras_choice import with_keras
 
 
@@ -82,10 +83,11 @@ def resume_job(job: str, **shown: Any) -> tuple[JobSpec, JobResult]:
       UsageError: there is no such job, it still runs, or it has succeeded; nothing was launched.
       UserCodeError, JobError, KeyboardInterrupt: as `run_job`.
     """
-    job_spec = JobSpec.load(resolve_job_dir(job)).model_copy(update=shown)
+    placed = PLACE.find(job)
+    job_spec = JobSpec.load(placed.directory).model_copy(update=shown)
     try:
         with open_progress(job_spec) as show:
-            return job_spec, resume(job_spec, show)
+            return job_spec, placed.resume(job_spec, show)
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(_what_is_there(job_spec))
         raise

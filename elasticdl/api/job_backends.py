@@ -1,7 +1,8 @@
 """Where jobs are: on this machine, or wherever else somebody looks after them.
 
-`elasticdl jobs` asks a `JobPlace` for a job, and the job for its directory, its master and what its
-instances log. Everything else it says is made of these, wherever the job runs.
+`elasticdl jobs` asks a `JobPlace` for a job, and the job for its directory, its master, what its
+instances log and what happened to it. Everything else it says is made of these, wherever the job
+runs.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from elasticdl.api.launcher import LAUNCHER_LOCK, connect_to_master
+from elasticdl.api.launcher import LAUNCHER_LOCK, connect_to_master, resume
+from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.supervisor import FILE_NAME, LOCK_FILE
+from elasticdl.dashboard.events import JobEvent, JobEvents
 from elasticdl.errors import JobError
-from elasticdl.job_spec import JOB_FILE, jobs_home, resolve_job_dir
+from elasticdl.job_spec import JOB_FILE, JobSpec, jobs_home, resolve_job_dir
 from elasticdl.logs.files import find_logs
 from elasticdl.logs.line import LogLine
 from elasticdl.master.file_lock import is_owned
@@ -92,6 +95,14 @@ class PlacedJob(Protocol):
         """The logs of its instances, of one role and index or all."""
         ...
 
+    def events(self) -> Iterator[JobEvent]:
+        """What happened to it so far, in order; JobError where that cannot be read."""
+        ...
+
+    def resume(self, spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
+        """Go on with it where it does not run, to its end; see `elasticdl.api.launcher.resume`."""
+        ...
+
 
 class JobPlace(Protocol):
     """A place where jobs are."""
@@ -126,6 +137,12 @@ class LocalJob:
 
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
         return find_logs(self.directory, role, index)
+
+    def events(self) -> Iterator[JobEvent]:
+        return JobEvents(self.directory).read()
+
+    def resume(self, spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
+        return resume(spec, on_status)
 
 
 class ThisMachine:

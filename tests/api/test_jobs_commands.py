@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from elasticdl.api import jobs
-from elasticdl.api.command_line import main
+from elasticdl.api.command_line import COMMANDS, main
 from elasticdl.api.launcher import LAUNCHER_LOCK
+from elasticdl.api.parser import DESCRIBE, Described
 from elasticdl.api.result import audit_line
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
@@ -172,6 +173,21 @@ def test_list_is_a_table_or_json(
     monkeypatch.setattr(jobs, "list_jobs", list)
     assert main(["jobs", "list"]) == 0
     assert capsys.readouterr().out == "no jobs\n"
+
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations"
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one.words[0] == "jobs"], ids=str)
+def test_every_command_takes_json_and_is_in_the_documents(command, capsys) -> None:
+    with pytest.raises(Described) as described:
+        command.run([DESCRIBE])
+    assert "--json" in described.value.parser.names()
+    assert main([*command.words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"^Usage: elasticdl {command.name} .*\[--json\]$", shown, re.MULTILINE)
+    documents = "\n".join(path.read_text("utf-8") for path in OPERATIONS.glob("*.md"))
+    assert re.search(rf"elasticdl {command.name}\b|`{command.name}`", documents)
 
 
 def test_a_job_that_does_not_run_is_exit_code_1(

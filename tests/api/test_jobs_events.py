@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from elasticdl.api.command_line import main
+from elasticdl.api.commands.job import telling_failure
+from elasticdl.api.event_lines import EventLines
 from elasticdl.api.launcher import LAUNCHER_LOCK
+from elasticdl.api.result import JobStatus
+from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.story import Outcome
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters
 
@@ -78,6 +84,31 @@ def test_every_event_has_its_time_and_reason(job_dir, capsys):
     (exited,) = [one for one in objects if one["kind"] == "exited"]
     assert (exited["role"], exited["index"], exited["reason"]) == ("worker", 0, "killed by SIGKILL")
     assert exited["time"] > 0
+
+
+def test_no_password_is_told_of_by_events_status_or_how_a_job_ended(job_dir, capsys):
+    secret = "mysql://joe:s3cret@db/t"
+    masters = Masters(job_dir)
+    first = masters.next()
+    before = EventLines(job_dir, sys.stdout)
+    first.register(Registered(PS, "here:1", 1))
+    first.register(Registered(WORKER, "", 2))
+    grant = first.lease(WORKER, 0).grant
+    first.report(ledger_events.TaskFailed(grant, f"OSError: {secret}: no answer", f"at {secret}"))
+    first.end(Outcome("failed", f"task 0: {secret}: no answer", f"Traceback: {secret}"))
+    masters.kill()
+    assert "s3cret" not in first.outcome.error + first.outcome.traceback
+    before.show(JobStatus(state="starting", message=f"warning: {secret}"))
+    assert main(["jobs", "events", str(job_dir)]) == 0
+    assert main(["jobs", "events", str(job_dir), "--json"]) == 0
+    assert main(["jobs", "status", str(job_dir)]) == 0
+    assert main(["jobs", "status", str(job_dir), "--json"]) == 0
+    with pytest.raises(JobError), telling_failure(json_events=True):
+        raise JobError(f"{secret}: no answer")
+    told = capsys.readouterr().out
+    assert told.count("mysql://***@db/t: no answer") >= 4
+    assert "warning: mysql://***@db/t" in told
+    assert "s3cret" not in told
 
 
 def test_a_job_that_runs_or_has_succeeded_is_not_resumed(job_dir, capsys):
