@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sqlite3
 import time
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.api.job_backends import PLACE, PlacedJob, master_of, result_of
-from elasticdl.api.launcher import to_status
 from elasticdl.dashboard.directory_source import DirectorySource
 from elasticdl.errors import ElasticDLError, JobError, StillRunning, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.masking import masked
 from elasticdl.master.audit import audit_of_journal
 from elasticdl.master.history import COLUMNS, read_history
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
@@ -72,59 +71,35 @@ def status(job: str) -> dict[str, Any]:
     """Where a job stands and what its time goes into, running or ended.
 
     Returns:
-      ``name``; ``state``: ``running``, ``lost``, or how it ended; while it runs ``progress``, a
-      `JobStatus` as plain values, and ``instances``; ``error`` where it failed; ``recent`` and
-      ``total``: the time, lately and in all, as `elasticdl.master.job_figures.summary` makes them.
-      Beside these what the job's page says of its state, ``health`` for one, where it has a page.
+      what the job's page says of its state (docs/decisions/watching.md has it), and besides
+      ``name``; ``dashboard``: the page's URL, or None; ``recent`` and ``total``: the time, lately
+      and in all, as `elasticdl.master.job_figures.summary` makes them. ``state`` is `running`,
+      `lost`, or how it ended.
 
     Raises:
       UsageError: there is no such job.
     """
     placed = PLACE.find(job)
-    found: dict[str, Any] = {"name": placed.directory.name, "state": _state(placed)}
+    url = placed.dashboard() if placed.is_running() else None
+    found = {"name": placed.directory.name, **_looked_at(placed, url), "dashboard": url}
     figures = read_figures(placed.directory / FIGURES_FILE)
-    if result := result_of(placed):
-        found["error"] = result.get("error", "")
-    else:
-        with contextlib.suppress(JobError), master_of(placed) as master:
-            request = master_pb2.StatusRequest(with_figures=True)
-            reply = master.call("GetStatus", request, DEADLINE_S)
-            found["state"] = reply.state
-            progress = dataclasses.asdict(to_status(reply))
-            del progress["instances"]  # Told below, with their processes.
-            progress["dashboard"] = placed.dashboard() or ""
-            found["progress"] = progress
-            found["instances"] = [_instance(one) for one in reply.instances]
-            figures = json.loads(reply.figures)
+    with contextlib.suppress(JobError), master_of(placed) as master:
+        request = master_pb2.StatusRequest(with_figures=True)
+        figures = json.loads(master.call("GetStatus", request, DEADLINE_S).figures)
     empty: dict[str, Any] = {}
     recent = figures.get("recent", empty) if found["state"] == "running" else empty
-    figures_of = {"recent": recent, "total": figures.get("total", empty)}
-    watched = _watched(placed)
-    for name in ("progress", "instances"):  # As above, and of a job that runs alone.
-        watched.pop(name, None)
-    return {**watched, **found, **figures_of}
+    return masked({**found, "recent": recent, "total": figures.get("total", empty)})
 
 
-def _watched(job: PlacedJob) -> dict[str, Any]:
-    """What the job's page says of its state (docs/decisions/watching.md); empty if nobody does."""
-    with contextlib.suppress(OSError, ValueError, ElasticDLError):
-        if not job.is_running():
-            return DirectorySource(job.directory).state()
-        if url := job.dashboard():
+def _looked_at(job: PlacedJob, url: str | None) -> dict[str, Any]:
+    """What the job's page says of its state, or its directory where no page answers."""
+    with contextlib.suppress(OSError, ValueError):
+        if url is not None:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{url}api/state", timeout=DEADLINE_S) as answer:
                 return json.load(answer)
-    return {}
-
-
-def _instance(one: master_pb2.InstanceStatus) -> dict[str, Any]:
-    return {
-        "role": one.instance.role,
-        "index": one.instance.index,
-        "incarnation": one.instance.incarnation,
-        "state": one.state,
-        "process": one.pid or None,
-    }
+    # Between two masters nobody writes its journal, and it runs all the same.
+    return {**DirectorySource(job.directory).state(), "state": _state(job)}
 
 
 def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -> None:
@@ -179,7 +154,7 @@ def wait(job: str, timeout_s: float | None = None) -> dict[str, Any]:
         if is_running:
             seen = now
         elif result or now >= seen + LOST_S:
-            return {"name": placed.directory.name, "state": "lost"} | result
+            return masked({"name": placed.directory.name, "state": "lost"} | result)
         if ends is not None and now >= ends:
             raise StillRunning(f"job '{job}': it has not ended in {timeout_s:g} s")
         time.sleep(LOOK_S)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -434,6 +434,27 @@ def to_status(
             for one in reply.instances
         ),
         dashboard=dashboard or "",
+    )
+
+
+def status_of(state: Mapping[str, Any]) -> JobStatus:
+    """Make what people are shown of what a job's page says of its state."""
+    progress, phase = state["progress"], state["phase"]
+    alive = Counter(
+        one["role"] for one in state["instances"] if one["state"] in ("running", "stopping")
+    )
+    return JobStatus(
+        state=PHASE_WORDS.get(phase, "ending"),
+        epoch=progress["epoch"] if phase == "training" else 0,
+        num_epochs=progress["num_epochs"],
+        records_done=progress["records_done"],
+        records_expected=progress["records_expected"],
+        records_to_repeat=progress["records_to_repeat"],
+        loss=state["loss"],
+        records_per_s=progress["records_per_s"],
+        workers=alive["worker"],
+        num_workers=state["workers_wanted"],
+        ps=alive["ps"],
     )
 
 

@@ -229,6 +229,7 @@ _NO_PROGRESS: Values = {
     "num_epochs": 0,
     "records_done": 0,
     "records_expected": 0,
+    "records_to_repeat": 0,
     "records_per_s": 0.0,
     "seconds_left": None,
     "epochs": [],

@@ -57,6 +57,7 @@ class LedgerNow:
             "num_epochs": ledger.plan.num_epochs,
             "records_done": now.records_done,
             "records_expected": now.records_expected,
+            "records_to_repeat": now.records_to_repeat,
             "records_per_s": round(records_per_s, 3),
             "seconds_left": left / records_per_s if has_speed else None,
             "epochs": describe_epochs(ledger, story, records_per_s, training_seconds),

@@ -140,6 +140,7 @@ class Sample:
                 "num_epochs": 12,
                 "records_done": 6 * EPOCH_RECORDS + 112_500,
                 "records_expected": 12 * EPOCH_RECORDS,
+                "records_to_repeat": 0,
                 "records_per_s": 40_312.0,
                 "seconds_left": 1380.0,
                 "epochs": epochs,

@@ -38,6 +38,7 @@ class Progress(Strict):
     num_epochs: Count
     records_done: Count
     records_expected: Count
+    records_to_repeat: Count
     records_per_s: Positive
     seconds_left: Positive | None
     epochs: list[Epoch]

@@ -110,7 +110,7 @@ def _until_epoch(job: subprocess.Popen[bytes], epoch: int) -> None:
 def _kill(role: str, index: int) -> None:
     def process() -> int | None:
         instances = _status().get("instances", [])
-        found = [i["process"] for i in instances if (i["role"], i["index"]) == (role, index)]
+        found = [i["pid"] for i in instances if (i["role"], i["index"]) == (role, index)]
         return found[0] if found else None
 
     os.kill(wait_until(f"{role} {index}", process), signal.SIGKILL)

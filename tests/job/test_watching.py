@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.dashboard.schema import checked
 from tests.job.real_jobs import Job, wait_until
 
 
@@ -24,6 +26,14 @@ def described(url: str) -> dict[str, Any]:
     """What a page says the job is."""
     with urllib.request.urlopen(f"{url}api/job", timeout=60) as answer:
         return json.load(answer)
+
+
+def status_of(job: str) -> dict[str, Any]:
+    """What is printed of a job's status, which is that of its page and a few values besides."""
+    found = json.loads(ask("jobs", "status", job, "--json").stdout)
+    besides = {"name", "dashboard", "recent", "total"}
+    assert besides <= found.keys()
+    return checked("state", {name: found[name] for name in found.keys() - besides})
 
 
 def begin(output: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -55,6 +65,11 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
         assert wait.poll() is None
         shown = ask("jobs", "dashboard", named, "--json")
         assert described(json.loads(shown.stdout)["url"])["directory"] == named
+        status = status_of(named)
+        assert status["state"] == "running"
+        assert status["progress"]["records_done"] > 0
+        assert {one["role"] for one in status["instances"]} == {"master", "ps", "worker"}
+        assert re.search(r"^worker +1 +\d", ask("jobs", "status", named).stdout, re.MULTILINE)
         master = ask("jobs", "logs", named, "--role=master")
         assert "killed by SIGKILL" in master.stdout
         stopped = ask("jobs", "stop", named, "--json")
@@ -70,6 +85,7 @@ def test_a_job_is_followed_through_a_death_to_its_end(start, tmp_path):
     again = ask("jobs", "wait", named)
     assert (again.returncode, again.stdout) == (1, "job: stopped: stopped on request\n")
     job.process.wait(60)
+    assert status_of(named)["state"] == "stopped"
     report = tmp_path / "story.html"
     written = ask("jobs", "report", named, f"--output={report}")
     assert written.stdout == f"{report}\n"
@@ -102,7 +118,7 @@ def test_events_are_told_as_they_come_and_the_result_last(start):
 def test_a_job_that_fails_tells_that_last(start, tmp_path):
     job: Job = start("--model_def=clicks.NoSuchModel", "--json_events")
     assert job.wait() == 2
-    *_, last = (line for line in job.terminal().splitlines() if line.startswith("{"))
-    result = json.loads(last)
+    (told,) = (line for line in job.terminal().splitlines() if line.startswith("{"))
+    result = json.loads(told)
     assert (result["kind"], result["state"]) == ("result", "failed")
     assert "NoSuchModel" in result["error"]

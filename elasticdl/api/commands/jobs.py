@@ -13,7 +13,7 @@ from elasticdl.api.commands import Command
 from elasticdl.api.commands.job import show_result
 from elasticdl.api.parser import Parser, add_switch, whole_number
 from elasticdl.api.progress import status_line
-from elasticdl.api.result import JobStatus, audit_line
+from elasticdl.api.result import audit_line
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.table import table_lines
 from elasticdl.dashboard.finite import finite
@@ -138,17 +138,19 @@ def _status(words: Sequence[str]) -> None:
 
 def status_lines(found: Mapping[str, Any]) -> list[str]:
     """Say what `jobs.status` returns: where the job stands, its instances, where the time goes."""
+    from elasticdl.api.launcher import status_of
     from elasticdl.api.profile import bottleneck_line, minibatch_line, phase_rows
 
-    progress = found.get("progress")
-    if progress is None:
-        error = str(found.get("error", "")).splitlines()
-        lines = [f"{found['name']}: {found['state']}{f': {error[0]}' if error else ''}"]
+    if found["state"] == "running":
+        lines = [f"{found['name']}: {status_line(status_of(found))}"]
+        columns = ("role", "index", "incarnation", "state", "pid", "doing")
+        rows = [{name: one[name] for name in columns} for one in found["instances"]]
+        lines += table_lines(rows) if rows else []
     else:
-        lines = [f"{found['name']}: {status_line(JobStatus(**progress))}"]
-        lines += table_lines(found["instances"]) if found["instances"] else []
+        error = found["error"].splitlines()
+        lines = [f"{found['name']}: {found['state']}{f': {error[0]}' if error else ''}"]
     # The error itself stands in the first line.
-    health = [one for one in found.get("health", []) if one["text"] not in lines[0]]
+    health = [one for one in found["health"] if one["text"] not in lines[0]]
     lines += [f"{one['level']}: {one['text']}" for one in health]
     # What it does now, unless it has not done enough of it to tell.
     times = found["recent"] if found["recent"].get("bottleneck") else found["total"]
