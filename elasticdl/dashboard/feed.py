@@ -26,7 +26,8 @@ class Feed:
     """The streams of one dashboard; for the thread of its event loop alone.
 
     Nothing is looked at while nobody looks. What cannot be told at a moment is left out then: a
-    stream goes on without it.
+    stream goes on without it. A state has all epochs when somebody has come since the one before,
+    else only those that have changed since: there may be hundreds that are over.
 
     Args:
       source: the job.
@@ -42,6 +43,9 @@ class Feed:
         self._has_caught_up = False
         self._last_event = 0
         self._last_row = 0.0
+        self._has_newcomer = False
+        # By number, as the last state had them; None where it could not be told.
+        self._epochs: dict[int, Values] | None = None
         # What could not be told last time, of which the log has the first error alone.
         self._untold: set[str] = set()
 
@@ -54,6 +58,7 @@ class Feed:
         """Yield what is new, each second."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_BEHIND)
         self._streams.add(queue)
+        self._has_newcomer = True
         try:
             if self._pump is None and not self._has_ended:
                 self._has_caught_up = False
@@ -69,7 +74,8 @@ class Feed:
         if self._pump is not None:
             self._pump.cancel()
         if self._streams:
-            self._send(await self._in_thread(self._chunk))
+            self._has_newcomer = True  # Nobody may have got what the pump was at.
+            self._send(await self._next_chunk())
         for queue in self._streams:
             if queue.full():
                 queue.get_nowait()
@@ -77,9 +83,13 @@ class Feed:
 
     async def _pump_forever(self) -> None:
         while self._streams:
-            self._send(await self._in_thread(self._chunk))
+            self._send(await self._next_chunk())
             await asyncio.sleep(EVERY_S)
         self._pump = None
+
+    async def _next_chunk(self) -> bytes:
+        is_whole, self._has_newcomer = self._has_newcomer, False
+        return await self._in_thread(lambda: self._chunk(is_whole))
 
     def _send(self, chunk: bytes) -> None:
         for queue in list(self._streams):
@@ -91,13 +101,14 @@ class Feed:
             else:
                 queue.put_nowait(chunk)
 
-    def _chunk(self) -> bytes:
-        """What is new; never raises."""
+    def _chunk(self, is_whole: bool) -> bytes:
+        """What is new, with a state that has all epochs if that is wanted; never raises."""
         parts = [self._told("what happened before", self._catch_up)]
         if self._has_caught_up:
             parts.append(self._told("events", self._events))
             parts.append(self._told("history", self._history))
-        parts.append(self._told("state", lambda: _event("state", self._source.state())))
+        known, self._epochs = None if is_whole else self._epochs, None
+        parts.append(self._told("state", lambda: self._state(known)))
         return b"".join(parts)
 
     def _told(self, what: str, tell: Callable[[], bytes]) -> bytes:
@@ -121,6 +132,14 @@ class Feed:
             self._has_caught_up = True
         return b""
 
+    def _state(self, known: dict[int, Values] | None) -> bytes:
+        """The state, without the epochs that are known."""
+        state = self._source.state()
+        epochs = {one["epoch"]: one for one in state["progress"]["epochs"]}
+        told = _event("state", state if known is None else _without(state, known))
+        self._epochs = epochs
+        return told
+
     def _events(self) -> bytes:
         events = self._source.events(after=self._last_event)
         if not events["events"]:
@@ -136,6 +155,17 @@ class Feed:
             return b""
         self._last_row = max(at)
         return _event("history", history)
+
+
+def _without(state: Values, known: dict[int, Values]) -> Values:
+    """A state that has only the epochs that are not known; all, if one is no more."""
+    progress = state["progress"]
+    epochs = progress["epochs"]
+    if not known.keys() <= {one["epoch"] for one in epochs}:
+        return state
+    rest = {name: value for name, value in progress.items() if name != "epochs"}
+    rest["epochs_changed"] = [one for one in epochs if one != known.get(one["epoch"])]
+    return {**state, "progress": rest}
 
 
 def _event(name: str, values: Values) -> bytes:

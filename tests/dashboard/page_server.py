@@ -26,12 +26,14 @@ class PageServer:
     Attributes:
       requests: what was asked for so far.
       has_room: whether another page may listen to the stream.
+      changed: what states of the stream have instead of all epochs; None: all of them.
     """
 
     def __init__(self, sample: Sample, port: int = 0) -> None:
         self.sample = sample
         self.requests: list[str] = []
         self.has_room = True
+        self.changed: list[dict[str, Any]] | None = None
         self._ended = threading.Event()
         server = self
 
@@ -102,7 +104,11 @@ class PageServer:
                 if new:
                     sent = told["last"]
                     self._send(request, "events", {"events": new, "last": sent})
-                self._send(request, "state", self.sample.state())
+                state = self.sample.state()
+                if self.changed is not None:
+                    del state["progress"]["epochs"]
+                    state["progress"]["epochs_changed"] = self.changed
+                self._send(request, "state", state)
                 if self._ended.wait(0.2):
                     return
         except OSError:

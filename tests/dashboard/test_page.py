@@ -306,6 +306,33 @@ def test_new_events_and_incarnations_appear_by_themselves(browser, server, sampl
     assert line in browser.text("#events li")
 
 
+EPOCHS = "return [...document.querySelectorAll('#epochs tr')].map((one) => one.textContent)"
+
+
+def test_epochs_are_put_together_of_states_that_have_some_also_after_a_new_master(browser, sample):
+    first = PageServer(sample)
+    first.changed = []
+    see(browser, first)
+    browser.until("it is live", lambda: browser.text("#link-text") == "live")
+    before = browser.js(EPOCHS)
+    assert len(before) == 12
+    known = sample.values["state"]["progress"]["epochs"]
+    first.changed = [known[6] | {"records_done": known[6]["records_expected"]}]
+    browser.until("what changed", lambda: "450,000 of 450,000" in browser.js(EPOCHS)[6])
+    assert [*browser.js(EPOCHS)[:6], *browser.js(EPOCHS)[7:]] == [*before[:6], *before[7:]]
+    first.close()
+    browser.until("the silence", browser.find("#silence").is_displayed)
+    later = Sample()
+    ended = later.values["state"]["progress"]["epochs"]
+    ended[7]["records_done"] = ended[7]["records_expected"]  # Nobody has told of it meanwhile.
+    second = PageServer(later, first.port)
+    second.changed = []
+    try:
+        browser.until("the epoch", lambda: "450,000 of 450,000" in browser.js(EPOCHS)[7])
+    finally:
+        second.close()
+
+
 def test_where_too_many_pages_listen_the_next_one_asks(browser, server, sample):
     server.has_room = False
     see(browser, server)

@@ -18,8 +18,11 @@ from elasticdl.dashboard.feed import MOST_STREAMS
 from elasticdl.dashboard.server import MOST_CONNECTIONS, DashboardServer
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
+from elasticdl.master import ledger_events
+from elasticdl.master.membership import Registered
 from tests.dashboard.schema import checked
 from tests.dashboard.test_sources import PLAN
+from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters
 
 
@@ -104,25 +107,25 @@ def test_wrong_questions_are_answered_with_what_was_wrong(served):
         assert served.ask(path).status == 404
 
 
+def next_event(stream: http.client.HTTPResponse) -> tuple[str, dict]:
+    kind = stream.readline().decode().removeprefix("event: ").strip()
+    values = json.loads(stream.readline().decode().removeprefix("data: "))
+    assert stream.readline() == b"\n"
+    return kind, values
+
+
 def test_a_stream_has_the_state_each_second_and_what_is_new(served, masters):
     stream = served.ask("/api/stream")
     assert stream.getheader("Content-Type", "").startswith("text/event-stream")
-
-    def next_event() -> tuple[str, dict]:
-        kind = stream.readline().decode().removeprefix("event: ").strip()
-        values = json.loads(stream.readline().decode().removeprefix("data: "))
-        assert stream.readline() == b"\n"
-        return kind, values
-
-    kind, first = next_event()
+    kind, first = next_event(stream)
     assert kind == "state"
     checked("state", first)
     masters.coordinator.scale(2)
-    while (found := next_event())[0] != "events":
+    while (found := next_event(stream))[0] != "events":
         pass
     (event,) = [one for one in found[1]["events"] if one["kind"] == "scaled"]
     assert event["mark"] == "rescale"
-    assert next_event()[1]["workers_wanted"] == 2
+    assert next_event(stream)[1]["workers_wanted"] == 2
     masters.kill()
     served.server.stop()
     last = None
@@ -130,6 +133,41 @@ def test_a_stream_has_the_state_each_second_and_what_is_new(served, masters):
         last = line if line.startswith(b"data: ") else last
     assert last is not None
     assert json.loads(last.decode().removeprefix("data: "))["state"] == "lost", "the end is told"
+
+
+def next_progress(stream: http.client.HTTPResponse) -> dict:
+    while (found := next_event(stream))[0] != "state":
+        pass
+    return found[1]["progress"]
+
+
+def test_a_state_has_all_epochs_for_who_comes_and_then_those_that_change(served, masters):
+    def train(number: int) -> None:
+        task = master.lease(WORKER, number).task
+        master.report(ledger_events.TaskCompleted(task.id, (1,), 1))
+
+    master = masters.coordinator
+    master.register(Registered(PS, "here:1", 1))
+    master.register(Registered(WORKER, "", 2))
+    for number in range(4):
+        train(number)
+    stream = served.ask("/api/stream")
+    assert [one["epoch"] for one in next_progress(stream)["epochs"]] == [1, 2]
+    assert next_progress(stream)["epochs_changed"] == []
+    train(4)
+    while not (changed := next_progress(stream)["epochs_changed"]):
+        pass
+    assert [(one["epoch"], one["records_done"]) for one in changed] == [(2, 10)]
+    later = served.ask("/api/stream")
+    while "epochs" not in (progress := next_progress(later)):
+        pass
+    assert progress["epochs"] == served.json("/api/state")["progress"]["epochs"]
+    served.server.stop()
+    last = {}
+    while line := stream.readline():
+        if line.startswith(b"data: "):
+            last = json.loads(line.decode().removeprefix("data: "))
+    assert [one["epoch"] for one in last["progress"]["epochs"]] == [1, 2], "the end is whole"
 
 
 def test_a_stream_goes_on_when_what_failed_can_be_told_again(served, masters, tmp_path):

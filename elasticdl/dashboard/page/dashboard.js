@@ -345,6 +345,14 @@ function show() {
   for (const part of [showVerdict, showProgress, showCourse, showInstances, showTasks, showPhases, showPartitions, showEvents, showOptions, showAudit, showLink]) part();
 }
 
+/** Most states of the stream have only the epochs that have changed; the others are as they were. */
+function takeState(state) {
+  const { epochs_changed: changed = [], ...progress } = state.progress;
+  const epochs = new Map((progress.epochs ?? job.state?.progress.epochs ?? []).map((one) => [one.epoch, one]));
+  for (const one of changed) epochs.set(one.epoch, one);
+  job.state = { ...state, progress: { ...progress, epochs: [...epochs.values()].sort((a, b) => a.epoch - b.epoch) } };
+}
+
 let refreshing = null;
 const waiting = [];  // Events that came while those before them were being read.
 let isStale = true;
@@ -358,7 +366,7 @@ function refresh() {
 async function readAll() {
   const [about, state, history] = await Promise.all(["api/job", "api/state", "api/history"].map(fetched));
   job.about = about;
-  job.state = state;
+  if (!(job.state?.at > state.at)) takeState(state);  // The stream was faster.
   view.heard = performance.now();
   takeHistory(history, true);
   for (let after = job.last, reply; ; after = reply.events.at(-1).number) {
@@ -380,7 +388,7 @@ function connect() {
   const on = (kind, take) => stream.addEventListener(kind, (event) => { take(JSON.parse(event.data)); });
   stream.addEventListener("open", refresh);
   on("state", (state) => {
-    job.state = state;
+    takeState(state);
     view.heard = performance.now();
     if (isStale) refresh();
     show();
