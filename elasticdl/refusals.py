@@ -11,7 +11,7 @@ class Reason(StrEnum):
     """Why something was refused, and did nothing.
 
     UNAUTHENTICATED: it came without the job's token, or with no certificate of its authority.
-    WRONG_JOB: it was meant for another job.
+    WRONG_JOB: it was meant for another job, or for another session of it.
     STALE_INCARNATION: it was meant for an earlier life of this instance, or came from one that was
       replaced.
     STALE_MASTER: a master spoke, or answered, that was followed by another one.

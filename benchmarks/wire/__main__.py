@@ -249,8 +249,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wire", description=__doc__)
     kinds = ["memcpy", *carriers.SERVERS, *PRODUCT]
-    if find_spec("pyarrow") is None:
-        kinds.remove("flight")
+    for package, kind in (("pyarrow", "flight"), ("cryptography", "tls")):
+        if find_spec(package) is None:
+            kinds.remove(kind)
     parser.add_argument("--only", default=",".join(kinds), help="carriers")
     parser.add_argument("--rounds", type=int, default=4, help="turns of each; medians count")
     parser.add_argument("--check", action="store_true", help="short: 1 round, up to 1 MiB")

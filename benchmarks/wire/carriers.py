@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -17,12 +20,13 @@ from elasticdl.memory import POOL, aligned
 from elasticdl.proto import ps_pb2
 from elasticdl.rpc import Frame, Placement, Service, StreamServer, StreamTransport
 from elasticdl.rpc.frame import bytes_of
+from elasticdl.rpc.roles import PS
 from elasticdl.rpc.transport import CHANNEL_OPTIONS
 
 _SIZES = struct.Struct("<QQ")
 _PUSH = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
 _PATH = f"/{_PUSH.full_name}/WriteCopy"
-_CREDENTIALS = Credentials("token")
+_CREDENTIALS = Credentials("token", "wire")
 _TIMEOUT_S = 120.0
 
 
@@ -215,6 +219,28 @@ class _Echo:
         return self.write_copy
 
 
+def _serve_tls() -> str:
+    """Serve with certificates made here; the address has those of the client, too."""
+    from elasticdl.api.kubernetes.certificates import make_certificates, write_credentials
+
+    with tempfile.TemporaryDirectory() as directory:
+        secret = make_certificates(_CREDENTIALS.job)
+        write_credentials(secret, PS, directory)
+        credentials = Credentials.of_directory(directory)
+        server = StreamServer([Service(_PUSH, _Echo())], credentials, "127.0.0.2:0")
+        files = {path.name: path.read_text() for path in Path(directory).iterdir()}
+    _kept.append(server)
+    return json.dumps({"address": server.address, "files": files})
+
+
+def _connect_tls(address: str) -> Client:
+    said = json.loads(address)
+    with tempfile.TemporaryDirectory() as directory:
+        for name, text in said["files"].items():
+            (Path(directory) / name).write_text(text)
+        return _Streams(said["address"], Credentials.of_directory(directory))
+
+
 def _serve_streams(host: str) -> str:
     server = StreamServer([Service(_PUSH, _Echo())], _CREDENTIALS, f"{host}:0")
     _kept.append(server)
@@ -222,8 +248,8 @@ def _serve_streams(host: str) -> str:
 
 
 class _Streams:
-    def __init__(self, address: str) -> None:
-        self._transport = StreamTransport(address, _CREDENTIALS)
+    def __init__(self, address: str, credentials: Credentials = _CREDENTIALS) -> None:
+        self._transport = StreamTransport(address, credentials)
 
     def call(self, data: np.ndarray, reply_bytes: int) -> memoryview:
         reply = POOL.take(reply_bytes)
@@ -240,6 +266,7 @@ SERVERS: dict[str, Callable[[], str]] = {
     "unix": _serve_unix,
     "grpc": _serve_grpc,
     "flight": _serve_flight,
+    "tls": _serve_tls,
     "streams-tcp": lambda: _serve_streams("127.0.0.2"),
     "streams": lambda: _serve_streams("127.0.0.1"),
 }
@@ -250,6 +277,7 @@ CLIENTS: dict[str, Callable[[str], Client]] = {
     "unix": _connect_unix,
     "grpc": _Grpc,
     "flight": _Flight,
+    "tls": _connect_tls,
     "streams-tcp": _Streams,
     "streams": _Streams,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
 import sys
@@ -29,15 +30,18 @@ logger = logging.getLogger(__name__)
 def run(arguments: InstanceArguments) -> int:
     """Run the job to its end, from where the master before this one was; 0 where it succeeded."""
     collect_rarely()
-    backend = LocalBackend(GrpcTransport(arguments.supervisor, arguments.credentials))
+    credentials = dataclasses.replace(
+        arguments.credentials, master_incarnation=arguments.incarnation
+    )
+    backend = LocalBackend(GrpcTransport(arguments.supervisor, credentials))
     master = Master(
         arguments.spec,
         backend,
-        connect=lambda instance: StreamTransport(instance.address, arguments.credentials),
+        connect=lambda instance: StreamTransport(instance.address, credentials),
         incarnation=arguments.incarnation,
         session=arguments.session,
     )
-    server = Server([master.service], arguments.credentials, arguments.master, num_threads=32)
+    server = Server([master.service], credentials, arguments.master, num_threads=32)
     on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))
     master.start()
     dashboard = None

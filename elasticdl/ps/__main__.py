@@ -28,6 +28,7 @@ from elasticdl.ps.traffic import add_metrics
 from elasticdl.rpc import (
     Client,
     GrpcTransport,
+    NewestMaster,
     Service,
     StreamServer,
     StreamTransport,
@@ -52,15 +53,16 @@ def run(arguments: InstanceArguments) -> int:
     num_lanes = (spec.grads_to_wait or spec.num_workers) if spec.consistency == "sync" else 0
     most_waiting = min(MOST_WAITING, num_lanes)
     partition = Partition(arguments.index, arguments.incarnation, most_waiting=most_waiting)
+    newest_master = NewestMaster()
     services = [
         Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
         Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),
     ]
-    server = StreamServer(services, arguments.credentials, LISTEN)
+    server = StreamServer(services, arguments.credentials, LISTEN, newest_master=newest_master)
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )
-    transport = GrpcTransport(arguments.master, arguments.credentials)
+    transport = GrpcTransport(arguments.master, arguments.credentials, newest_master=newest_master)
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
 
     def on_end(why: str) -> None:

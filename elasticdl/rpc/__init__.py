@@ -10,6 +10,7 @@ from elasticdl.rpc.errors import (
     RpcUnavailable,
 )
 from elasticdl.rpc.frame import Frame, Placement
+from elasticdl.rpc.newest_master import NewestMaster
 from elasticdl.rpc.server import Server
 from elasticdl.rpc.service import Service
 from elasticdl.rpc.stream_server import StreamServer
@@ -22,6 +23,7 @@ __all__ = [
     "DirectTransport",
     "Frame",
     "GrpcTransport",
+    "NewestMaster",
     "Placement",
     "RpcError",
     "RpcFailed",

@@ -27,7 +27,7 @@ MOST_BUFFERS = 1 << 16
 MOST_HEAD_BYTES = 1 << 28
 MOST_FRAME_BYTES = 1 << 34
 _PREFIX = struct.Struct("<IBBHII")
-_HELLO = struct.Struct("<IHHQ")
+_HELLO = struct.Struct("<IHHHQ")
 _ANSWER = struct.Struct("<IB")
 _MOST_PIECES = 512  # Of one system call; the system's limit is 1,024.
 _NOT_LATE = 0.9
@@ -48,6 +48,7 @@ class Hello:
 
     token: str
     job: str
+    session: str
     master_incarnation: int
 
 
@@ -72,7 +73,16 @@ class Connection:
 
     Args:
       connected: the socket, which is closed with this.
+
+    Attributes:
+      peer_role: of the other side, as its certificate says; empty where there is none.
+      is_worn: it is not to be used for further calls.
+      master_incarnation: of who called, if it is a master, and 0 else.
     """
+
+    peer_role: str = ""
+    is_worn: bool = False
+    master_incarnation: int = 0
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -89,11 +99,14 @@ class Connection:
 
     # ------------------------------------------------------------------- the first words
 
+    def secure(self, deadline: float) -> None:
+        """Make sure of who the other side is, before anything is said; here nobody asks."""
+
     def say_hello(self, credentials: Credentials, deadline: float) -> Status:
         """Show the job token and who this is; return what the other side says to it."""
-        token, job = credentials.token.encode(), credentials.job.encode()
-        first = _HELLO.pack(MAGIC, len(token), len(job), credentials.master_incarnation)
-        self._send([memoryview(first + token + job)], deadline)
+        said = [each.encode() for each in (credentials.token, credentials.job, credentials.session)]
+        first = _HELLO.pack(MAGIC, *map(len, said), credentials.master_incarnation)
+        self._send([memoryview(b"".join((first, *said)))], deadline)
         magic, status = _ANSWER.unpack(self._receive(_ANSWER.size, deadline))
         if magic != MAGIC:
             raise ConnectionLost("what answers is no server of streams")
@@ -102,12 +115,13 @@ class Connection:
     def hear_hello(self, deadline: float) -> Hello:
         """Return what the other side shows."""
         first = self._receive(_HELLO.size, deadline)
-        magic, token_length, job_length, master = _HELLO.unpack(first)
+        magic, *lengths, master_incarnation = _HELLO.unpack(first)
         if magic != MAGIC:
             raise ConnectionLost("it is no client of ours")
-        text = bytes(self._receive(token_length + job_length, deadline))
-        token, job = text[:token_length], text[token_length:]
-        return Hello(token.decode(errors="replace"), job.decode(errors="replace"), master)
+        token, job, session = (
+            self._receive(length, deadline).decode(errors="replace") for length in lengths
+        )
+        return Hello(token, job, session, master_incarnation)
 
     def answer_hello(self, status: Status, deadline: float) -> None:
         """Say whether who connects may call."""

@@ -15,6 +15,8 @@ class Status(IntEnum):
     UNIMPLEMENTED = 2
     INVALID_ARGUMENT = 3
     INTERNAL = 4
+    PERMISSION_DENIED = 5
+    FAILED_PRECONDITION = 6
 
 
 class RpcError(Exception):
@@ -30,7 +32,7 @@ class RpcTimeout(RpcUnavailable):
 
 
 class RpcUnauthenticated(RpcError):
-    """The job token was missing or wrong."""
+    """The job token, or a certificate, was missing or wrong; on either side."""
 
 
 class RpcFailed(RpcError):

@@ -12,12 +12,13 @@ from functools import cache, partial
 
 import grpc
 
-from elasticdl.credentials import Credentials
-from elasticdl.refusals import REFUSALS
+from elasticdl.credentials import Credentials, TlsFiles, role_of
+from elasticdl.refusals import REFUSALS, Reason
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame
+from elasticdl.rpc.roles import may_call, speaks_for_itself
 from elasticdl.rpc.service import Answer, Service
-from elasticdl.rpc.transport import CHANNEL_OPTIONS, JOB_KEY, TOKEN_KEY
+from elasticdl.rpc.transport import CHANNEL_OPTIONS, JOB_KEY, MASTER_KEY, SESSION_KEY, TOKEN_KEY
 
 _Handle = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
@@ -37,6 +38,8 @@ class Server:
       credentials: what callers must show, too.
       address: `host:port`; port 0 picks a free one.
       num_threads: calls of methods that are not prompt handled at a time.
+      on_replaced: called, from any thread and maybe often, when a caller knows of a later master
+        than the credentials are of.
 
     Raises:
       OSError: the address cannot be bound.
@@ -48,7 +51,9 @@ class Server:
         credentials: Credentials,
         address: str = "127.0.0.1:0",
         num_threads: int = 16,
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_replaced = on_replaced
         for service in services:
             if service.has_frames:
                 raise ValueError(f"service '{service.name}' has frames: it wants a StreamServer")
@@ -68,9 +73,15 @@ class Server:
         self, services: Sequence[Service], credentials: Credentials, address: str
     ) -> int:
         answers = _Answers(self._loop)
-        handlers = [_Handlers(service, credentials, self._threads, answers) for service in services]
+        handlers = [
+            _Handlers(service, credentials, self._threads, answers, self._on_replaced)
+            for service in services
+        ]
         self._server = grpc.aio.server(handlers=handlers, options=CHANNEL_OPTIONS)
-        port = self._server.add_insecure_port(address)
+        if credentials.tls is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, _of_grpc(credentials.tls))
         await self._server.start()
         return port
 
@@ -132,34 +143,51 @@ class _Handlers(grpc.GenericRpcHandler):
         credentials: Credentials,
         threads: ThreadPoolExecutor,
         answers: _Answers,
+        on_replaced: Callable[[], None],
     ) -> None:
         self._service = service
+        self._on_replaced = on_replaced
         self._credentials = credentials
         self._threads = threads
         self._answers = answers
         self._handlers = {
-            path: grpc.unary_unary_rpc_method_handler(
-                self._prompt(path) if service.is_prompt(path) else self._in_a_thread(path)
-            )
-            for path in service.paths
+            path: grpc.unary_unary_rpc_method_handler(self._handle(path)) for path in service.paths
         }
         self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._late = grpc.unary_unary_rpc_method_handler(
+            _signed(_refuse_late, credentials.master_incarnation)
+        )
 
     def service(self, call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         handler = self._handlers.get(call_details.method)
         if handler is None:
             return None
-        token = job = ""
-        for key, value in call_details.invocation_metadata:
-            if key == TOKEN_KEY:
-                token = str(value)
-            elif key == JOB_KEY:
-                job = str(value)
-        reason = self._credentials.refusal(token, job)
-        if reason is None:
-            return handler
-        REFUSALS.note(reason)
-        return self._refusal
+        said = dict(call_details.invocation_metadata)
+        reason = self._credentials.refusal(
+            str(said.get(TOKEN_KEY, "")), str(said.get(JOB_KEY, "")), str(said.get(SESSION_KEY, ""))
+        )
+        if reason is not None:
+            REFUSALS.note(reason)
+            return self._refusal
+        newest = said.get(MASTER_KEY)
+        if newest is not None and self._is_replaced(int(newest)):
+            REFUSALS.note(Reason.STALE_MASTER)
+            return self._late
+        return handler
+
+    def _is_replaced(self, newest_master: int) -> bool:
+        """Whether the caller heard of a later master than this server is of."""
+        is_so = 0 < self._credentials.master_incarnation < newest_master
+        if is_so:
+            self._on_replaced()
+        return is_so
+
+    def _handle(self, path: str) -> _Handle:
+        is_prompt = self._service.is_prompt(path)
+        handle = self._prompt(path) if is_prompt else self._in_a_thread(path)
+        if self._credentials.master_incarnation:
+            handle = _signed(handle, self._credentials.master_incarnation)
+        return handle if self._credentials.tls is None else _for_roles(handle, path)
 
     def _prompt(self, path: str) -> _Handle:
         async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -183,6 +211,38 @@ class _Handlers(grpc.GenericRpcHandler):
         return handle
 
 
+def _signed(handle: _Handle, master_incarnation: int) -> _Handle:
+    """Say with each reply which master it comes from."""
+    metadata = ((MASTER_KEY, str(master_incarnation)),)
+
+    async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        context.set_trailing_metadata(metadata)
+        return await handle(request, context)
+
+    return answer
+
+
+def _for_roles(handle: _Handle, path: str) -> _Handle:
+    """Answer those only whose certificate is of a role that may call."""
+
+    async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        names = context.auth_context().get("x509_subject_alternative_name", ())
+        role = role_of(one.decode() for one in names)
+        if not (may_call(role, path) and speaks_for_itself(role, path, request)):
+            REFUSALS.note(Reason.FORBIDDEN_ROLE)
+            text = f"no {role or 'stranger'} may call it, or for another role"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
+        return await handle(request, context)
+
+    return answer
+
+
+def _of_grpc(tls: TlsFiles) -> grpc.ServerCredentials:
+    pair = tls.key.read_bytes(), tls.certificate.read_bytes()
+    authority = tls.authority.read_bytes()
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=True)
+
+
 async def _reply(answer: Answer, context: grpc.aio.ServicerContext) -> bytes:
     status, reply = answer
     if status is not Status.OK:
@@ -193,4 +253,9 @@ async def _reply(answer: Answer, context: grpc.aio.ServicerContext) -> bytes:
 async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
     text = "missing or wrong job token, or another job's"
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
+    raise AssertionError("abort raises")
+
+
+async def _refuse_late(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master was replaced")
     raise AssertionError("abort raises")

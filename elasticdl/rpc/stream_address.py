@@ -13,8 +13,12 @@ _BACKLOG = 512
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
-def listen(address: str) -> tuple[str, list[socket.socket]]:
+def listen(address: str, is_local: bool = True) -> tuple[str, list[socket.socket]]:
     """Listen at `host:port`; port 0 picks a free one.
+
+    Args:
+      address: where.
+      is_local: on a loopback address, by a Unix socket, too.
 
     Returns:
       The address, and the sockets: of TCP and, on a loopback address, of a Unix socket that has no
@@ -31,7 +35,7 @@ def listen(address: str) -> tuple[str, list[socket.socket]]:
         raise OSError(f"cannot listen on {address}: {error}") from None
     address = f"{host}:{tcp.getsockname()[1]}"
     listening = [tcp]
-    if (name := _unix_name(address)) is not None:
+    if is_local and (name := _unix_name(address)) is not None:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             local.bind(name)
@@ -42,14 +46,14 @@ def listen(address: str) -> tuple[str, list[socket.socket]]:
     return address, listening
 
 
-def open_socket(address: str, deadline: float) -> socket.socket:
-    """Connect to whoever listens at an address.
+def open_socket(address: str, deadline: float, is_local: bool = True) -> socket.socket:
+    """Connect to whoever listens at an address; `is_local` as of `listen`.
 
     Raises:
       TimeoutError: not before the deadline, a time of `time.monotonic`.
       OSError: nobody is there.
     """
-    if (name := _unix_name(address)) is not None:
+    if is_local and (name := _unix_name(address)) is not None:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         local.settimeout(max(0.001, deadline - time.monotonic()))
         # The last is a full backlog.

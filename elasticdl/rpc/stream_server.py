@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from elasticdl.credentials import Credentials
-from elasticdl.refusals import REFUSALS
-from elasticdl.rpc.connection import Announced, Connection, ConnectionLost
+from elasticdl.refusals import REFUSALS, Reason
+from elasticdl.rpc.connection import Announced, Connection, ConnectionLost, Hello
 from elasticdl.rpc.errors import Status
 from elasticdl.rpc.frame import Frame
+from elasticdl.rpc.newest_master import NewestMaster
+from elasticdl.rpc.roles import may_call
 from elasticdl.rpc.service import Service
 from elasticdl.rpc.stream_address import listen
+from elasticdl.rpc.tls_connection import CertificateRefused, TlsConnection
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class StreamServer:
     Args:
       services, credentials, address: as of `Server`; services may have frames.
       most_bytes: of requests at a time.
+      newest_master: that was heard of; older ones are refused.
 
     Attributes:
       address: where it can be reached.
@@ -51,15 +55,18 @@ class StreamServer:
         credentials: Credentials,
         address: str = "127.0.0.1:0",
         most_bytes: int = MOST_BYTES,
+        newest_master: NewestMaster | None = None,
     ) -> None:
+        self._newest_master = newest_master or NewestMaster()
         self._services = {path: service for service in services for path in service.paths}
         self._credentials = credentials
+        self._context = credentials.server_context
         self._room = _Room(most_bytes)
         self._changed = threading.Condition()
         self._connections: set[Connection] = set()
         self._busy: set[Connection] = set()
         self._is_stopping = False
-        self.address, self._listening = listen(address)
+        self.address, self._listening = listen(address, is_local=self._context is None)
         for each in self._listening:
             threading.Thread(
                 target=self._accept, args=(each,), name="stream-accept", daemon=True
@@ -85,7 +92,7 @@ class StreamServer:
         while True:
             try:
                 connected, _ = listening.accept()
-                self._begin(Connection(connected))
+                self._begin(self._connection(connected))
             except (OSError, RuntimeError, MemoryError) as error:  # No descriptors, or no threads.
                 if self._is_stopping:
                     return
@@ -93,6 +100,11 @@ class StreamServer:
                     warned = time.monotonic()
                     logger.warning("cannot take a connection: %s", error)
                 time.sleep(ACCEPT_AGAIN_S)
+
+    def _connection(self, connected: socket.socket) -> Connection:
+        if self._context is None:
+            return Connection(connected)
+        return TlsConnection(connected, self._context, called=None)
 
     def _begin(self, connection: Connection) -> None:
         """Serve a connection in a thread of its own; close it where there can be none."""
@@ -129,25 +141,49 @@ class StreamServer:
 
     def _is_greeted(self, connection: Connection) -> bool:
         deadline = time.monotonic() + HELLO_S
+        try:
+            connection.secure(deadline)
+        except CertificateRefused:
+            REFUSALS.note(Reason.UNAUTHENTICATED)
+            raise
         hello = connection.hear_hello(deadline)
-        reason = self._credentials.refusal(hello.token, hello.job)
+        status, reason = Status.OK, self._refusal_of(hello)
+        if reason is not None:
+            status = Status.UNAUTHENTICATED
+        elif not self._newest_master.note(hello.master_incarnation):
+            status, reason = Status.FAILED_PRECONDITION, Reason.STALE_MASTER
         if reason is not None:
             REFUSALS.note(reason)
-        status = Status.OK if reason is None else Status.UNAUTHENTICATED
+        connection.master_incarnation = hello.master_incarnation
         connection.answer_hello(status, deadline)
         return status is Status.OK
 
     def _answer(self, connection: Connection, announced: Announced) -> None:
+        if connection.master_incarnation:
+            self._check_master(connection)
         with self._busy_with(connection):
             with self._room.taken(sum(announced.lengths)):
                 request = connection.receive_buffers(announced, time.monotonic() + PATIENCE_S)
                 service = self._services.get(announced.name)
                 if service is None:
                     status, reply = Status.UNIMPLEMENTED, Frame(b"there is no such method")
+                elif connection.peer_role and not may_call(connection.peer_role, announced.name):
+                    REFUSALS.note(Reason.FORBIDDEN_ROLE)
+                    text = f"no {connection.peer_role} may call it"
+                    status, reply = Status.PERMISSION_DENIED, Frame(text.encode())
                 else:
                     status, reply = service.answer(announced.name, request)
                 del request
             connection.send(reply, "", status, time.monotonic() + PATIENCE_S)
+
+    def _refusal_of(self, hello: Hello) -> Reason | None:
+        return self._credentials.refusal(hello.token, hello.job, hello.session)
+
+    def _check_master(self, connection: Connection) -> None:
+        """Hear no master any more that was followed by another one."""
+        if not self._newest_master.note(connection.master_incarnation):
+            REFUSALS.note(Reason.STALE_MASTER)
+            raise ConnectionLost("a newer master speaks to this server")
 
     @contextmanager
     def _busy_with(self, connection: Connection) -> Iterator[None]:

@@ -24,6 +24,7 @@ from elasticdl.rpc.errors import (
 )
 from elasticdl.rpc.frame import Frame, Placement
 from elasticdl.rpc.stream_address import open_socket
+from elasticdl.rpc.tls_connection import CertificateRefused, TlsConnection
 from elasticdl.rpc.transport import settle
 
 MOST_IDLE = 16
@@ -41,11 +42,14 @@ class StreamTransport:
     Args:
       address: `host:port`.
       credentials: what is shown there.
+      role: of who is there, as its certificate has to say; nobody asks without TLS.
     """
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
+    def __init__(self, address: str, credentials: Credentials, role: str = "ps") -> None:
         self._address = address
         self._credentials = credentials
+        self._context = credentials.client_context
+        self._role = role
         self._lock = threading.Lock()
         # With the time since when; the one that has rested for longest comes first.
         self._idle: deque[tuple[float, Connection]] = deque()
@@ -126,25 +130,38 @@ class StreamTransport:
         return idle
 
     def _connect(self, deadline: float) -> Connection:
-        connection = Connection(open_socket(self._address, deadline))
+        connection = self._connected(deadline)
         with self._lock:
             self._busy.add(connection)
             if self._is_closed:
                 connection.end()
         try:
-            if connection.say_hello(self._credentials, deadline) is Status.OK:
-                return connection
-        except BaseException:
+            connection.secure(deadline)
+            said = connection.say_hello(self._credentials, deadline)
+        except BaseException as error:
             self._drop(connection)
+            if isinstance(error, CertificateRefused):
+                raise RpcUnauthenticated(f"{self._address}: {error}") from None
             raise
+        if said is Status.OK:
+            return connection
         self._drop(connection)
+        if said is Status.FAILED_PRECONDITION:
+            raise RpcFailed(f"{self._address}: {said.name}: a newer master speaks to it")
         raise RpcUnauthenticated(f"{self._address}: missing or wrong job token, or another job's")
+
+    def _connected(self, deadline: float) -> Connection:
+        if self._context is None:
+            return Connection(open_socket(self._address, deadline))
+        connected = open_socket(self._address, deadline, is_local=False)
+        return TlsConnection(connected, self._context, self._role)
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
             self._busy.discard(connection)
             superfluous = self._worn()
-            if len(self._idle) < MOST_IDLE and not self._is_closed:
+            is_wanted = len(self._idle) < MOST_IDLE and not connection.is_worn
+            if is_wanted and not self._is_closed:
                 self._idle.append((time.monotonic(), connection))
             else:
                 superfluous.append(connection)

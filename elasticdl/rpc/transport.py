@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
-from elasticdl.credentials import Credentials
+from elasticdl.credentials import Credentials, TlsFiles, name_of
+from elasticdl.refusals import REFUSALS, Reason
 from elasticdl.rpc.errors import RpcError, RpcFailed, RpcTimeout, RpcUnauthenticated, RpcUnavailable
 from elasticdl.rpc.frame import Frame, Placement
+from elasticdl.rpc.newest_master import NewestMaster
 
 if TYPE_CHECKING:
     from elasticdl.rpc.service import Service
 
 TOKEN_KEY = "elasticdl-job-token"
 JOB_KEY = "elasticdl-job"
+SESSION_KEY = "elasticdl-session"
+MASTER_KEY = "elasticdl-master"
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -25,6 +31,12 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A machine that is gone closes nothing: the kernel would take a quarter of an hour to find out.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
 
 
@@ -81,38 +93,82 @@ class GrpcTransport:
     Args:
       address: `host:port`.
       credentials: what is shown with every call.
+      role: of who is there, as its certificate has to say; nobody asks without TLS.
+      newest_master: that was heard of; what an older one replies is not heard.
     """
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._metadata = ((TOKEN_KEY, credentials.token), (JOB_KEY, credentials.job))
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials,
+        role: str = "master",
+        newest_master: NewestMaster | None = None,
+    ) -> None:
+        self._newest_master = newest_master or NewestMaster()
+        self._connect = partial(_channel, address, credentials.tls, role)
+        self._lock = threading.Lock()
+        self._channel = self._connect()
+        self._shown = (
+            (TOKEN_KEY, credentials.token),
+            (JOB_KEY, credentials.job),
+            (SESSION_KEY, credentials.session),
+        )
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
 
     def _method(self, path: str) -> grpc.UnaryUnaryMultiCallable:
         method = self._methods.get(path)
         if method is None:
-            method = self._methods[path] = self._channel.unary_unary(path)
+            with self._lock:  # Not one of the channel before.
+                method = self._methods[path] = self._channel.unary_unary(path)
         return method
 
     def call(
         self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
     ) -> Frame:
+        head = _only_head(request)
         try:
-            head = _only_head(request)
-            return Frame(self._method(path)(head, timeout=timeout_s, metadata=self._metadata))
+            reply, call = self._method(path).with_call(
+                head, timeout=timeout_s, metadata=self._metadata()
+            )
         except grpc.RpcError as error:
+            self._check_master(error, path)
             raise _translate(error, path) from None
+        except ValueError as error:  # Another call closed the channel, to connect anew.
+            raise RpcUnavailable(f"{path}: {error}") from None
+        self._check_master(call, path)
+        return Frame(reply)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._shown, (MASTER_KEY, str(self._newest_master.incarnation)))
+
+    def _connect_anew(self) -> None:
+        """Leave who is there; whoever has its address now is found by the next call."""
+        with self._lock:
+            former, self._channel, self._methods = self._channel, self._connect(), {}
+        former.close()
+
+    def _check_master(self, call: grpc.Call, path: str) -> None:
+        """Hear no reply of a master that was followed by another one."""
+        for key, value in call.trailing_metadata() or ():
+            if key == MASTER_KEY and not self._newest_master.note(int(value)):
+                REFUSALS.note(Reason.STALE_MASTER)
+                self._connect_anew()
+                raise RpcUnavailable(f"{path}: master {value} answers, which was replaced")
 
     def start(
         self, path: str, request: Frame, timeout_s: float, placement: Placement | None = None
     ) -> Future[Frame]:
         outcome: Future[Frame] = Future()
         head = _only_head(request)
-        call = self._method(path).future(head, timeout=timeout_s, metadata=self._metadata)
+        call = self._method(path).future(head, timeout=timeout_s, metadata=self._metadata())
 
         def finish(done: grpc.Future) -> None:
             try:
-                outcome.set_result(Frame(done.result()))
+                reply = Frame(done.result())
+                self._check_master(call, path)
+                outcome.set_result(reply)
+            except RpcUnavailable as error:
+                outcome.set_exception(error)
             except grpc.RpcError as error:
                 outcome.set_exception(_translate(error, path))
             except grpc.FutureCancelledError:
@@ -122,7 +178,18 @@ class GrpcTransport:
         return outcome
 
     def close(self) -> None:
-        self._channel.close()
+        with self._lock:
+            self._channel.close()
+
+
+def _channel(address: str, tls: TlsFiles | None, role: str) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        tls.authority.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes()
+    )
+    named = ("grpc.ssl_target_name_override", name_of(role))
+    return grpc.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, named])
 
 
 def _only_head(request: Frame) -> bytes:

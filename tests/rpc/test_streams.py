@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elasticdl.credentials import Credentials
+from elasticdl.credentials import JOB_NAME_FILE, TOKEN_FILE, Credentials
 from elasticdl.memory import ALIGNMENT, SMALLEST_BYTES, MemoryPool
 from elasticdl.proto import ps_pb2
 from elasticdl.rpc import (
@@ -38,11 +38,13 @@ from elasticdl.rpc import (
 from elasticdl.rpc.connection import MAGIC, Connection, Status
 from elasticdl.rpc.faults import Faults, FaultyTransport
 from elasticdl.rpc.frame import bytes_of
+from elasticdl.rpc.tls_connection import TlsConnection
+from tests.rpc.certified import JOB, certified
 
 DESCRIPTOR = ps_pb2.DESCRIPTOR.services_by_name["Standby"]
 PATH = f"/{DESCRIPTOR.full_name}/WriteCopy"
 DEADLINE_S = 20.0
-SECRET = Credentials("secret", "mnist-1")
+SECRET = Credentials("secret", JOB)
 
 
 class Echo:
@@ -68,19 +70,46 @@ def echo() -> Echo:
     return Echo()
 
 
-# The first is reached through a Unix socket, the second, loopback all the same, through TCP.
-@pytest.fixture(params=["127.0.0.1:0", "127.0.0.2:0"], ids=["unix", "tcp"])
-def server(request, echo) -> Iterator[StreamServer]:
-    one = StreamServer([Service(DESCRIPTOR, echo)], SECRET, request.param)
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def carrier(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def credentials(carrier) -> Credentials:
+    """What both sides show."""
+    return certified("ps") if carrier == "tls" else SECRET
+
+
+# The first is reached through a Unix socket, the others, loopback all the same, through TCP.
+@pytest.fixture
+def server(carrier, credentials, echo) -> Iterator[StreamServer]:
+    address = "127.0.0.1:0" if carrier == "unix" else "127.0.0.2:0"
+    one = StreamServer([Service(DESCRIPTOR, echo)], credentials, address)
     yield one
     one.stop()
 
 
 @pytest.fixture
-def transport(server) -> Iterator[StreamTransport]:
-    one = StreamTransport(server.address, SECRET)
+def transport(server, credentials) -> Iterator[StreamTransport]:
+    one = StreamTransport(server.address, credentials)
     yield one
     one.close()
+
+
+@contextlib.contextmanager
+def connected(server: StreamServer, credentials: Credentials) -> Iterator[Connection]:
+    """Connect as a transport does, over TCP, and say hello."""
+    deadline = time.monotonic() + DEADLINE_S
+    host, _, port = server.address.rpartition(":")
+    peer = socket.create_connection((host, int(port)))
+    connection = Connection(peer)
+    if credentials.client_context is not None:
+        connection = TlsConnection(peer, credentials.client_context, "ps")
+        connection.secure(deadline)
+    assert connection.say_hello(credentials, deadline) is Status.OK
+    yield connection
+    connection.close()
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -91,11 +120,10 @@ def until(is_so: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
-def test_loopback_addresses_meet_on_unix_sockets_and_others_do_not(server, transport):
+def test_loopback_addresses_meet_on_unix_sockets_and_others_do_not(carrier, transport):
     transport.call(PATH, Frame(b"a"), DEADLINE_S)
     ((_, connection),) = transport._idle
-    is_local = server.address.startswith("127.0.0.1")
-    assert (connection._socket.family == socket.AF_UNIX) == is_local
+    assert (connection._socket.family == socket.AF_UNIX) == (carrier == "unix")
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [1], [0, 7, 0], [100_000, 3, 1 << 22], [9] * 2000])
@@ -160,7 +188,7 @@ def test_what_the_handler_raises_is_told_and_the_connection_goes_on(transport):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
-    server, transport, echo, share
+    server, transport, credentials, echo, share
 ):
     lines: list[bytes] = []
 
@@ -183,11 +211,8 @@ def test_a_peer_that_dies_within_a_frame_is_forgotten_and_nothing_of_it_runs(
     frame = Frame(b"half", (memoryview(bytes(300_000)),))
     Connection(Recorder()).send(frame, PATH, Status.OK, time.monotonic() + 1)  # type: ignore[arg-type]
     data = b"".join(lines)
-    host, _, port = server.address.rpartition(":")
-    with socket.create_connection((host, int(port))) as peer:
-        connection = Connection(peer)
-        assert connection.say_hello(SECRET, time.monotonic() + DEADLINE_S) is Status.OK
-        peer.sendall(data[: int(share * len(data))])
+    with connected(server, credentials) as connection:
+        connection._socket.sendall(data[: int(share * len(data))])
     until(lambda: not server._connections)
     assert transport.call(PATH, Frame(b"a"), DEADLINE_S).head == b"re: a"
     assert echo.requests == [b"a"]
@@ -262,14 +287,11 @@ def test_a_call_that_takes_too_long_names_what_was_awaited_and_its_reply_never_c
     assert echo.requests == [b"late", b"b"]
 
 
-def test_a_peer_that_does_not_read_its_reply_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(stream_server, "PATIENCE_S", 0.3)
-    host, _, port = server.address.rpartition(":")
-    with socket.create_connection((host, int(port))) as peer:
-        connection = Connection(peer)
+def test_a_peer_that_does_not_read_its_reply_is_given_up(server, credentials, monkeypatch):
+    monkeypatch.setattr(stream_server, "PATIENCE_S", 1.0)
+    with connected(server, credentials) as connection:
         deadline = time.monotonic() + DEADLINE_S
-        connection.say_hello(SECRET, deadline)
-        frame = Frame(b"", (memoryview(bytes(1 << 26)),))
+        frame = Frame(b"", (memoryview(bytes(1 << 25)),))
         connection.send(frame, PATH, Status.OK, deadline)
         until(lambda: not server._connections)
 
@@ -293,11 +315,11 @@ def test_requests_beyond_the_room_wait_and_one_too_large_is_taken_alone(echo):
     server.stop()
 
 
-def test_closing_ends_calls_in_flight_on_either_side(server, echo):
+def test_closing_ends_calls_in_flight_on_either_side(server, credentials, echo):
     free = threading.Event()
     echo.before = lambda: free.wait(DEADLINE_S)
-    first = StreamTransport(server.address, SECRET)
-    second = StreamTransport(server.address, SECRET)
+    first = StreamTransport(server.address, credentials)
+    second = StreamTransport(server.address, credentials)
     calls = [one.start(PATH, Frame(b"a"), DEADLINE_S) for one in (first, second)]
     until(lambda: len(echo.requests) == 2)
     first.close()
@@ -329,29 +351,39 @@ def test_calls_in_flight_are_let_finish_when_a_server_stops(server, transport, e
     stopping.join(DEADLINE_S)
 
 
-def test_a_server_that_is_back_at_its_address_is_found_again(server, transport, echo):
+def test_a_server_that_is_back_at_its_address_is_found_again(server, transport, credentials, echo):
     client = Client(DESCRIPTOR, transport, "the keeper")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: client.call("WriteCopy", Frame(b"a")), range(8)))
     server.stop()
-    second = StreamServer([Service(DESCRIPTOR, echo)], SECRET, server.address)
+    second = StreamServer([Service(DESCRIPTOR, echo)], credentials, server.address)
     assert client.call_until("WriteCopy", Frame(b"b"), DEADLINE_S).head == b"re: b"
     second.stop()
 
 
 PROCESS = """
+from elasticdl.credentials import Credentials
 from elasticdl.rpc import Service, StreamServer
-from tests.rpc.test_streams import DESCRIPTOR, SECRET, Echo
-import threading
-server = StreamServer([Service(DESCRIPTOR, Echo())], SECRET)
+from tests.rpc.test_streams import DESCRIPTOR, Echo
+import sys, threading
+credentials = Credentials.of_directory(sys.argv[1])
+server = StreamServer([Service(DESCRIPTOR, Echo())], credentials)
 print(server.address, flush=True)
 threading.Event().wait()
 """
 
 
 @pytest.fixture
-def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    one = subprocess.Popen([sys.executable, "-c", PROCESS], stdout=subprocess.PIPE, text=True)
+def process(credentials, tmp_path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    directory = tmp_path
+    if credentials.tls is not None:
+        directory = credentials.tls.key.parent
+    else:
+        (directory / TOKEN_FILE).write_text(credentials.token)
+        (directory / JOB_NAME_FILE).write_text(credentials.job)
+    one = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(directory)], stdout=subprocess.PIPE, text=True
+    )
     assert one.stdout is not None
     yield one, one.stdout.readline().strip()
     with contextlib.suppress(ProcessLookupError):
@@ -359,9 +391,9 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     one.wait(DEADLINE_S)
 
 
-def test_a_frozen_process_is_waited_for_no_longer_than_asked_and_may_thaw(process):
+def test_a_frozen_process_is_waited_for_no_longer_than_asked_and_may_thaw(process, credentials):
     frozen, address = process
-    transport = StreamTransport(address, SECRET)
+    transport = StreamTransport(address, credentials)
     large = Frame(b"", (memoryview(bytes(1 << 25)),))
     transport.call(PATH, large, DEADLINE_S)
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -374,9 +406,9 @@ def test_a_frozen_process_is_waited_for_no_longer_than_asked_and_may_thaw(proces
     transport.close()
 
 
-def test_a_killed_process_is_unavailable_at_once(process):
+def test_a_killed_process_is_unavailable_at_once(process, credentials):
     killed, address = process
-    transport = StreamTransport(address, SECRET)
+    transport = StreamTransport(address, credentials)
     transport.call(PATH, Frame(b"a"), DEADLINE_S)
     os.kill(killed.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, killed.pid, os.WSTOPPED | os.WNOWAIT)  # It stops some time later.
