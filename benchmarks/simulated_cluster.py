@@ -118,6 +118,7 @@ class Worker:
     request: int = 0
     held: list[Work] = field(default_factory=list)
     asking: bool = False
+    joining: bool = False
     alive: bool = True
     cut: bool = False
     cluster_version: int = -1
@@ -317,6 +318,7 @@ class SimulatedCluster:
         began = time.thread_time()
         partitions = self.membership.partitions()
         self.costs.setdefault("membership partitions", Cost()).add(time.thread_time() - began)
+        worker.joining = partitions is None
         if partitions is None:
             self._polls_in_second[int(self.now)] += 1
             rest_s = max(pause_s, self.membership.retry_after_s)
@@ -350,7 +352,8 @@ class SimulatedCluster:
             worker.held.clear()
             returned = self._tell_ledger(ledger_events.GrantsReturned(grants))
             self._carry_out(returned)
-        self._join(worker.spec)
+        if not worker.joining:
+            self._join(worker.spec)
 
     # ---------------------------------------------------------------- partitions
 
