@@ -12,7 +12,7 @@ import os
 import posixpath
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,20 @@ class JobSpec(AllOptions):
         }
         if not _of_pods({**known, **given}):  # What is known of a cluster is not about this job.
             known = {name: one for name, one in known.items() if name not in _ONLY_PODS}
-        return cls._of_given(command, {**known, **given}, prefix)
+        given = {**known, **given}
+        spec = cls._of_given(command, given, prefix)
+        values = spec.model_dump()
+        if spec.cluster == "kubernetes":
+            check_pods(values, _shown(given, prefix))
+        else:
+            check_processes(values, _shown(given, prefix), _ONLY_PODS)
+        return spec
 
     @classmethod
     def of_options(cls, command: str, options: Mapping[str, Any], prefix: str = "") -> JobSpec:
         """Make the spec of a job that was described before, by nothing but its options.
+
+        Where it may run was checked then, with the directory that no description has.
 
         Raises:
           UsageError: as `resolve`.
@@ -92,22 +101,14 @@ class JobSpec(AllOptions):
         if missing:
             raise UsageError(missing_options(missing, command, taken, prefix))
 
-        def shown(name: str) -> str:
-            return f"{given.get(name, ('', prefix))[1]}{name}"
-
         given, min_workers = _without_range(given)
         values = {name: option_value(name, *given[name]) for name in given}
         spec = cls.model_validate({"command": command, **values, "min_workers": min_workers})
-        check_rules(spec.model_dump(), shown)
+        check_rules(spec.model_dump(), _shown(given, prefix))
         if min_workers and spec.consistency == "sync" and spec.grads_to_wait is None:
             # So that the result does not depend on how much room there was.
             spec = spec.model_copy(update={"grads_to_wait": min_workers})
-        placed = spec._placed()
-        if placed.cluster == "kubernetes":
-            check_pods(placed.model_dump(), shown)
-        else:
-            check_processes(placed.model_dump(), shown, _ONLY_PODS)
-        return placed
+        return spec._placed()
 
     def _placed(self) -> JobSpec:
         """This spec with absolute paths, a job name and a job directory."""
@@ -233,6 +234,11 @@ _ONLY_PODS = {
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command takes, by name, in the order of declaration."""
     return {name: one for name, one in OPTIONS.items() if command in one.commands}
+
+
+def _shown(given: Given, prefix: str) -> Callable[[str], str]:
+    """How an option is written where it was given, or would have been."""
+    return lambda name: f"{given.get(name, ('', prefix))[1]}{name}"
 
 
 def _of_pods(given: Given) -> bool:

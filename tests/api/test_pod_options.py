@@ -144,6 +144,12 @@ def test_the_jobs_own_files_are_beside_what_every_pod_reaches() -> None:
     assert JobSpec.resolve("evaluate", {**evaluate, **places}).job_dir == "/var/lib/elasticdl"
 
 
+def test_a_description_does_not_say_where_the_jobs_directory_is(tmp_path: Path) -> None:
+    spec = resolve(output="s3://bucket/x", job_dir="/data/jobs/1", profile=True)
+    spec.save(tmp_path)
+    assert JobSpec.load(tmp_path).profile
+
+
 def test_with_an_image_the_zoo_is_inside_it() -> None:
     assert resolve(model_zoo="model_zoo").model_zoo == "/model_zoo"
     assert resolve(model_zoo="/zoos/mine").model_zoo == "/zoos/mine"

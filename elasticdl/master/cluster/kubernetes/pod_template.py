@@ -47,7 +47,6 @@ _MERGE_KEYS: dict[tuple[str, ...], str] = {
 }
 # Where `$retainKeys` may say which fields stay: types of which one field excludes another.
 _DIRECTIVES = ("$patch", "$retainKeys")
-_OURS = "cannot be changed by a template"
 
 
 def read_template(path: str) -> dict[str, dict[str, Any]]:
@@ -96,26 +95,27 @@ def merged(pod: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
     metadata, before = both.get("metadata") or {}, pod["metadata"]
     for name in ("name", "namespace", "ownerReferences"):
         if metadata.get(name) != before.get(name):
-            raise UsageError(f"pod_template: metadata.{name} {_OURS}; leave it out")
+            raise _ours(f"metadata.{name}")
     labels, ours = metadata.get("labels") or {}, before.get("labels") or {}
     changed = [name for name, value in ours.items() if labels.get(name) != value]
     changed += [name for name in ("job-name", "controller-uid") if labels.get(name)]
     if changed:
-        raise UsageError(f"pod_template: the label {changed[0]} {_OURS}; leave it out")
+        raise _ours(f"the label {changed[0]}")
     for name in ("restartPolicy", "terminationGracePeriodSeconds"):
         if both["spec"].get(name) != pod["spec"].get(name):
-            also = "; --grace_s says it" if name != "restartPolicy" else "; leave it out"
-            raise UsageError(f"pod_template: spec.{name} {_OURS}{also}")
+            way_out = "--grace_s says it" if name != "restartPolicy" else "leave it out"
+            raise _ours(f"spec.{name}", way_out)
     container, main = _main(both), _main(pod)
     if container is None or main is None:
-        raise UsageError(f"pod_template: the container {MAIN} {_OURS}; others may be added")
+        raise _ours(f"the container {MAIN}", "others may be added")
     for name in ("command", "args"):
         if container.get(name) != main.get(name):
-            raise UsageError(
-                f"pod_template: {name} of the container {MAIN} {_OURS}; another container has its "
-                "own name"
-            )
+            raise _ours(f"{name} of the container {MAIN}", "add another container")
     return both
+
+
+def _ours(what: str, way_out: str = "leave it out") -> UsageError:
+    return UsageError(f"pod_template: {what} cannot be changed by a template; {way_out}")
 
 
 def _main(pod: Mapping[str, Any]) -> dict[str, Any] | None:
