@@ -32,6 +32,17 @@ def role_of(names: Iterable[str]) -> str:
     return next((one.removesuffix(_DOMAIN) for one in names if one.endswith(_DOMAIN)), "")
 
 
+def credential_items(role: str) -> dict[str, str]:
+    """Return what of a job's secret a role gets, and the name of each file (`Credentials`)."""
+    return {
+        TOKEN_FILE: TOKEN_FILE,
+        JOB_NAME_FILE: JOB_NAME_FILE,
+        AUTHORITY_FILE: AUTHORITY_FILE,
+        f"{role}.crt": CERTIFICATE_FILE,
+        f"{role}.key": KEY_FILE,
+    }
+
+
 @dataclass(frozen=True)
 class TlsFiles:
     """Of one role: the certificate of the job's authority, its own, and the key of that; PEM."""

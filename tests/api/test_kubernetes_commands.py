@@ -56,6 +56,17 @@ def test_a_dry_run_prints_the_objects_and_launches_nothing(
     assert not (tmp_path / "home").exists()
 
 
+def test_what_a_pod_mounts_is_in_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    job, secret, _ = yaml.safe_load_all(printed_by([*TRAIN, "--dry_run"], capsys))
+    volumes = {one["name"]: one for one in job["spec"]["template"]["spec"]["volumes"]}
+    described = volumes["job"]["projected"]["sources"][0]["secret"]
+    credentials = volumes["credentials"]["secret"]
+    assert described["name"] == credentials["secretName"] == secret["metadata"]["name"]
+    mounted = {item["key"] for item in [*described["items"], *credentials["items"]]}
+    assert mounted <= secret["data"].keys()
+    assert {"ps.key", "worker.key", "client.key", "ca.crt"} <= secret["data"].keys()
+
+
 def test_two_dry_runs_have_different_keys(capsys: pytest.CaptureFixture[str]) -> None:
     tokens = {
         list(yaml.safe_load_all(printed_by([*TRAIN, "--dry_run"], capsys)))[1]["data"]["token"]

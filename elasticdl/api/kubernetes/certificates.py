@@ -18,10 +18,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from elasticdl.credentials import (
     AUTHORITY_FILE,
-    CERTIFICATE_FILE,
     JOB_NAME_FILE,
-    KEY_FILE,
     TOKEN_FILE,
+    credential_items,
     name_of,
 )
 from elasticdl.rpc.roles import ROLES
@@ -63,17 +62,6 @@ def make_certificates(job: str, now: datetime.datetime | None = None) -> dict[st
             serialization.NoEncryption(),
         )
     return made
-
-
-def credential_items(role: str) -> dict[str, str]:
-    """Return what of the secret a role gets, and the name of each file (`Credentials`)."""
-    return {
-        TOKEN_FILE: TOKEN_FILE,
-        JOB_NAME_FILE: JOB_NAME_FILE,
-        AUTHORITY_FILE: AUTHORITY_FILE,
-        f"{role}.crt": CERTIFICATE_FILE,
-        f"{role}.key": KEY_FILE,
-    }
 
 
 def write_credentials(secret: Mapping[str, bytes], role: str, directory: str | Path) -> None:

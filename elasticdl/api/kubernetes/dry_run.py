@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import yaml
@@ -34,8 +33,14 @@ def objects_of(spec: JobSpec) -> str:
             "--dry_run: this version builds no image; give one that is there, "
             "e.g. --image=registry.example.com/team/model:1"
         )
-    secret = {"token": secrets.token_hex(16).encode(), "job": spec.job_name.encode()}
-    objects = submission_objects(spec, spec.image, secret)
+    try:
+        from elasticdl.api.kubernetes.certificates import make_certificates
+    except ImportError as error:
+        raise UsageError(
+            f"--dry_run: {error}; what jobs of pods need is installed by "
+            "pip install 'elasticdl[kubernetes]'"
+        ) from None
+    objects = submission_objects(spec, spec.image, make_certificates(spec.job_name))
     _check_pods(spec)
     return _NOTE + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
 

@@ -147,13 +147,13 @@ def test_no_pod_but_the_masters_may_speak_to_the_cluster() -> None:
     for pod in (pod_of(worker()), pod_of(server()), check_pod(spec, 1, Needs(), BY)):
         assert pod["spec"]["automountServiceAccountToken"] is False
         assert "serviceAccountName" not in pod["spec"]
-    template = master_job(spec, BY.image, SECRET)["spec"]["template"]["spec"]
+    template = master_job(spec, BY.image)["spec"]["template"]["spec"]
     assert template["serviceAccountName"] == "elasticdl-master"
     assert template["automountServiceAccountToken"] is True
 
 
 def test_a_pod_has_no_more_rights_than_it_needs() -> None:
-    for pod in (pod_of(worker()), master_job(job(), BY.image, SECRET)["spec"]["template"]):
+    for pod in (pod_of(worker()), master_job(job(), BY.image)["spec"]["template"]):
         context = main_of(pod)["securityContext"]
         assert context["readOnlyRootFilesystem"]
         assert not context["allowPrivilegeEscalation"]
@@ -166,7 +166,7 @@ def test_a_pod_has_no_more_rights_than_it_needs() -> None:
 def test_a_pod_mounts_its_own_keys_alone(role: str) -> None:
     spec = job()
     pods = {
-        "master": master_job(spec, BY.image, SECRET)["spec"]["template"],
+        "master": master_job(spec, BY.image)["spec"]["template"],
         "ps": pod_of(server()),
         "worker": pod_of(worker()),
     }
@@ -225,8 +225,8 @@ def test_a_pod_is_told_who_it_is_and_what_launches_it() -> None:
 
 
 def test_the_masters_pod_waits_for_what_it_mounts() -> None:
-    assert master_job(job(), BY.image, SECRET, parallelism=0)["spec"]["parallelism"] == 0
-    made = master_job(job(), BY.image, SECRET)
+    assert master_job(job(), BY.image, parallelism=0)["spec"]["parallelism"] == 0
+    made = master_job(job(), BY.image)
     assert made["spec"]["backoffLimit"] == 2**31 - 1
     assert made["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"
 
@@ -295,7 +295,7 @@ def test_a_job_without_output_keeps_its_files_in_its_pod() -> None:
     places = {name: OPTIONS[name] for name in ("cluster", "image", "volume")}
     evaluate = {"trained_model": "/data/output", "data": "/data/x", **places}
     spec = JobSpec.resolve("evaluate", evaluate)
-    pod = master_job(spec, BY.image, SECRET)["spec"]["template"]
+    pod = master_job(spec, BY.image)["spec"]["template"]
     (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == "job-dir")
     assert volume == {"name": "job-dir", "emptyDir": {}}
     assert f"--job_dir={spec.job_dir}" in main_of(pod)["args"]
@@ -308,7 +308,7 @@ def test_a_template_is_laid_over_every_pod(tmp_path: Path) -> None:
     pods = [
         pod_of(worker(), pod_template=str(template)),
         check_pod(spec, 1, Needs(), BY),
-        master_job(spec, BY.image, SECRET)["spec"]["template"],
+        master_job(spec, BY.image)["spec"]["template"],
     ]
     for pod in pods:
         assert pod["spec"]["hostNetwork"] is True

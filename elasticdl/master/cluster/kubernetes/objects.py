@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elasticdl.credentials import credential_items
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.names import (
@@ -89,11 +90,11 @@ def submission_objects(
 
     Args:
       image: what the pods run.
-      secret: the token, keys and certificates, by file name.
+      secret: the token, the keys and the certificates: `make_certificates`.
       owner: of the Secret and the Service; none before there is the Job.
     """
     return [
-        master_job(spec, image, secret),
+        master_job(spec, image),
         job_secret(spec, image, secret, owner),
         master_service(spec, owner),
     ]
@@ -126,13 +127,10 @@ def job_secret(
     }
 
 
-def master_job(
-    spec: JobSpec, image: str, secret: Mapping[str, bytes], parallelism: int = 1
-) -> Object:
+def master_job(spec: JobSpec, image: str, parallelism: int = 1) -> Object:
     """The Job of one pod that launches the master again until it has written the result.
 
     Args:
-      secret: what the job's Secret holds beside the description; the pod mounts the master's.
       parallelism: 0 where the pod is to wait for what it mounts.
     """
     name = object_name(spec.job_name)
@@ -164,7 +162,7 @@ def master_job(
         "timeoutSeconds": 10,
         "failureThreshold": 3,
     }
-    _add_credentials(spec, pod, Role.MASTER.value, secret)
+    _add_credentials(spec, pod, Role.MASTER.value)
     pod = _laid_over(spec, Role.MASTER.value, pod)
     return {
         "apiVersion": "batch/v1",
@@ -235,7 +233,7 @@ def instance_pod(
     name = object_name(spec.job_name)
     pod["metadata"] = _metadata(spec, pod_name(name, who), role, by.owner)
     pod["metadata"]["labels"] = instance_labels(name, who)
-    _add_credentials(spec, pod, role, None)
+    _add_credentials(spec, pod, role)
     return _laid_over(spec, role, pod)
 
 
@@ -397,26 +395,9 @@ def _add_description(spec: JobSpec, pod: Object) -> None:
     _mount(pod, "job", DESCRIPTION, source, readOnly=True)
 
 
-def _add_credentials(
-    spec: JobSpec, pod: Object, role: str, secret: Mapping[str, bytes] | None
-) -> None:
-    """Mount what an instance of a role shows others, and nothing else of the job's Secret.
-
-    Args:
-      secret: what there is; None: all of it.
-    """
-    places = {
-        "token": "token",
-        "job": "job",
-        "ca.crt": "ca.crt",
-        f"{role}.crt": "tls.crt",
-        f"{role}.key": "tls.key",
-    }
-    items = [
-        {"key": key, "path": path}
-        for key, path in places.items()
-        if secret is None or key in secret
-    ]
+def _add_credentials(spec: JobSpec, pod: Object, role: str) -> None:
+    """Mount what an instance of a role shows others, and nothing else of the job's Secret."""
+    items = [{"key": key, "path": path} for key, path in credential_items(role).items()]
     name = object_name(spec.job_name)
     source = {"secret": {"secretName": name, "items": items, "defaultMode": 0o440}}
     _mount(pod, "credentials", CREDENTIALS, source, readOnly=True)
