@@ -89,7 +89,8 @@ class InstanceLog:
     def first_error(self) -> LogLine | None:
         """Return the first error that the instance told of, in whichever piece; None: no error.
 
-        What Python or a library printed when it died counts; then `traceback` is the rest of it.
+        What Python or a library printed when it died counts; then `traceback` is the rest of it,
+        as it is where an error announces with a colon what was printed after it: stacks.
         """
         kept = self.path.with_name(f"{self.path.name}{_FIRST_ERROR}")
         with contextlib.suppress(OSError):
@@ -103,7 +104,9 @@ class InstanceLog:
                 lines = self._lines_of([path])
                 for line in lines:
                     if line.is_error:
-                        return line if line.level != OUTPUT else _with_rest(line, lines)
+                        announces = line.event.endswith(":") and not line.traceback
+                        has_rest = line.level == OUTPUT or announces
+                        return _with_rest(line, lines) if has_rest else line
         return None
 
     def follower(self) -> Follower:

@@ -91,6 +91,22 @@ except OSError as error:
     assert "s3cret" not in end_of_log(path)
 
 
+def test_stacks_that_an_error_announces_are_told_with_it(path, tmp_path):
+    code = """
+import faulthandler
+logger.error("this worker is ended. The stacks of all threads:")
+faulthandler.dump_traceback()
+logger.info("that is all")
+"""
+    run(path, code)
+    (log,) = find_logs(tmp_path)
+    error = log.first_error()
+    assert error is not None
+    assert error.event.endswith("The stacks of all threads:")
+    assert 'File "<string>"' in error.traceback
+    assert "that is all" not in error.traceback
+
+
 def test_what_the_model_prints_stands_beside_events_even_on_their_line(path, tmp_path):
     run(
         path, 'print("loss is", end=" "); logger.info("x"); print(0.5); os.write(2, b"raw\\xff\\n")'
