@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from elasticdl.errors import UsageError
@@ -19,10 +18,10 @@ Given = dict[str, tuple[Any, str]]
 """By option: what was given for it, and what stands before its name where it was given."""
 
 
-def config_file() -> Path:
+def config_file() -> str:
     """Where this person's configuration is, if there is one."""
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "elasticdl" / "config.yaml"
+    return os.path.join(os.path.expanduser(home), "elasticdl", "config.yaml")
 
 
 def variable(name: str) -> str:
@@ -45,8 +44,8 @@ def machine_options(
     known = {name: one for name, one in options.items() if one.of_machine}
     given: Given = {}
     file = config_file()
-    if file.is_file():
-        for name, value in read_yaml(str(file)).items():
+    if os.path.isfile(file):  # Also where nobody knows whose home this is.
+        for name, value in read_yaml(file).items():
             if name not in known:
                 raise UsageError(_unknown(f"{file}: {name}", name, options, known))
             if value is not None:

@@ -102,3 +102,9 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELASTICDL_CLUSTER", "moon")
     with pytest.raises(UsageError, match=r"^\$ELASTICDL_CLUSTER: cluster='moon': no such choice"):
         JobSpec.resolve("train", LOCAL)
+
+
+def test_who_has_no_home_has_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "/proc/1/root/nobody")
+    assert JobSpec.resolve("train", LOCAL).cluster == "local"

@@ -63,6 +63,20 @@ def test_why_it_waits_is_told_again_when_it_is_another_reason() -> None:
     assert told == InstanceWaits(WHO, "ErrImagePull", True)
 
 
+def test_a_deletion_that_a_watch_tells_waits_for_no_list() -> None:
+    table = launched(WHO)
+    table.changed(change("ADDED", running(WHO)))
+    (told,) = table.changed(change("DELETED", deleted(terminated(WHO, 143))))
+    assert told == InstanceEnded(WHO, End(Cause.DELETED, -15, "its pod was deleted"))
+
+
+def test_who_has_started_does_not_wait_again() -> None:
+    table = launched(WHO)
+    table.changed(change("ADDED", running(WHO)))
+    assert table.changed(change("MODIFIED", unscheduled(WHO))) == []
+    assert table.changed(change("MODIFIED", running(WHO))) == []
+
+
 def test_what_was_launched_and_is_in_no_list_has_ended() -> None:
     table = launched(WHO, now=5.0)
     (told,) = table.listed([], 5.1)
