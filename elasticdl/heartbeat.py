@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from elasticdl.instance import resident_bytes
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
+from elasticdl.refusals import REFUSALS
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Heartbeat:
             doing=self._doing(),
             partition=self._partition(),
             metrics_address=self._metrics_address,
+            refusals=REFUSALS.told(),
         )
 
 

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from elasticdl.exposition import CONTENT_TYPE, Exposition
 from elasticdl.instance import resident_bytes
 from elasticdl.phases import PHASES
+from elasticdl.refusals import REFUSALS
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 5.0
@@ -47,6 +48,9 @@ class MetricsServer:
                 metrics.counter("own_phase_seconds_total", told, spent.ns / 1e9, phase=phase.value)
                 told = "How often it was."
                 metrics.counter("own_phase_count_total", told, spent.count, phase=phase.value)
+            for reason, count in REFUSALS.counts().items():
+                told = "Calls of others that it refused, or had answered before."
+                metrics.counter("own_refusals_total", told, count, reason=reason.value)
             add(metrics)
             return metrics.text().encode()
 

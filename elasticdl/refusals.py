@@ -39,6 +39,10 @@ class Refusals:
         with self._lock:
             self._counts[reason] += 1
 
+    def told(self) -> dict[str, int]:
+        """Return how often each was, of those that were, for others."""
+        return {reason.value: count for reason, count in self.counts().items() if count}
+
     def counts(self) -> Mapping[Reason, int]:
         """Return how often each was, also those that never were."""
         with self._lock:

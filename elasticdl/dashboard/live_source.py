@@ -205,6 +205,9 @@ class LiveSource:
             "last_checkpoint": self._last_checkpoint or None,
             "disks": free_bytes([self._spec.job_dir, self._spec.checkpoint_root]),
             "cpu_s": {(spec.role.value, spec.index): one.cpu_s for spec, one in heard.items()},
+            "refusals": {
+                (spec.role.value, spec.index): one.refusals for spec, one in heard.items()
+            },
             "partitions": {
                 spec.index: {
                     "pulls": one.partition.counts.pulls,

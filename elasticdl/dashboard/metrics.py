@@ -95,6 +95,7 @@ def _add_instances(metrics: Exposition, state: Values, counters: Values) -> None
             )
             metrics.gauge("instances", "How many there are.", found, role=role, state=one)
     cpu: Mapping[tuple[str, int], float] = counters.get("cpu_s", {})
+    refusals: Mapping[tuple[str, int], Mapping[str, int]] = counters.get("refusals", {})
     for one in state["instances"]:
         labels = {"role": one["role"], "index": one["index"]}
         if one["state"] == "gone":
@@ -114,6 +115,9 @@ def _add_instances(metrics: Exposition, state: Values, counters: Values) -> None
         metrics.gauge(
             "instance_heard_seconds", "Since its last sign of life.", one["heard_s"], **labels
         )
+        for reason, count in refusals.get((one["role"], one["index"]), {}).items():
+            told = "Calls of others that it refused, or had answered before."
+            metrics.counter("instance_refusals_total", told, count, **labels, reason=reason)
 
 
 def _add_partitions(metrics: Exposition, state: Values, counters: Values) -> None:

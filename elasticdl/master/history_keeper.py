@@ -17,6 +17,7 @@ from elasticdl.master.job_view import learning_rate
 from elasticdl.master.membership import InstanceSpec, Role, State
 from elasticdl.master.vitals import JobVitals
 from elasticdl.proto import master_pb2
+from elasticdl.refusals import REFUSALS
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,9 @@ class HistoryKeeper:
 
     def look(self) -> None:
         """Note what there is now."""
-        own = master_pb2.Vitals(memory_bytes=resident_bytes(), doing="coordinates")
+        own = master_pb2.Vitals(
+            memory_bytes=resident_bytes(), doing="coordinates", refusals=REFUSALS.told()
+        )
         self._vitals.note(self._spec, time.process_time(), own)
         self._figures.save_if_due()
         now = self._coordinator.snapshot()

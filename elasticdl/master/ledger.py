@@ -245,7 +245,7 @@ class Ledger:
         if request == event.request and lease is not None:
             return [Grant(lease.task, grant, repeated=True)]
         if event.request <= max(request, self._last_requests.get(key, -1)):
-            return [self._wait()]  # It was answered: the worker asks with another number.
+            return [self._wait(repeated=True)]  # The worker asks with another number.
         self._last_requests[key] = event.request
         self._workers[event.worker] = event.incarnation
         actions: list[Action] = []
@@ -269,9 +269,9 @@ class Ledger:
             straggler = Straggler(late.lease.worker, late.held_s, late.usual_s)
         return [*actions, Grant(task, grant, straggler=straggler)]
 
-    def _wait(self) -> Wait:
+    def _wait(self, repeated: bool = False) -> Wait:
         """Ask again: the more workers there are, the later, as all may be waiting."""
-        return Wait(max(RETRY_S, len(self._workers) / MOST_RETRIES_PER_S))
+        return Wait(max(RETRY_S, len(self._workers) / MOST_RETRIES_PER_S), repeated)
 
     def _overdue(self, worker: int, now: float) -> Overdue | None:
         """Return a lease that another worker seems to be stuck with, for one that has nothing."""

@@ -195,9 +195,13 @@ class Grant(Action):
 
 @dataclass(frozen=True)
 class Wait(Action):
-    """Answer to LeaseRequested: nothing to do right now, ask again."""
+    """Answer to LeaseRequested: nothing to do right now, ask again.
+
+    repeated: the request was answered before.
+    """
 
     retry_after_s: float = RETRY_S
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

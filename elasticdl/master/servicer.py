@@ -20,6 +20,7 @@ from elasticdl.master.vitals import JobVitals
 from elasticdl.phases import PHASES, Figures, Phase
 from elasticdl.proto import figures_pb2, master_pb2, ps_pb2
 from elasticdl.ps.routing_table import RoutingTable
+from elasticdl.refusals import REFUSALS, Reason
 from elasticdl.rpc.service import prompt
 
 _Reply = TypeVar("_Reply", bound=Message)
@@ -65,6 +66,7 @@ class MasterServicer:
             restored_from=request.restored_from,
         )
         if not self._coordinator.register(event):
+            REFUSALS.note(Reason.STALE_INCARNATION)
             return master_pb2.RegisterReply(accepted=False)
         if not event.ready:
             if request.unusable:
@@ -120,6 +122,8 @@ class MasterServicer:
             request.loss if request.has_loss else None,
             waits=False,
         )
+        if not accepted:
+            REFUSALS.note(Reason.STALE_INCARNATION)
         if accepted and request.HasField("figures"):
             self._note_figures(request.instance, request.figures)
         if accepted and self._vitals is not None:
@@ -144,6 +148,8 @@ class MasterServicer:
         version = self._coordinator.cluster_version
         spec = from_message(request.instance)
         answer = self._coordinator.lease(spec, request.request, waits=False)
+        if isinstance(answer, ledger_events.Grant | ledger_events.Wait) and answer.repeated:
+            REFUSALS.note(Reason.REPLAYED)
         if isinstance(answer, ledger_events.Grant):
             return master_pb2.LeaseReply(
                 outcome=master_pb2.LeaseReply.GRANTED,
@@ -159,6 +165,8 @@ class MasterServicer:
                 pin_over=self._coordinator.pin_over,
             )
         finished = isinstance(answer, ledger_events.NoMoreTasks)
+        if not finished:
+            REFUSALS.note(Reason.STALE_INCARNATION)
         outcome = master_pb2.LeaseReply.FINISHED if finished else master_pb2.LeaseReply.NOT_A_MEMBER
         return master_pb2.LeaseReply(outcome=outcome)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class InstanceVitals:
     metrics_address: str
     partition: PartitionVitals | None
     learning_rate: float | None
+    refusals: Mapping[str, int]
 
 
 @dataclass
@@ -104,6 +105,7 @@ class JobVitals:
             metrics_address=last.vitals.metrics_address,
             partition=None if counts is None else _partition(first.vitals, counts, seconds),
             learning_rate=counts.learning_rate if counts is not None and has_rate else None,
+            refusals=dict(last.vitals.refusals),
         )
 
 

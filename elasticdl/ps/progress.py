@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elasticdl.ps.interval_set import IntervalSet
+from elasticdl.refusals import REFUSALS, Reason
 
 CLOSED = 1 << 62
 ALL = IntervalSet.of([0, CLOSED])
@@ -320,6 +321,7 @@ class Progress:
         if decision.repeat is self._none:
             return
         self.totals.repeats_dropped += decision.repeat
+        REFUSALS.note(Reason.REPLAYED)
 
     def advance(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from elasticdl.proto import ps_pb2
+from elasticdl.refusals import REFUSALS, Reason
 
 
 class Refused(Exception):
@@ -18,6 +19,8 @@ class Refused(Exception):
         wanted_block: int = 0,
     ) -> None:
         super().__init__(message)
+        if status == ps_pb2.PS_STALE_INCARNATION:
+            REFUSALS.note(Reason.STALE_INCARNATION)
         self.reply = ps_pb2.PsReply(
             status=status,
             message=message,

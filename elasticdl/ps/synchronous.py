@@ -23,6 +23,7 @@ from elasticdl.ps.learning_rates import decided_rate
 from elasticdl.ps.norm_exchange import Known, NormExchange
 from elasticdl.ps.progress import Progress
 from elasticdl.ps.refusal import Refused
+from elasticdl.refusals import REFUSALS, Reason
 
 LANES_NAMED = 5
 
@@ -133,6 +134,7 @@ class SynchronousSteps:
         verdict = self.lanes.decide_push(place, header.k)
         if verdict.answer is Answer.PAST:
             self._progress.totals.repeats_dropped += 1
+            REFUSALS.note(Reason.REPLAYED)
             return verdict.next
         if verdict.answer is not Answer.GO:
             raise _refusal(verdict)

@@ -9,6 +9,7 @@ import pytest
 
 from elasticdl.own_metrics import MetricsServer
 from elasticdl.ps.traffic import add_metrics
+from elasticdl.refusals import Reason
 from tests.partitions import IDS, Servers
 
 
@@ -27,6 +28,8 @@ def test_a_partition_serves_what_it_counted_and_nothing_else():
     assert f"elasticdl_own_pushes_total{labels} 1\n" in text
     assert f"elasticdl_own_staleness_minibatches_count{labels} 1\n" in text
     assert "elasticdl_own_memory_bytes" in text
+    for reason in Reason:
+        assert f'elasticdl_own_refusals_total{labels[:-1]},reason="{reason}"}} ' in text
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://{own.address}/", timeout=30)
     own.stop()
