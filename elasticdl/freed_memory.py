@@ -30,18 +30,22 @@ TOP_PAD = 16 << 20
 """Bytes an arena grows by beyond what is asked for."""
 
 
+_is_kept = False
+
+
 def keep_freed_memory() -> bool:
     """Call once, before the process needs much. Environment variables of glibc's own win.
 
     Returns:
       Whether that was done: not without glibc, or where the environment says otherwise.
     """
+    global _is_kept
     if any(re.fullmatch(r"MALLOC_.*_|GLIBC_TUNABLES", name) for name in os.environ):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all(
+    _is_kept = all(
         library.mallopt(option, value) == 1
         for option, value in (
             (_M_MMAP_THRESHOLD, MMAP_THRESHOLD),
@@ -50,3 +54,14 @@ def keep_freed_memory() -> bool:
             (_M_ARENA_MAX, MOST_ARENAS),
         )
     )
+    return _is_kept
+
+
+def go_on_keeping() -> None:
+    """Call once a `tf.data.Dataset.from_generator` has begun; nothing happens if none is kept.
+
+    With Python 3.11 TensorFlow sets the threshold to 128 KiB there, for the whole process: a step's
+    larger buffers have fresh pages again, each time.
+    """
+    if _is_kept:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)

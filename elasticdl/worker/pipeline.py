@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from elasticdl.errors import UserCodeError
+from elasticdl.freed_memory import go_on_keeping
 from elasticdl.model.contract import Contract
 from elasticdl.model.element_spec import split_element
 from elasticdl.model.mode import Mode
@@ -134,6 +135,7 @@ class TaskPipeline:
         self._digest = 0
         self._is_cut = False
         self._failed = False
+        self._has_begun = False
         # A shuffle of the user's repeats one permutation, in every process and after every restart.
         tf.random.set_seed(contract.source.seed)
         options = tf.data.Options()
@@ -194,6 +196,9 @@ class TaskPipeline:
             try:
                 with WATCHDOG.watching("the input function", lambda: bool(self._tasks)):
                     task_id, k, num_records, value = self._layout.open(next(self._elements))
+                if not self._has_begun:
+                    self._has_begun = True
+                    go_on_keeping()
             except (tf.errors.OpError, UnicodeDecodeError) as error:
                 if not self._tasks:
                     raise
