@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from elasticdl.api import jobs
 from elasticdl.api.events import JobEvent, events
 from elasticdl.ps.manifest import committed, read_manifest, verify
 from tests.job.real_jobs import Job, wait_until
+from tests.job.test_master_restart import master_of
 
 EPOCHS = 4
 RECORDS = 1600
@@ -24,11 +28,33 @@ def newest(job: Job) -> int:
     return max((one["number"] for one in job.entries("checkpoint")), default=0)
 
 
-def just_committed(job: Job) -> Path:
-    """Wait for a new checkpoint, so that the next one is some time away; return where it is."""
-    before = max(2, newest(job))
-    number = wait_until("a checkpoint", lambda: max(0, newest(job) - before) and newest(job))
-    return job.directory / "checkpoints" / f"{number:010d}"
+def newest_path(job: Job) -> Path:
+    return job.directory / "checkpoints" / f"{newest(job):010d}"
+
+
+def wait_for_a_third_checkpoint(job: Job) -> None:
+    wait_until("a checkpoint", lambda: newest(job) > 2)
+
+
+@contextlib.contextmanager
+def no_checkpoint_comes(job: Job) -> Iterator[None]:
+    """Stop the master while no checkpoint is being made: the newest one stays that."""
+    master = psutil.Process(wait_until("the master", lambda: master_of(job)))
+
+    def is_stopped_between() -> bool:
+        master.suspend()
+        wait_until("its stop", lambda: master.status() == psutil.STATUS_STOPPED)
+        begun = max((one["number"] for one in job.entries("checkpoint_begun")), default=0)
+        if begun == newest(job):
+            return True
+        master.resume()
+        return False
+
+    wait_until("a moment between checkpoints", is_stopped_between)
+    try:
+        yield
+    finally:
+        master.resume()
 
 
 def dense_file(checkpoint: Path, partition: int) -> Path:
@@ -45,9 +71,9 @@ def flip_a_byte(path: Path) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def kill_a_parameter_server(job: Job, index: int) -> None:
-    pids = {one.instance.index: one.pid for one in job.running("ps")}
-    os.kill(pids[index], signal.SIGKILL)
+def parameter_server(job: Job, index: int) -> int:
+    """The process of one; a master that is stopped could not be asked."""
+    return next(one.pid for one in job.running("ps") if one.instance.index == index)
 
 
 def told(job: Job, kind: str) -> list[JobEvent]:
@@ -76,10 +102,13 @@ def test_a_killed_parameter_server_is_restored_from_the_one_before_and_nothing_i
         *(sync if consistency == "sync" else ()),
     )
     job = start(*options, records=RECORDS)
-    path = just_committed(job)
-    damaged = dense_file(path, 0)
-    flip_a_byte(damaged)
-    kill_a_parameter_server(job, 0)
+    wait_for_a_third_checkpoint(job)
+    server = parameter_server(job, 0)
+    with no_checkpoint_comes(job):
+        path = newest_path(job)
+        damaged = dense_file(path, 0)
+        flip_a_byte(damaged)
+        os.kill(server, signal.SIGKILL)
     assert job.wait() == 0, job.terminal()
     assert_nothing_is_lost(job)
     (event,) = told(job, "checkpoint_damaged")
@@ -108,9 +137,10 @@ def test_a_killed_parameter_server_is_restored_from_the_one_before_and_nothing_i
 @pytest.mark.timeout(900)
 def test_a_job_is_resumed_from_the_one_before_where_a_file_of_the_newest_is_missing(start):
     job = start(*OPTIONS, records=RECORDS)
-    path = just_committed(job)
-    dense_file(path, 1).unlink()
+    wait_for_a_third_checkpoint(job)
     job.kill_everything()
+    path = newest_path(job)
+    dense_file(path, 1).unlink()
     job.resume()
     assert job.wait() == 0, job.terminal()
     assert_nothing_is_lost(job)
@@ -123,10 +153,12 @@ def test_a_job_is_resumed_from_the_one_before_where_a_file_of_the_newest_is_miss
 @pytest.mark.timeout(900)
 def test_where_no_checkpoint_is_whole_the_job_fails_in_one_line(start):
     job = start(*OPTIONS, records=RECORDS)
-    just_committed(job)
-    for path in committed(job.directory / "checkpoints"):
-        flip_a_byte(dense_file(path, 0))
-    kill_a_parameter_server(job, 0)
+    wait_for_a_third_checkpoint(job)
+    server = parameter_server(job, 0)
+    with no_checkpoint_comes(job):
+        for path in committed(job.directory / "checkpoints"):
+            flip_a_byte(dense_file(path, 0))
+        os.kill(server, signal.SIGKILL)
     assert job.wait() == 1
     job.assert_nothing_is_left()
     error = json.loads((job.directory / "result.json").read_text())["error"]
