@@ -84,8 +84,9 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 	  --output=output/mnist_predictions.csv --overwrite --keep_columns=label
 	@echo "next: source .venv/bin/activate, then elasticdl --help; README.md says how to kill a worker"
 
+# Two tests at a time: a real job leaves a core idle while it starts and while it waits.
 test: lint
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests
 
 lint: python-check $(TEST_STAMP)
 	@$(BIN)/ruff check

@@ -8,6 +8,21 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.progress import Progress
+
+# How long an example takes depends on what else the machine does, another process of tests for one.
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Show lines where this process has others run the tests."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and config.pluginmanager.has_plugin("dsession"):
+        config.pluginmanager.register(Progress(reporter))
 
 
 @pytest.fixture(scope="session", autouse=True)
