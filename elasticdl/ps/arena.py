@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import sys
+import threading
 
 import numpy as np
 import numpy.typing as npt
+
+from elasticdl.ps.huge_pages import FOLDER, HUGE_BYTES, can_fold, fold
 
 _GRANULE_BYTES = 2 << 20
 # Below, pages of 2 MiB would be mostly empty, and small ones are all in the processor's tables.
@@ -21,18 +25,25 @@ class Arena:
     """A two-dimensional array of zeros whose number of rows can grow. Not thread-safe.
 
     Address space is taken in advance, memory only when a row is first written. Growing moves page
-    tables (mremap) where the system can, and copies where it cannot. Large ones ask for huge pages:
-    else random rows of gigabytes spend two thirds of their time on finding out where pages are.
+    tables (mremap) where the system can, and copies where it cannot. Large ones get huge pages once
+    they are filled, or where the system cannot do that, as they are.
 
     Args:
       dtype: element type.
       num_columns: elements of a row.
+      is_short_lived: huge pages are not worth while.
     """
 
-    def __init__(self, dtype: npt.DTypeLike, num_columns: int) -> None:
+    def __init__(
+        self, dtype: npt.DTypeLike, num_columns: int, is_short_lived: bool = False
+    ) -> None:
         self._dtype = np.dtype(dtype)
         self._num_columns = num_columns
+        self._huge_from_bytes = sys.maxsize if is_short_lived else _HUGE_FROM_BYTES
         self.row_bytes = self._dtype.itemsize * num_columns
+        # Whoever puts pages together must know where they are.
+        self._lock = threading.Lock()
+        self._num_folded_bytes = 0
         self._map = _new_map(max(_GRANULE_BYTES, _round_up(self.row_bytes)))
         self.rows = self._view()
         """All rows, ``[capacity, num_columns]``. Take it anew after each `reserve`."""
@@ -47,6 +58,18 @@ class Arena:
         if num_rows <= len(self.rows):
             return
         num_bytes = _round_up(max(num_rows, 2 * len(self.rows)) * self.row_bytes)
+        with self._lock:
+            self._resize(num_bytes)
+        if num_bytes < self._huge_from_bytes:
+            return
+        if can_fold():
+            FOLDER.add(self)
+        elif hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # A kernel without them.
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+
+    def _resize(self, num_bytes: int) -> None:
+        self._num_folded_bytes = 0  # What moved may have fallen apart.
         self.rows = np.empty((0, self._num_columns), self._dtype)  # a mapping in use cannot move
         try:
             self._map.resize(num_bytes)
@@ -58,9 +81,16 @@ class Arena:
             raise _out_of_memory(num_bytes) from error
         finally:
             self.rows = self._view()
-        if num_bytes >= _HUGE_FROM_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # A kernel without them.
-                self._map.madvise(mmap.MADV_HUGEPAGE)
+
+    def fold_next(self) -> bool:
+        """Put the next huge page together, in any thread; return whether there is one filled."""
+        with self._lock:
+            start = self.rows.ctypes.data
+            first = -(-(start + self._num_folded_bytes) // HUGE_BYTES) * HUGE_BYTES
+            if first + HUGE_BYTES > start + len(self._map) or not fold(first):
+                return False
+            self._num_folded_bytes = first + HUGE_BYTES - start
+            return True
 
     def _view(self) -> np.ndarray:
         capacity = len(self._map) // self.row_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -439,13 +439,17 @@ class EmbeddingTable:
         self._make_room(num_rows)
 
     def restore(
-        self, ids: np.ndarray, values: np.ndarray, last_updates: np.ndarray, groups: np.ndarray
+        self,
+        ids: np.ndarray,
+        vectors: Sequence[np.ndarray],
+        last_updates: np.ndarray,
+        groups: np.ndarray,
     ) -> None:
         """Set rows as a snapshot has them, created where unseen; `end_restore` follows.
 
         Args:
           ids: distinct, int64 ``[n]``.
-          values: weights and slots, float32 ``[n, dim * (1 + num_slots)]``.
+          vectors: weights and each of the slots, float32 ``[n, dim]``.
           last_updates: int64 ``[n]``; only looked at where rows age.
           groups: the local position of each id's group, int64 ``[n]``.
 
@@ -453,9 +457,18 @@ class EmbeddingTable:
           TableFullError: `max_rows` would be exceeded.
         """
         ids = require("ids", ids, np.int64, (None,))
-        values = require("values", values, np.float32, (len(ids), self._storage.rows.shape[1]))
+        vectors = [
+            require("vectors", one, np.float32, (len(ids), self.dim))
+            for one in vectors[: 1 + self.optimizer.num_slots]
+        ]
         rows = self._rows_of(ids, are_set=True)
-        kernels.scatter_rows(self._storage.rows, rows, 0, values)
+        storage = self._storage.rows
+
+        def put(part: slice) -> None:
+            for column, values in enumerate(vectors):
+                kernels.scatter_rows(storage, rows[part], column * self.dim, values[part])
+
+        in_parts(len(ids), put)
         if self._lifetimes is not None:
             self._lifetimes.put(rows, groups, last_updates)
 

@@ -298,6 +298,10 @@ def insert_rows(slots, num_segments, seed, ids, next_row, row_ids, free, num_fre
     """
     mask = _segment_mask(num_segments)
     for i in range(len(ids)):
+        if i + _PREFETCH_DISTANCE < len(ids):
+            ahead = _splitmix64(np.uint64(ids[i + _PREFETCH_DISTANCE]) ^ seed)
+            start = _segment_start(ahead, num_segments, mask)
+            prefetch(slots, np.int64(start + _home(ahead)), 0)
         key = ids[i]
         hashed = _splitmix64(np.uint64(key) ^ seed)
         slot = _probe(slots, _segment_start(hashed, num_segments, mask), hashed, key)

@@ -189,16 +189,16 @@ class Restoring:
     ) -> None:
         ids = numbers(batch[0], np.int64)
         positions = contents.position_of_group[group_of(ids, len(contents.partition_of_group))]
-        ours = positions >= 0
-        num_vectors = 1 + table.optimizer.num_slots
-        values = np.concatenate(
-            [vectors(column, table.dim)[ours] for column in batch.columns[2 : 2 + num_vectors]],
-            axis=1,
-        )
+        last = 2 + 1 + table.optimizer.num_slots
+        columns = [vectors(column, table.dim) for column in batch.columns[2:last]]
         lasts = np.zeros(len(ids), np.int64)
         if table.rows_age:
             lasts = numbers(batch.columns[-1], np.int64)
-        table.restore(ids[ours], values, lasts[ours], positions[ours])
+        ours = positions >= 0
+        if not ours.all():
+            ids, lasts, positions = ids[ours], lasts[ours], positions[ours]
+            columns = [column[ours] for column in columns]
+        table.restore(ids, columns, lasts, positions)
 
     def _read_candidates(
         self, contents: Contents, table: EmbeddingTable, parts: list[PlacedPart]

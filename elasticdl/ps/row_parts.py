@@ -1,4 +1,4 @@
-"""Loops over many rows, by as many threads as there are cores."""
+"""Loops over many rows, by as many threads as there are free cores."""
 
 from __future__ import annotations
 
@@ -98,11 +98,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_HELPERS.forget)
 
 
+def free_cores() -> int:
+    """How many cores of the machine nobody runs on now; all where that is not known."""
+    every = os.cpu_count() or 1
+    try:
+        with open("/proc/loadavg", encoding="ascii") as file:
+            num_running = int(file.read().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return every
+    return max(0, every - num_running)
+
+
 def in_parts(num_rows: int, work: Callable[[slice], Result]) -> list[Result]:
     """Do some work for all rows: at once, or where there are many, part by part in several threads.
 
-    Who calls takes part: whatever no other thread has begun, it does itself, so that a machine
-    that is busy costs nothing but the waking.
+    Who calls takes part: whatever no other thread has begun, it does itself. Where all cores are
+    busy it does everything: it would wait for who has begun a part and is not let run.
 
     Args:
       num_rows: how many.
@@ -112,6 +123,8 @@ def in_parts(num_rows: int, work: Callable[[slice], Result]) -> list[Result]:
       What it returned, in any order.
     """
     num_threads = min(_MOST_THREADS, usable_cores()) if num_rows >= LEAST_ROWS else 1
+    if num_threads > 1:
+        num_threads = min(num_threads, 1 + free_cores())
     if num_threads == 1:
         return [work(slice(0, num_rows))]
     loop = _Loop(num_rows, work)

@@ -27,14 +27,15 @@ class TableImage:
         self.num_rows = num_rows
         self.num_columns = num_columns
         self._num_saved = 0
-        self._places = Arena(np.int64, 1)
+        # A push touches places all over: of huge pages, it would have to clear all of them.
+        self._places = Arena(np.int64, 1, is_short_lived=True)
         self._places.reserve(num_rows)
-        self._saved = Arena(np.float32, num_columns)
-        self._saved_ids = Arena(np.int64, 1)
+        self._saved = Arena(np.float32, num_columns, is_short_lived=True)
+        self._saved_ids = Arena(np.int64, 1, is_short_lived=True)
         # Ids whose rows the table gave to others since, and where their rows are saved.
         self._displaced: IdIndex | None = None
-        self._displaced_ids = Arena(np.int64, 1)
-        self._displaced_places = Arena(np.int64, 1)
+        self._displaced_ids = Arena(np.int64, 1, is_short_lived=True)
+        self._displaced_places = Arena(np.int64, 1, is_short_lived=True)
         self._num_displaced = 0
         if free_rows is not None:
             image_kernels.mark_absent(self._places.rows, num_rows, free_rows)

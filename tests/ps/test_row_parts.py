@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -17,9 +18,14 @@ from elasticdl.ps.row_parts import LEAST_ROWS, PART_ROWS, in_parts
 MANY = 3 * LEAST_ROWS + 17
 
 
+def use_cores(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(row_parts, "usable_cores", lambda: count)
+    monkeypatch.setattr(row_parts, "free_cores", lambda: count)
+
+
 @pytest.fixture(params=[1, 2, 5])
 def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(row_parts, "usable_cores", lambda: request.param)
+    use_cores(monkeypatch, request.param)
     return request.param
 
 
@@ -36,7 +42,7 @@ def test_each_row_is_in_one_part(num_rows: int, cores: int) -> None:
 
 
 def test_many_rows_are_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_parts, "usable_cores", lambda: 2)
+    use_cores(monkeypatch, 2)
     both = threading.Barrier(2, timeout=30)
 
     def work(part: slice) -> int:
@@ -74,9 +80,19 @@ def test_positions_are_those_of_the_groups(num_groups: int, cores: int) -> None:
     assert not positions_of(ids, positions)[1]
 
 
+def test_who_calls_works_alone_where_no_core_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cores(monkeypatch, 4)
+    monkeypatch.setattr(row_parts, "free_cores", lambda: 0)
+    assert in_parts(MANY, lambda part: part) == [slice(0, MANY)]
+
+
+def test_free_cores_are_some_of_the_machine_s() -> None:
+    assert 0 <= row_parts.free_cores() <= (os.cpu_count() or 1)
+
+
 def _trained(num_cores: int, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Return all that a table tells after some steps, a snapshot among them."""
-    monkeypatch.setattr(row_parts, "usable_cores", lambda: num_cores)
+    use_cores(monkeypatch, num_cores)
     config = OptimizerConfig("adam", weight_decay=0.01)
     table = EmbeddingTable("t", 5, config, RowInitializer("uniform", seed=7, a=-0.05, b=0.05))
     rng = np.random.default_rng(2)

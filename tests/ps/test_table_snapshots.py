@@ -94,7 +94,8 @@ def restored(rules: LifetimeRules, written: dict[int, Written], number: int) -> 
         chain.insert(0, written[chain[0].base])
     for one in chain:
         table.restore_without(one.gone)
-        table.restore(one.ids, one.values, one.last_updates, groups_of(one.ids))
+        vectors = [one.values[:, :DIM], one.values[:, DIM:]]
+        table.restore(one.ids, vectors, one.last_updates, groups_of(one.ids))
     table.end_restore()
     candidates = chain[-1].candidates
     if candidates is not None:

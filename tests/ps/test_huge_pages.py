@@ -1,0 +1,64 @@
+"""Memory that is put together to huge pages: faster, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elasticdl.ps import arena
+from elasticdl.ps.arena import Arena
+from elasticdl.ps.huge_pages import HUGE_BYTES, can_fold
+
+DEADLINE_S = 60.0
+needs_folding = pytest.mark.skipif(not can_fold(), reason="this system puts no pages together")
+
+
+def huge_bytes(address: int) -> int:
+    """Return the bytes of huge pages in the mapping that an address is in."""
+    is_here = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, _, rest = line.partition(" ")
+        if not first.endswith(":"):
+            start, _, end = first.partition("-")
+            is_here = int(start, 16) <= address < int(end, 16)
+        elif is_here and first == "AnonHugePages:":
+            return int(rest.split()[0]) * 1024
+    return 0
+
+
+@needs_folding
+def test_what_is_filled_is_put_together_while_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_HUGE_FROM_BYTES", 4 * HUGE_BYTES)
+    rows = Arena(np.int64, 1)
+    count = 4 * HUGE_BYTES // 8
+    expected = np.arange(count)
+    rows.reserve(count)
+    rows.rows[:count, 0] = expected
+    deadline = time.monotonic() + DEADLINE_S
+    while huge_bytes(rows.rows.ctypes.data) < 3 * HUGE_BYTES:
+        assert time.monotonic() < deadline
+        np.testing.assert_array_equal(rows.rows[:count, 0], expected)
+    rows.reserve(4 * count)
+    rows.rows[count : 2 * count, 0] = expected
+    np.testing.assert_array_equal(rows.rows[: 2 * count, 0], np.tile(expected, 2))
+    assert not rows.rows[2 * count :].any()
+
+
+@needs_folding
+def test_what_is_empty_stays_empty() -> None:
+    rows = Arena(np.int64, 1)
+    rows.reserve(8 * HUGE_BYTES // 8)
+    assert not rows.fold_next()
+    rows.rows[: 2 * HUGE_BYTES // 8, 0] = 1
+    while rows.fold_next():
+        pass
+    assert huge_bytes(rows.rows.ctypes.data) <= 3 * HUGE_BYTES
+
+
+def test_what_is_short_lived_keeps_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_HUGE_FROM_BYTES", HUGE_BYTES)
+    monkeypatch.setattr(arena.FOLDER, "add", lambda memory: pytest.fail("it is to be folded"))
+    Arena(np.int64, 1, is_short_lived=True).reserve(4 * HUGE_BYTES // 8)
