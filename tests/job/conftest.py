@@ -24,6 +24,5 @@ def start(tmp_path, monkeypatch):
 
     yield start_one
     for job in started:
-        job.process.kill()
-        job.process.wait()
+        job.kill_everything()
         job.log.close()
