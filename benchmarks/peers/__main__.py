@@ -40,6 +40,7 @@ from benchmarks.peers import contestant, job, quality
 from benchmarks.peers.contestant import Answer, Request
 from benchmarks.peers.ratios import (
     CEILING_ALL,
+    CEILING_EACH,
     CEILING_ONE,
     FIT,
     OURS,
@@ -82,6 +83,11 @@ def _step(request: Request, one_core: bool) -> Answer:
     return contestant.run("benchmarks.peers.step", replace(request, cores=cores))
 
 
+def _step_of_each_core(request: Request) -> Answer:
+    each = [replace(request, cores=(core,)) for core in sorted(os.sched_getaffinity(0))]
+    return contestant.run_together("benchmarks.peers.step", each)
+
+
 def _job(request: Request, num_workers: int, consistency: str) -> Answer:
     return job.measure(replace(request, num_workers=num_workers), consistency)
 
@@ -109,6 +115,9 @@ CONTESTANTS = {
     ),
     CEILING_ALL: Contestant(
         "ceiling", "the step alone, on all cores", partial(_step, one_core=False), reads=False
+    ),
+    CEILING_EACH: Contestant(
+        "ceiling", "the step alone, a process on each core", _step_of_each_core, reads=False
     ),
     OURS_APART: Contestant("ours", "async job, 1 worker and 1 PS on a core each", _job_apart),
     **{
@@ -222,7 +231,7 @@ def summarize(
     known = {
         "ours_async": OURS,
         "ours_sync": OURS_SYNC,
-        "ceiling": (CEILING_ALL,),
+        "ceiling": (CEILING_ALL, CEILING_EACH),
         "ceiling_one_core": (CEILING_ONE,),
         "tf_pss": PSS,
         "tf_pss_tuned": PSS_TUNED,

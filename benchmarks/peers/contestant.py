@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 _DEADLINE_S = 900.0
+_MEETING_S = 300.0
+_POLL_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Request:
       num_workers: where there are any.
       num_ps: parameter servers of a job.
       staleness: of an async job.
+      meeting: a directory in which all that are to begin at once meet; none: it is measured alone.
+      parties: how many meet there.
     """
 
     workload: str
@@ -40,6 +46,8 @@ class Request:
     num_workers: int = 1
     num_ps: int = 1
     staleness: int = 2
+    meeting: str = ""
+    parties: int = 1
 
     @property
     def place(self) -> Path:
@@ -85,6 +93,18 @@ class Answer:
 def run(module: str, request: Request, *words: str) -> Answer:
     """Run a contestant's module, which measures its speed, in a process of its own."""
     return Answer(**ask(module, request, *words))
+
+
+def run_together(module: str, requests: Sequence[Request]) -> Answer:
+    """Run a contestant's module in several processes at once; their speeds are added up."""
+    with tempfile.TemporaryDirectory(prefix="elasticdl-peers-") as place:
+        together = [replace(one, meeting=place, parties=len(requests)) for one in requests]
+        with ThreadPoolExecutor(len(together)) as pool:
+            answers = list(pool.map(lambda one: run(module, one), together))
+    seconds = answers[0].seconds
+    used = sum(one.cpu_seconds["process"] * seconds / one.seconds for one in answers)
+    samples = sum(one.samples_per_s for one in answers) * seconds
+    return Answer(samples, seconds, {"process": used})
 
 
 def ask(module: str, request: Request, *words: str) -> dict[str, Any]:
@@ -162,8 +182,26 @@ class Stopwatch:
         return True
 
 
+def _meet(request: Request) -> None:
+    """Wait until all that are to begin at once are ready.
+
+    Raises:
+      SystemExit: one does not come.
+    """
+    place = Path(request.meeting)
+    (place / str(os.getpid())).touch()
+    ends = time.monotonic() + _MEETING_S
+    while len(list(place.iterdir())) < request.parties:
+        if time.monotonic() > ends:
+            raise SystemExit(f"{request.parties} processes did not meet in {_MEETING_S:.0f} s")
+        time.sleep(_POLL_S)
+
+
 def measure(step: Callable[[], object], request: Request, samples_per_step: int) -> Answer:
-    """Time a step that is repeated."""
+    """Time a step that is repeated, from when all who are to begin at once have done one."""
+    if request.meeting:
+        step()
+        _meet(request)
     watch = Stopwatch(request, samples_per_step)
     while True:
         step()

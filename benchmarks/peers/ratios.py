@@ -15,6 +15,7 @@ OURS = (OURS_APART, *OURS_SHARING)
 OURS_SYNC = ("ours_sync_1", "ours_sync_2")
 CEILING_ONE = "ceiling_one_core"
 CEILING_ALL = "ceiling_all_cores"
+CEILING_EACH = "ceiling_each_core"
 PSS = ("pss_1", "pss_2")
 PSS_TUNED = ("pss_tuned_1", "pss_tuned_2")
 FIT = "fit"
@@ -38,6 +39,9 @@ COMPARISONS = {
     ),
     "sharing": Comparison(
         "async, all sharing the cores / ceiling of all cores", OURS_SHARING, (CEILING_ALL,)
+    ),
+    "sharing_each": Comparison(
+        "async, all sharing the cores / ceiling of a process a core", OURS_SHARING, (CEILING_EACH,)
     ),
     "pss": Comparison("async / ParameterServerStrategy", OURS, PSS),
     "pss_tuned": Comparison(

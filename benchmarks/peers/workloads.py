@@ -111,6 +111,7 @@ WORKLOADS = {
         targets={
             "apart": 0.80,
             "sharing": 0.65,
+            "sharing_each": 0.65,
             "pss": 2.0,
             "pss_tuned": 2.0,
             "tf_keras_fit": 1.3,
@@ -119,6 +120,6 @@ WORKLOADS = {
         },
     ),
     "census": _of_zoo("census", "of_model_zoo.Census", 64, {}),
-    "mnist": _of_zoo("mnist", "of_model_zoo.Digits", 64, {"sharing": 0.9}),
+    "mnist": _of_zoo("mnist", "of_model_zoo.Digits", 64, {"sharing": 0.9, "sharing_each": 0.9}),
     "resnet": _of_zoo("cifar10", "of_model_zoo.Shapes", 8, {}, augment=False),
 }

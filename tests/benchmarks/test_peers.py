@@ -1,10 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from benchmarks.peers import data, quality, ratios
 from benchmarks.peers.clicks import Clicks
-from benchmarks.peers.contestant import Answer, Request, measure
+from benchmarks.peers.contestant import Answer, Request, measure, run_together
 from benchmarks.peers.datasets import endless
 from benchmarks.peers.job import FILES, options, speeds_of
 from benchmarks.peers.step import clicks_step, zoo_step
@@ -69,6 +71,15 @@ def test_the_step_alone_is_timed_without_its_warm_up(directory):
     assert len(of_variables) == 8
     assert of_rows.shape[1] == 16
     assert 0 < found.samples < len(calls) * SIZE
+
+
+def test_processes_that_are_measured_together_add_up(directory):
+    core = min(os.sched_getaffinity(0))
+    request = Request("deepfm", str(directory), "ready", 0.1, 0.5, cores=(core,))
+    found = run_together("benchmarks.peers.step", [request, request])
+    # Each has half of the core at most, so that together they use about all of it.
+    assert found.samples > 2 * WORKLOADS["deepfm"].minibatch_size
+    assert 0 < found.cpu_seconds["process"] < 1.5 * found.seconds
 
 
 def test_speed_is_that_of_each_workers_whole_tasks():
