@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import logging
 import os
 import resource
@@ -32,6 +33,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 class InstanceArguments:
     """How an instance is told who it is; `supervisor`, and its session, only where there is one.
 
+    master_incarnation: of the master that launched it, where that is told: no older one is heard.
     dashboard: of a master, the descriptor of the socket that its page is served at, if it is.
     """
 
@@ -39,6 +41,7 @@ class InstanceArguments:
     index: int
     incarnation: int
     master: str
+    master_incarnation: int
     supervisor: str
     session: str
     credentials: Credentials
@@ -55,9 +58,11 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     """Read the command line of `python -m elasticdl.<role>`."""
     parser = argparse.ArgumentParser(prog=f"python -m elasticdl.{role}")
     parser.add_argument("--job_dir", required=True, help="the job's directory")
+    parser.add_argument("--credentials", default="", help="directory with the job token")
     parser.add_argument("--index", type=int, default=0, help="which instance of the role")
     parser.add_argument("--incarnation", type=int, default=1, help="which life of it")
     parser.add_argument("--master", default="", help="address of the master, host:port")
+    parser.add_argument("--master_incarnation", type=int, default=0, help="who launched it")
     parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
     parser.add_argument("--session", default="", help="which life of the supervisor")
     parser.add_argument("--dashboard", type=int, help="socket that the page is served at")
@@ -68,9 +73,12 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         index=given.index,
         incarnation=given.incarnation,
         master=given.master,
+        master_incarnation=given.master_incarnation,
         supervisor=given.supervisor,
         session=given.session,
-        credentials=Credentials.of_directory(given.job_dir),
+        credentials=dataclasses.replace(
+            Credentials.of_directory(given.credentials or given.job_dir), session=given.session
+        ),
         dashboard=given.dashboard,
     )
 

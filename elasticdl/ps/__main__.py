@@ -53,7 +53,7 @@ def run(arguments: InstanceArguments) -> int:
     num_lanes = (spec.grads_to_wait or spec.num_workers) if spec.consistency == "sync" else 0
     most_waiting = min(MOST_WAITING, num_lanes)
     partition = Partition(arguments.index, arguments.incarnation, most_waiting=most_waiting)
-    newest_master = NewestMaster()
+    newest_master = NewestMaster(arguments.master_incarnation)
     services = [
         Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
         Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),

@@ -24,7 +24,7 @@ from elasticdl.model.keras_choice import use_keras
 from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import Client, GrpcTransport, StreamTransport
+from elasticdl.rpc import Client, GrpcTransport, NewestMaster, StreamTransport
 from elasticdl.trace_file import trace_instance
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,11 @@ def run(arguments: InstanceArguments) -> int:
     instance = master_pb2.InstanceId(
         role="worker", index=arguments.index, incarnation=arguments.incarnation
     )
-    transport = GrpcTransport(arguments.master, arguments.credentials)
+    transport = GrpcTransport(
+        arguments.master,
+        arguments.credentials,
+        newest_master=NewestMaster(arguments.master_incarnation),
+    )
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
     leaving = threading.Event()
     on_sigterm(leaving.set)
