@@ -1,6 +1,6 @@
 """A running job on a terminal: one view that is drawn again and again, below what was said.
 
-What happened last to its instances, checkpoints and evaluations stays in the view.
+What happened last to its instances stays in the view, with its latest checkpoint and evaluation.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MOST_EVENTS = 5
 EVENTS_EVERY_S = 1.0
 OTHER_LINES = 10
 """Of a terminal, which the rest of the view and a few lines above it have."""
+ROUTINE = ("checkpoint", "evaluation")
+"""Marks of what happens often when all is well."""
 _STEPS = "▁▂▃▄▅▆▇█"
 _COLORS = {"death": "red", "join": "green", "rescale": "yellow", "master": "yellow"}
 
@@ -47,17 +49,29 @@ class LastEvents:
     def __init__(self, job_dir: str | Path) -> None:
         self._path = Path(job_dir) / FILE_NAME
         self._journal = JobEvents(job_dir)
-        self._latest: deque[JobEvent] = deque(maxlen=MOST_EVENTS)
+        self._latest: list[JobEvent] = []
         self._looks_at = 0.0
 
     def look(self) -> list[JobEvent]:
         """The latest, in order; the journal is read once a second at most."""
         if time.monotonic() >= self._looks_at and self._path.exists():
             with suppress(JobError):  # It is being made.
-                new = self._journal.read(with_tasks=False)
-                self._latest += [one for one in new if one.mark is not None]
+                for one in self._journal.read(with_tasks=False):
+                    self._latest = kept(self._latest, one)
             self._looks_at = time.monotonic() + EVENTS_EVERY_S
         return list(self._latest)
+
+
+def kept(latest: Sequence[JobEvent], event: JobEvent) -> list[JobEvent]:
+    """Return what stays in the view when something has happened.
+
+    A death stays to be seen while a job checkpoints and evaluates every few seconds: of these
+    only the latest of each is kept.
+    """
+    if event.mark is None:
+        return list(latest)
+    others = [one for one in latest if one.mark != event.mark or one.mark not in ROUTINE]
+    return [*others, event][-MOST_EVENTS:]
 
 
 @contextmanager
@@ -119,7 +133,8 @@ def happened(events: Sequence[JobEvent]) -> list[Text]:
         at = datetime.fromtimestamp(one.time).strftime("%H:%M:%S")
         mark = one.mark or ""
         line = Text(no_wrap=True, overflow="ellipsis").append(at, "dim").append(" ")
-        line.append(f"{mark:<10}", _COLORS.get(mark, "")).append(" " + one.text.partition("\n")[0])
+        text = one.text.partition("\n")[0].removeprefix(f"{mark} ")
+        line.append(f"{mark:<10}", _COLORS.get(mark, "")).append(" " + text)
         lines.append(line)
     return lines
 

@@ -15,9 +15,18 @@ from dataclasses import replace
 import pytest
 
 from elasticdl.api.commands.job import resolve, result_lines
-from elasticdl.api.live_view import MOST_EVENTS, OTHER_LINES, LastEvents, instances, trend
+from elasticdl.api.live_view import (
+    MOST_EVENTS,
+    OTHER_LINES,
+    LastEvents,
+    happened,
+    instances,
+    kept,
+    trend,
+)
 from elasticdl.api.progress import PlainProgress, open_progress, status_line
 from elasticdl.api.result import JobResult, JobStatus, audit_line
+from elasticdl.dashboard.events import JobEvent
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.membership import Registered
@@ -192,6 +201,30 @@ with open_progress(JobSpec(job_dir={str(tmp_path)!r})) as show:
     low = on_a_terminal(code, lines=OTHER_LINES + 2).rpartition("training, epoch 2 of 3")[2]
     assert len(re.findall(r"\d\d:\d\d:\d\d ", low)) == 2, "a low terminal has fewer"
     assert re.search(r":\d\d death +worker 0, inc.*…\r", on_a_terminal(code, columns=40))
+
+
+def happening(number: int, mark: str | None, text: str = "") -> JobEvent:
+    return JobEvent(number, 0.0, "kind", text, {}, mark)
+
+
+def test_a_death_stays_in_the_view_while_checkpoints_and_evaluations_come() -> None:
+    latest: list[JobEvent] = []
+    marks = ["join", "death", "join", *["checkpoint", "evaluation", None] * 50]
+    for number, mark in enumerate(marks):
+        latest = kept(latest, happening(number, mark))
+    assert [one.mark for one in latest] == ["join", "death", "join", "checkpoint", "evaluation"]
+    assert [one.number for one in latest] == [0, 1, 2, 150, 151], "of each the latest"
+    for number in range(200, 210):
+        latest = kept(latest, happening(number, "death"))
+    assert [one.number for one in latest] == [205, 206, 207, 208, 209]
+
+
+def test_a_line_says_the_kind_of_event_once() -> None:
+    said = [happening(1, "checkpoint", "checkpoint 2 at step 9"), happening(2, "death", "worker 0")]
+    assert [re.sub(r"^\S+ ", "", line.plain) for line in happened(said)] == [
+        "checkpoint 2 at step 9",
+        "death      worker 0",
+    ]
 
 
 def test_a_job_that_has_no_journal_so_far_has_no_events(tmp_path) -> None:

@@ -10,7 +10,7 @@ const MARKS = {
   evaluation: { lane: 2, word: "evaluation", path: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z", hair: "none" },
   checkpoint: { lane: 3, word: "checkpoint", path: "M-3-3H3V3H-3Z", hair: "none" },
 };
-const LANE = 16, LANES = 4, GUTTER = 46, RIGHT = 10, TITLE = 24, GAP = 10, TOGETHER = 10;
+const LANE = 16, LANES = 4, GUTTER = 46, RIGHT = 10, TITLE = 24, GAP = 10, TOGETHER = 10, NARROW = 480;
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2592000, 7776000, 31536000];
 
 /** Make an element; what is no attribute is text or a child, never markup. */
@@ -180,7 +180,7 @@ class Charts {
       back.push(draw("line", { class: "grid", x1: GUTTER, x2: width - RIGHT, y1: y, y2: y }));
       back.push(draw("text", { x: GUTTER - 6, y: y + 4, "text-anchor": "end" }, panel.format(tick)));
     }
-    const title = draw("text", { class: "title", x: 0, y: top + 12 }, panel.title + (scale.isLog ? ", logarithmic" : ""));
+    const title = draw("text", { class: "title", x: 0, y: top + 12 }, panel.title + (!scale.isLog ? "" : width < NARROW ? ", log" : ", logarithmic"));
     const said = [], spans = [];
     for (const series of panel.series) {
       const curve = series.points ? this.dots(series, scale) : this.curve(series, rows, scale, plotTop + panel.height);
