@@ -41,6 +41,8 @@ ASK_S = 5.0
 LEAST_MEMORY_BYTES = 2 << 30
 LEAST_DISK_BYTES = 1 << 30
 LEAST_FILES = 4096
+ENTRIES = 5
+SLOW_ENTRY_S = 0.05
 _NAME = "elasticdl"
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -296,9 +298,7 @@ def job_directory() -> Iterator[Finding]:
         there = there.parent
     try:
         with tempfile.TemporaryDirectory(dir=there, prefix=".elasticdl-doctor-") as place:
-            began = time.monotonic()
-            _write_journal(Path(place))
-            seconds = time.monotonic() - began
+            seconds = _entry_seconds(Path(place))
             lock = own_file(Path(place) / "lock")
             with lock or contextlib.nullcontext():
                 if lock is None or not is_owned(Path(place) / "lock"):
@@ -308,10 +308,12 @@ def job_directory() -> Iterator[Finding]:
         yield Finding(name, "failed", f"{home}: {error}", do)
         return
     free = shutil.disk_usage(there).free
-    found = f"{home}: {_size(free)} free, a journal entry takes {1000 * seconds:.0f} ms"
+    found = f"{home}: {_size(free)} free, a journal entry takes {1000 * seconds:.1f} ms"
     if free < LEAST_DISK_BYTES:
         do = "make room: jobs that ended may go (elasticdl jobs list), or set ELASTICDL_HOME"
         yield Finding(name, "warning", found, do)
+    elif seconds > SLOW_ENTRY_S:
+        yield Finding(name, "warning", found, f"its disk is slow, or busy; {do}")
     else:
         yield Finding(name, "ok", found)
 
@@ -432,14 +434,21 @@ def _cgroup_number(name: str) -> int | None:
     return None
 
 
-def _write_journal(place: Path) -> None:
+def _entry_seconds(place: Path) -> float:
+    """Return what an entry takes until it is on the disk; the least of a few: others work, too."""
     db = sqlite3.connect(place / "journal.sqlite")
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("CREATE TABLE entries (number INTEGER PRIMARY KEY)")
-        db.execute("INSERT INTO entries VALUES (1)")
         db.commit()
+        took = []
+        for number in range(ENTRIES):
+            began = time.monotonic()
+            db.execute("INSERT INTO entries VALUES (?)", (number,))
+            db.commit()
+            took.append(time.monotonic() - began)
+        return min(took)
     finally:
         db.close()
 

@@ -80,6 +80,15 @@ def test_a_directory_that_cannot_hold_jobs_is_said(monkeypatch, tmp_path):
     assert not works([there])
 
 
+def test_a_slow_disk_under_the_journal_is_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "SLOW_ENTRY_S", 0.0)
+    there = found(doctor.job_directory)["ELASTICDL_HOME"]
+    assert there.state == "warning"
+    assert there.do.startswith("its disk is slow, or busy; set ELASTICDL_HOME to ")
+    assert works([there]), "jobs go on, slowly"
+
+
 def test_few_files_are_a_warning():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"

@@ -44,6 +44,19 @@ def test_the_first_lines_say_state_bottleneck_and_what_died_last(browser, server
     assert top < 300, "it is seen without scrolling"
 
 
+def test_of_those_that_died_one_that_is_not_replaced_yet_is_said_first(browser, server, sample):
+    (ps,) = [
+        one
+        for one in sample.values["state"]["instances"]
+        if (one["role"], one["index"]) == ("ps", 0)
+    ]
+    ps["state"] = "launching"
+    see(browser, server)
+    lines = browser.text("#verdict-lines")
+    assert "PS 0, incarnation 1: " in lines
+    assert "incarnation 2 is launching; 4 deaths in all" in lines
+
+
 def test_what_is_wrong_is_said_first(browser, server, sample):
     state = sample.values["state"]
     state["health"] = [

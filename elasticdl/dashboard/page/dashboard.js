@@ -65,13 +65,14 @@ function verdict() {
 function percent({ records_done: done, records_expected: all }) { return all ? `${Math.floor(100 * done / all)} %` : "0 %"; }
 
 function lastDeath() {
-  const death = job.events.findLast((one) => one.mark === "death");
-  if (!death) return "nothing has died";
-  const deaths = job.events.filter((one) => one.mark === "death").length;
-  const instance = job.state.instances.find((one) => one.role === death.role && one.index === death.index);
+  const deaths = job.events.filter((one) => one.mark === "death");
+  if (!deaths.length) return "nothing has died";
+  const instanceOf = (death) => job.state.instances.find((one) => one.role === death.role && one.index === death.index);
+  const death = deaths.findLast((one) => !hasEnded() && instanceOf(one)?.state === "launching") ?? deaths.at(-1); // What is not replaced yet comes first.
+  const instance = instanceOf(death);
   const next = instance && instance.incarnation > death.incarnation && !hasEnded()
     ? instance.state === "running" ? `; incarnation ${instance.incarnation} runs` : `; incarnation ${instance.incarnation} is ${instance.state}` : "";
-  return `${death.text.split("\n")[0]}, ${ago(death.time)}${next}${deaths > 1 ? `; ${deaths} deaths in all` : ""}`;
+  return `${death.text.split("\n")[0]}, ${ago(death.time)}${next}${deaths.length > 1 ? `; ${deaths.length} deaths in all` : ""}`;
 }
 
 function showVerdict() {
