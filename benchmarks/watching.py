@@ -1,30 +1,31 @@
 """What it costs to watch a job: with a page open and a scrape each second, over nobody looking.
 
 Jobs with and without run by turns; the ratio is that of their samples a second. On a busy machine
-the processor time of the master says more: all that watching takes happens there.
+the processor time of the master says more, and has a target: all that watching takes happens there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import socket
 import statistics
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import elasticdl
-from benchmarks.machine import describe_machine
+from benchmarks.figures import Figure, add_arguments, finish
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
 from elasticdl.instance import usable_cores
 
 PAUSE_S = 1.0
+MOST_PERCENT = 1.0
+LEAST_SEEN_PER_S = 1.0
+"""States and scrapes are two a second where both arrive."""
 
 
 @dataclass(frozen=True)
@@ -118,30 +119,47 @@ def run(settings: argparse.Namespace, is_watched: bool) -> Watched:
     )
 
 
-def measure(settings: argparse.Namespace) -> dict[str, Any]:
-    """Run both by turns and compare."""
+def measure(settings: argparse.Namespace) -> tuple[list[Watched], list[Watched]]:
+    """Run both by turns; return those that were watched, and those that were not."""
     watched: list[Watched] = []
     alone: list[Watched] = []
     for number in range(settings.rounds):
         for is_watched in (True, False) if number % 2 else (False, True):
             (watched if is_watched else alone).append(run(settings, is_watched))
+    return watched, alone
+
+
+def figures_of(watched: Sequence[Watched], alone: Sequence[Watched], cores: int) -> list[Figure]:
+    """Compare jobs that were watched with those that ran next to each."""
     ratios = [a.samples_per_s / b.samples_per_s for a, b in zip(watched, alone, strict=True)]
     more_cpu_s = statistics.median(
         a.master_cpu_s - b.master_cpu_s for a, b in zip(watched, alone, strict=True)
     )
     seconds = statistics.median(one.seconds for one in watched)
-    return {
-        "machine": describe_machine(),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "more_cpu_s": more_cpu_s,
-        "share_of_cores": more_cpu_s / (seconds * usable_cores()),
-        "watched": [asdict(one) for one in watched],
-        "alone": [asdict(one) for one in alone],
-    }
+    return [
+        Figure("samples a second, watched over alone", statistics.median(ratios)),
+        Figure(
+            "processor time more of the master, its imports included",
+            more_cpu_s,
+            "s",
+            less_is_better=True,
+        ),
+        Figure(
+            "the same, of the machine's while it trains",
+            100 * more_cpu_s / (seconds * cores),
+            "%",
+            at_most=MOST_PERCENT,
+        ),
+        Figure(
+            "states and scrapes that arrived",
+            min(one.seen / one.seconds for one in watched),
+            "a second",
+            at_least=LEAST_SEEN_PER_S,
+        ),
+    ]
 
 
-def main() -> None:
+def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
     parser.add_argument("--model", choices=sorted(WORKLOADS), default="deepfm")
@@ -149,19 +167,20 @@ def main() -> None:
     parser.add_argument("--num_epochs", type=int, default=4)
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--num_ps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="of one job each; medians are told")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    add_arguments(parser, rounds=3)
     given = parser.parse_args()
-    found = measure(given)
-    print(f"watched over alone: {found['ratio']:.3f} of the samples a second")
-    print(
-        f"the master takes {found['more_cpu_s']:.2f} s of processor time more, its imports "
-        f"included: {found['share_of_cores']:.2%} of the machine's while it trains"
+    if given.quick:
+        given.rounds, given.num_epochs = 1, 1
+    watched, alone = measure(given)
+    figures = figures_of(watched, alone, usable_cores())
+    return finish(
+        given,
+        "What watching costs",
+        figures,
+        watched=[asdict(one) for one in watched],
+        alone=[asdict(one) for one in alone],
     )
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
