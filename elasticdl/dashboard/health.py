@@ -52,7 +52,7 @@ def find_health(
         *_looked("how it ended", lambda: _of_end(state)),
         *_looked("who died", lambda: _of_deaths(state["at"], events)),
         *_looked("its checkpoints", lambda: _of_checkpoints(events)),
-        *_looked("what went wrong", lambda: _of_events(state["at"], events)),
+        *_looked("what went wrong", lambda: _of_events(state, events)),
     ]
     if state["state"] == "running":
         found += [
@@ -115,7 +115,8 @@ def _of_checkpoints(events: Sequence[JobEvent]) -> Iterator[Finding]:
         yield "error", f"{count_of(failed, 'checkpoint')} in a row failed, last: {why}"
 
 
-def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
+def _of_events(state: Values, events: Sequence[JobEvent]) -> Iterator[Finding]:
+    at = state["at"]
     recent = _recent(at, events)
     for one in recent:
         if one.kind == DAMAGED:
@@ -124,7 +125,7 @@ def _of_events(at: float, events: Sequence[JobEvent]) -> Iterator[Finding]:
     if raised:
         yield "warning", _first_line(raised[-1].text)
     late = [one for one in recent if one.kind == "granted" and "straggler" in one.body]
-    if late and late[-1].time > at - LATE_S:
+    if late and state["state"] == "running" and late[-1].time > at - LATE_S:
         yield "warning", leased_twice(late[-1].body)
 
 
