@@ -178,7 +178,11 @@ def test_list_is_a_table_or_json(
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations"
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one.words[0] == "jobs"], ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [one for one in COMMANDS if one.words[0] == "jobs"],
+    ids=lambda command: " ".join(command.words),
+)
 def test_every_command_takes_json_and_is_in_the_documents(command, capsys) -> None:
     with pytest.raises(Described) as described:
         command.run([DESCRIBE])
