@@ -365,9 +365,10 @@ function refresh() {
 }
 
 async function readAll() {
-  const [about, state, history] = await Promise.all(["api/job", "api/state", "api/history"].map(fetched));
+  let [about, state, history] = await Promise.all(["api/job", "api/state", "api/history"].map(fetched));
   job.about = about;
-  if (!(job.state?.at > state.at)) takeState(state);  // The stream was faster.
+  for (let more = 3; more && job.state?.at > state.at; more--) state = await fetched("api/state");  // The stream was faster, and has not all epochs.
+  if (!(job.state?.at > state.at)) takeState(state);
   view.heard = performance.now();
   takeHistory(history, true);
   for (let after = job.last, reply; ; after = reply.events.at(-1).number) {
