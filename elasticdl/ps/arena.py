@@ -45,6 +45,9 @@ class Arena:
         self._lock = threading.Lock()
         self._num_folded_bytes = 0
         self._map = _new_map(max(_GRANULE_BYTES, _round_up(self.row_bytes)))
+        if is_short_lived and hasattr(mmap, "MADV_NOHUGEPAGE"):
+            with contextlib.suppress(OSError):  # Else there are some where all memory has them.
+                self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self.rows = self._view()
         """All rows, ``[capacity, num_columns]``. Take it anew after each `reserve`."""
 

@@ -26,6 +26,8 @@ def positions_of(ids: np.ndarray, position_of_group: np.ndarray) -> tuple[np.nda
       position_of_group: int64 ``[num_groups]``.
     """
     ids = require("ids", ids, np.int64, (None,))
+    if not len(position_of_group):  # The kernel would read what is not there.
+        return np.full(len(ids), -1), not len(ids)
     positions = np.empty(len(ids), np.int64)
     return positions, kernels.hash_to_positions(ids, position_of_group, positions) >= 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -59,8 +60,12 @@ class _Loop(Generic[Result]):
         self._finished.wait()
         # A thread that comes late still has the loop: it must not keep arrays from growing.
         self._work = None
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # Nor must its frames, in a circle that only the collector would break.
         return self.results
 
 
@@ -77,13 +82,16 @@ class _Helpers:
         self._wanted: SimpleQueue[_Loop[Any]] = SimpleQueue()
 
     def call(self, loop: _Loop[Any], count: int) -> None:
-        """Let so many threads come to a loop, as soon as each can."""
+        """Let so many threads, or as many as there can be, come to a loop as soon as they can."""
         with self._lock:
-            for _ in range(self._num_threads, count):
-                threading.Thread(
-                    target=_help, args=(self._wanted,), name="rows", daemon=True
-                ).start()
-                self._num_threads += 1
+            # A push is not to end between two tables because the system makes no further thread.
+            with contextlib.suppress(RuntimeError):
+                while self._num_threads < count:
+                    threading.Thread(
+                        target=_help, args=(self._wanted,), name="rows", daemon=True
+                    ).start()
+                    self._num_threads += 1
+            count = min(count, self._num_threads)
         for _ in range(count):
             self._wanted.put(loop)
 

@@ -16,17 +16,23 @@ DEADLINE_S = 60.0
 needs_folding = pytest.mark.skipif(not can_fold(), reason="this system puts no pages together")
 
 
-def huge_bytes(address: int) -> int:
-    """Return the bytes of huge pages in the mapping that an address is in."""
+def told_of(address: int, what: str) -> str:
+    """Return what the system tells of the mapping that an address is in; empty for nothing."""
     is_here = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first, _, rest = line.partition(" ")
         if not first.endswith(":"):
             start, _, end = first.partition("-")
             is_here = int(start, 16) <= address < int(end, 16)
-        elif is_here and first == "AnonHugePages:":
-            return int(rest.split()[0]) * 1024
-    return 0
+        elif is_here and first == f"{what}:":
+            return rest
+    return ""
+
+
+def huge_bytes(address: int) -> int:
+    """Return the bytes of huge pages in the mapping that an address is in."""
+    told = told_of(address, "AnonHugePages")
+    return int(told.split()[0]) * 1024 if told else 0
 
 
 @needs_folding
@@ -61,4 +67,10 @@ def test_what_is_empty_stays_empty() -> None:
 def test_what_is_short_lived_keeps_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_HUGE_FROM_BYTES", HUGE_BYTES)
     monkeypatch.setattr(arena.FOLDER, "add", lambda memory: pytest.fail("it is to be folded"))
-    Arena(np.int64, 1, is_short_lived=True).reserve(4 * HUGE_BYTES // 8)
+    rows = Arena(np.int64, 1, is_short_lived=True)
+    rows.reserve(4 * HUGE_BYTES // 8)
+    rows.rows[:] = 1
+    flags = told_of(rows.rows.ctypes.data, "VmFlags").split()
+    # Nor does a system that gives huge pages to everybody give it any.
+    assert "nh" in flags or not can_fold()
+    assert not huge_bytes(rows.rows.ctypes.data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import threading
 
@@ -69,6 +71,55 @@ def test_an_error_ends_all_parts_before_it_is_raised(cores: int) -> None:
     assert not running
 
 
+def _table() -> EmbeddingTable:
+    config = OptimizerConfig("adagrad")
+    return EmbeddingTable("t", 4, config, RowInitializer("uniform", seed=7, a=-0.05, b=0.05))
+
+
+def test_an_error_keeps_no_table_from_growing(
+    cores: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    table = _table()
+    ids = np.arange(MANY)
+    table.reserve(ids)
+
+    def fail(self: RowInitializer, ids: np.ndarray, dim: int) -> None:
+        raise MemoryError("no room for initial rows")
+
+    gc.disable()  # What only the collector frees stays too long.
+    request.addfinalizer(gc.enable)
+    with monkeypatch.context() as patched:
+        patched.setattr(RowInitializer, "rows", fail)
+        with contextlib.suppress(MemoryError):  # pytest.raises would keep the error.
+            table.lookup(ids + MANY)
+            pytest.fail("the lookup did not fail")
+    table.reserve(np.arange(20 * MANY))
+    assert len(table) == 20 * MANY
+
+
+def test_where_there_are_no_further_threads_a_push_is_applied_by_those_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ids, ones = np.arange(MANY), np.ones(MANY, np.int64)
+    gradients = np.random.default_rng(3).normal(size=(MANY, 4)).astype(np.float32)
+    found = []
+    for is_refused in (False, True):
+        table = _table()
+        with monkeypatch.context() as patched:
+            patched.setattr(row_parts, "_HELPERS", row_parts._Helpers())
+            use_cores(patched, 1)
+            rows = table.prepare(ids)
+            use_cores(patched, 4)
+            if is_refused:
+                patched.setattr(threading.Thread, "start", refuse)
+            table.apply(ids, gradients, 0.1, ones, rows=rows)
+            found.append(table.lookup(ids).tobytes())
+    assert found[0] == found[1] != _table().lookup(ids).tobytes()
+
+
 @pytest.mark.parametrize("num_groups", [64, 100])
 def test_positions_are_those_of_the_groups(num_groups: int, cores: int) -> None:
     ids = np.random.default_rng(0).integers(-(1 << 62), 1 << 62, MANY)
@@ -78,6 +129,12 @@ def test_positions_are_those_of_the_groups(num_groups: int, cores: int) -> None:
     assert are_hosted
     positions[7] = -1
     assert not positions_of(ids, positions)[1]
+
+
+def test_where_there_are_no_groups_nothing_is_hosted() -> None:
+    nowhere = np.zeros(0, np.int64)
+    assert not positions_of(np.arange(100), nowhere)[1]
+    assert positions_of(nowhere, nowhere)[1]
 
 
 def test_who_calls_works_alone_where_no_core_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
