@@ -295,8 +295,9 @@ def create_job_dir(spec: JobSpec, declared_shards: Mapping[str, Any] | None = No
             undo.callback(path.unlink, missing_ok=True)
             with os.fdopen(token, "w") as file:
                 file.write(secrets.token_hex(16))
-            undo.callback((directory / JOB_NAME_FILE).unlink, missing_ok=True)
-            (directory / JOB_NAME_FILE).write_text(spec.job_name)
+            with (directory / JOB_NAME_FILE).open("x") as name:  # Not into a file that is there.
+                undo.callback((directory / JOB_NAME_FILE).unlink, missing_ok=True)
+                name.write(spec.job_name)
             if declared_shards:
                 undo.callback((directory / SHARDS_FILE).unlink, missing_ok=True)
                 save_shards(directory, declared_shards)

@@ -323,6 +323,15 @@ def test_a_disk_without_room_for_a_job_is_one_line_and_nothing_of_the_job_is_lef
     create_job_dir(spec)
 
 
+def test_a_file_that_is_called_as_one_of_the_jobs_is_kept(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("mine")
+    spec = job_spec([*words, f"--job_dir={tmp_path}"])
+    with pytest.raises(UsageError, match="File exists; give one"):
+        create_job_dir(spec)
+    assert (tmp_path / "job").read_text() == "mine"
+    assert not (tmp_path / "token").exists()
+
+
 def test_a_lost_job_whose_result_cannot_be_written_is_told_in_one_line(
     words: list[str], tmp_path: Path
 ) -> None:
