@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class PageServer:
       requests: what was asked for so far.
       has_room: whether another page may listen to the stream.
       changed: what states of the stream have instead of all epochs; None: all of them.
+      before_stream: is called when a stream is open and before it tells what is new since then.
     """
 
     def __init__(self, sample: Sample, port: int = 0) -> None:
@@ -34,6 +36,7 @@ class PageServer:
         self.requests: list[str] = []
         self.has_room = True
         self.changed: list[dict[str, Any]] | None = None
+        self.before_stream: Callable[[], None] = lambda: None
         self._ended = threading.Event()
         server = self
 
@@ -96,6 +99,8 @@ class PageServer:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.end_headers()
+        request.wfile.flush()
+        self.before_stream()
         sent = self.sample.values["events"]["last"]
         try:
             while True:

@@ -322,6 +322,27 @@ def test_new_events_and_incarnations_appear_by_themselves(browser, server, sampl
 EPOCHS = "return [...document.querySelectorAll('#epochs tr')].map((one) => one.textContent)"
 
 
+def test_what_happens_between_reading_and_the_beginning_of_the_stream_is_seen(
+    browser, server, sample
+):
+    history, events = sample.values["history"], sample.values["events"]
+    late_row = [history["rows"][-1][0] + 1.0, *history["rows"][-1][1:]]
+    late_event = {**events["events"][-1], "number": events["last"] + 1, "text": "in between"}
+
+    def happen():
+        time.sleep(2.0)  # The page has read all that there was.
+        assert "/api/history" in server.requests
+        history["rows"].append(late_row)
+        events["events"].append(late_event)
+        events["last"] += 1
+
+    server.before_stream = happen
+    see(browser, server)
+    assert "in between" not in browser.text("#events")
+    browser.until("the event", lambda: "in between" in browser.text("#events"))
+    browser.until("the row", lambda: browser.js("return job.rows.at(-1)[0]") == late_row[0])
+
+
 def test_epochs_are_put_together_of_states_that_have_some_also_after_a_new_master(browser, sample):
     first = PageServer(sample)
     first.changed = []

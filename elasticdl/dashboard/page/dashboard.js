@@ -328,7 +328,7 @@ function takeHistory({ interval_s: interval, columns, rows, evaluations }, isWho
   job.rows.push(...rows.filter((one) => one[0] > last));
   const known = new Set(job.evaluations.map((one) => one.at));
   job.evaluations.push(...evaluations.filter((one) => !known.has(one.at)));
-  if (!isWhole && (interval !== job.interval || job.rows.length > MOST_ROWS)) refresh();  // The master keeps fewer.
+  if (!isWhole && (interval !== job.interval || job.rows.length > MOST_ROWS)) isStale = true;  // The master keeps fewer.
 }
 
 function takeEvents(events) {
@@ -355,13 +355,33 @@ function takeState(state) {
 }
 
 let refreshing = null;
-const waiting = [];  // Events that came while those before them were being read.
 let isStale = true;
+const waiting = [];  // What came by the stream while what was before it was not read.
 
-/** Read everything anew: at the start, after the master was restarted, and when its history was thinned. */
+/**
+ * Read everything anew: at the start, when a stream has begun, and when the master's history was thinned.
+ *
+ * A stream tells what is new since it began, which is no earlier than "open" and no later than its first state: what is read
+ * after that state leaves nothing out. What is read before it is shown meanwhile.
+ */
 function refresh() {
-  refreshing ??= readAll().then(() => { isStale = false; }, () => { isStale = true; }).finally(() => { refreshing = null; show(); });
-  return refreshing;
+  if (refreshing) return;
+  isStale = false;
+  refreshing = readAll().catch(() => { isStale = true; }).finally(() => {
+    refreshing = null;
+    if (!isStale || hasEnded()) takeWaiting();
+    show();
+  });
+}
+
+/** Take what comes by the stream at once, or when what was before it has been read. */
+function inTurn(take) {
+  if (refreshing || isStale) waiting.push(take);
+  else take();
+}
+
+function takeWaiting() {
+  for (const take of waiting.splice(0)) take();
 }
 
 async function readAll() {
@@ -376,7 +396,6 @@ async function readAll() {
     takeEvents(reply.events);
     if (reply.events.length < EVENTS_AT_ONCE) break;
   }
-  takeEvents(waiting.splice(0));
   view.isKnown = true;
 }
 
@@ -388,15 +407,15 @@ function connect() {
   triedAt = performance.now();
   stream = new EventSource("api/stream");
   const on = (kind, take) => stream.addEventListener(kind, (event) => { take(JSON.parse(event.data)); });
-  stream.addEventListener("open", refresh);
+  stream.addEventListener("open", () => { isStale = true; });
   on("state", (state) => {
     takeState(state);
     view.heard = performance.now();
     if (isStale) refresh();
     show();
   });
-  on("history", (history) => { if (job.columns.length) takeHistory(history, false); });
-  on("events", ({ events }) => { if (refreshing || isStale) waiting.push(...events); else takeEvents(events); });
+  on("history", (history) => inTurn(() => takeHistory(history, false)));
+  on("events", ({ events }) => inTurn(() => takeEvents(events)));
 }
 
 function showLink() {
