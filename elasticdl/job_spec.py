@@ -285,6 +285,16 @@ def absolute_path(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def machine_value(name: str) -> Any:
+    """An option that describes a place: of the environment, of this person's file, or its default.
+
+    Raises:
+      UsageError: as `machine_options`, or the value is wrong.
+    """
+    given = machine_options(OPTIONS, _read_yaml)
+    return option_value(name, *given[name]) if name in given else OPTIONS[name].default
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
     import yaml
 
@@ -345,10 +355,14 @@ def _read_config(path: str, command: str) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
+def elasticdl_home() -> Path:
+    """What this person has of ElasticDL: $ELASTICDL_HOME, else ~/.elasticdl."""
+    return Path(absolute_path(os.environ.get("ELASTICDL_HOME") or "~/.elasticdl"))
+
+
 def jobs_home() -> Path:
-    """The directory of this person's jobs: $ELASTICDL_HOME/jobs, else ~/.elasticdl/jobs."""
-    home = os.environ.get("ELASTICDL_HOME") or "~/.elasticdl"
-    return Path(absolute_path(home)) / "jobs"
+    """The directory of this person's jobs."""
+    return elasticdl_home() / "jobs"
 
 
 def resolve_job_dir(job: str) -> Path:

@@ -19,6 +19,7 @@ from elasticdl.api.validation import validate, with_columns
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
 from elasticdl.model.keras_choice import with_keras
+from elasticdl.model.zoo_sources import is_repository, with_zoo
 
 
 def train(**options: Any) -> JobResult:
@@ -51,6 +52,7 @@ def run_job(job_spec: JobSpec) -> JobResult:
             f"elasticdl {job_spec.command} --dry_run prints what it would submit"
         )
     try:
+        job_spec = _with_zoo(job_spec)
         validate(job_spec)
         job_spec = with_columns(job_spec)
         job_spec = with_keras(job_spec)
@@ -108,6 +110,16 @@ def _what_is_there(job_spec: JobSpec) -> str:
         return ""
     there = f"job {job_spec.job_name} is in {job_spec.job_dir}"
     return f"{there}; elasticdl jobs resume {job_spec.known_as} goes on with it"
+
+
+def _with_zoo(job_spec: JobSpec) -> JobSpec:
+    """Return a job whose zoo is here, and say so while it is fetched."""
+    zoo = job_spec.model_zoo
+    if zoo is None or not is_repository(zoo):
+        return job_spec
+    with open_progress(job_spec) as show:
+        show(JobStatus(state="fetching the model zoo", message=f"fetching {zoo}"))
+        return with_zoo(job_spec)
 
 
 def _limited(job_spec: JobSpec, max_steps: int | None) -> JobSpec:

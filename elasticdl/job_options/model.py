@@ -18,10 +18,11 @@ class ModelOptions(BaseModel):
 
     model_zoo: str | None = option(
         None,
-        "directory of the Python files that define models",
+        "directory of the Python files that define models, or the address of a git repository: "
+        "https://, ssh:// or file://, with a branch, tag or commit after @",
         group="Model",
         commands=TRAIN,
-        metavar="DIR",
+        metavar="DIR|URL[@REF]",
         example="model_zoo",
         required_by=TRAIN,
         form="path",

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from elasticdl.data.schema import Schema, parse_schema
 from elasticdl.errors import UsageError
+from elasticdl.model.zoo_sources import zoo_of
 from elasticdl.proto.trained_model_pb2 import TrainedModel
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class ModelSource:
         writes them; none where it is given records that are bytes.
       keras: "3" or "legacy", the Keras its code is for.
       embedding_threshold_bytes: from which size on a Keras embedding is a table; −1: none is.
+      zoo_origin: the repository that the zoo was fetched from, and zoo_commit: which commit of it;
+        empty where it is a directory.
+      image: that the job's pods run; empty where it has none.
     """
 
     model_zoo: str
@@ -45,6 +49,9 @@ class ModelSource:
     seed: int = 0
     embedding_threshold_bytes: int = 2 << 20
     columns: tuple[str, ...] = ()
+    zoo_origin: str = ""
+    zoo_commit: str = ""
+    image: str = ""
 
     @property
     def schema(self) -> Schema:
@@ -68,8 +75,12 @@ class ModelSource:
             raise UsageError(
                 "model_def: not given; give --model_zoo and --model_def, or --trained_model"
             )
+        zoo = zoo_of(Path(job_spec.model_zoo))
         return cls(
             model_zoo=job_spec.model_zoo,
+            zoo_origin=zoo.origin,
+            zoo_commit=zoo.commit,
+            image=job_spec.image,
             model_def=job_spec.model_def,
             params=job_spec.params,
             input_fn=job_spec.input_fn,
@@ -106,6 +117,9 @@ class ModelSource:
             seed=definition.seed,
             columns=tuple(definition.columns),
             keras=definition.keras or "3",
+            zoo_origin=definition.zoo_origin,
+            zoo_commit=definition.zoo_commit,
+            image=definition.docker_commit_id,
             embedding_threshold_bytes=(
                 definition.embedding_threshold_bytes
                 if definition.HasField("embedding_threshold_bytes")

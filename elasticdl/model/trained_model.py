@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ def write_trained_model(
     partial = _beside(output, job_name)
     try:
         partial.mkdir()
-        _copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
+        copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
         parameters.save(partial / PARAMETERS_FILE)
         model, features, tables = _restore(
             source, parameters, {"role": "export", "job_name": job_name}
@@ -250,6 +250,7 @@ def _restore(
 
 def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> TrainedModel:
     return TrainedModel(
+        docker_commit_id=source.image,
         model_def=source.model_def,
         model_def_params=source.params,
         params_filename=PARAMETERS_FILE,
@@ -264,6 +265,8 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
         keras=source.keras,
         elasticdl_version=elasticdl.__version__,
         job_name=job_name,
+        zoo_origin=source.zoo_origin,
+        zoo_commit=source.zoo_commit,
         embedding_threshold_bytes=source.embedding_threshold_bytes,
         tables=[
             TrainedModel.Table(name=name, dim=table.rows.shape[1], num_rows=len(table.ids))
@@ -272,15 +275,36 @@ def _definition(source: ModelSource, parameters: Parameters, job_name: str) -> T
     )
 
 
-def _copy_zoo(zoo: Path, target: Path) -> None:
+def copy_zoo(zoo: Path, target: Path) -> list[Path]:
     """Copy the zoo's Python files and the small files beside them, such as vocabularies.
 
     Left out are environments, caches, hidden files, data files and trained models. Code comes
     first, should the rest not fit.
+
+    Returns:
+      what was left out for its size alone.
     """
     target.mkdir()
     others: list[Path] = []
     num_bytes = 0
+    for file in zoo_files(zoo):
+        if file.suffix == ".py":
+            _copy_file(zoo, file, target)
+        else:
+            others.append(file)
+    too_large = []
+    for file in others:
+        size = file.stat().st_size
+        if size <= _MAX_FILE_BYTES and num_bytes + size <= _MAX_COPY_BYTES:
+            num_bytes += size
+            _copy_file(zoo, file, target)
+        else:
+            too_large.append(file)
+    return too_large
+
+
+def zoo_files(zoo: Path) -> Iterator[Path]:
+    """Yield a zoo's files that belong to its models, whatever their size."""
     for folder, folders, files in os.walk(zoo):
         here = Path(folder)
         folders[:] = sorted(
@@ -293,15 +317,9 @@ def _copy_zoo(zoo: Path, target: Path) -> None:
         )
         for name in sorted(files):
             file = here / name
-            if name.endswith(".py"):
-                _copy_file(zoo, file, target)
-            elif not name.startswith(".") and file.suffix.lower() not in _DATA and file.is_file():
-                others.append(file)
-    for file in others:
-        size = file.stat().st_size
-        if size <= _MAX_FILE_BYTES and num_bytes + size <= _MAX_COPY_BYTES:
-            num_bytes += size
-            _copy_file(zoo, file, target)
+            is_shown = not name.startswith(".") and file.suffix.lower() not in _DATA
+            if name.endswith(".py") or (is_shown and file.is_file()):
+                yield file
 
 
 def _copy_file(zoo: Path, file: Path, target: Path) -> None:

@@ -24,6 +24,7 @@ from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.master import Master
 from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.model.source import read_definition
 from elasticdl.model.trained_model import load_parameters
 from tests.job.clicks_data import ZOO, write_clicks
 from tests.job.real_jobs import wait_until
@@ -92,6 +93,26 @@ def test_schedules_weight_decay_and_clipping_work_in_a_job_and_change_no_account
     losses = [epoch["loss"] for epoch in result.history]
     assert losses[-1] < losses[0]
     assert result.metrics["auc"] > 0.7
+
+
+def test_a_model_of_a_repository_says_of_which_commit_it_is(clicks, tmp_path, capsys):
+    zoo = tmp_path / "models"
+    shutil.copytree(ZOO, zoo, ignore=shutil.ignore_patterns("__pycache__"))
+    who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "models"], ["tag", "v1"]):
+        subprocess.run(["git", *who, *words], cwd=zoo, check=True, timeout=60)
+    url = f"file://{zoo}@v1"
+    result = train(clicks, tmp_path / "out", model_zoo=url, quiet=False, max_steps=2)
+    assert f"fetching {url}" in capsys.readouterr().out
+    head = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(head, cwd=zoo, check=True, capture_output=True, timeout=60).stdout
+    definition = read_definition(result.output)
+    assert definition.zoo_commit == commit.decode().strip()
+    assert definition.zoo_origin == f"file://{zoo}"
+    shutil.rmtree(zoo)
+    assert elasticdl.evaluate(
+        trained_model=result.output, data=clicks, num_workers=0, quiet=True
+    ).metrics
 
 
 def test_filtered_records_are_told_from_lost_ones(clicks, tmp_path):

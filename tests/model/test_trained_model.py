@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,11 @@ def test_a_functional_model_of_a_named_input_serves_under_that_name(tmp_path: Pa
 def test_a_model_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     source, parameters = trained(tmp_path, MNIST, "MnistElasticDLSpec")
     path = tmp_path / "output"
-    write_trained_model(str(path), source, parameters)
+    origin = {"image": "registry/x@sha256:0", "zoo_origin": "https://x/y", "zoo_commit": "ab"}
+    write_trained_model(str(path), replace(source, **origin), parameters)
+    definition = read_definition(str(path))
+    found = (definition.docker_commit_id, definition.zoo_origin, definition.zoo_commit)
+    assert found == tuple(origin.values())
     before = (path / "trained_model.pb").stat().st_ino
     with pytest.raises(UsageError, match="holds a trained model already"):
         write_trained_model(str(path), source, parameters)

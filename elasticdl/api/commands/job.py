@@ -165,7 +165,9 @@ def _check(words: Sequence[str]) -> None:
     from elasticdl.api.preflight import preflight
     from elasticdl.api.validation import validate, with_columns
     from elasticdl.model.keras_choice import with_keras
+    from elasticdl.model.zoo_sources import with_zoo
 
+    job_spec = with_zoo(job_spec)
     validate(job_spec)
     with _place_for_files(job_spec):
         report = preflight(with_keras(with_columns(job_spec)))
