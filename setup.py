@@ -21,6 +21,7 @@ PROTO_DIR = Path("elasticdl") / "proto"
 # One line of reason for each: docs/decisions/dependencies.md
 DEPENDENCIES = [
     "cramjam>=2.9,<3",
+    "isal>=1.7,<2",
     "grpcio>=1.78,<2",
     "keras>=3.12,<4",
     "numba>=0.61,<0.70",

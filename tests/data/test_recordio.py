@@ -178,6 +178,7 @@ def test_an_empty_file_has_no_records(tmp_path):
     assert recordio.Index(path).num_chunks == 0
 
 
+WRONG_SUM = zlib.compress(b"\0" * 4, wbits=31)[:-8] + b"\1\2\3\4\4\0\0\0"
 BROKEN = {
     "wrong magic": (chunk(b"\0\0\0\0", 1, magic=0x04030201), "not RecordIO"),
     "text": (b"age,income\n" * 10, "not RecordIO"),
@@ -198,7 +199,9 @@ BROKEN = {
     "bytes without records": (chunk(b"abc", 0), "has no records"),
     "half a header": (chunk(b"\0\0\0\0", 1)[:11], "11 bytes of its 20-byte header"),
     "no Snappy": (chunk(b"abcdefgh", 1, 1), "not valid Snappy"),
-    "no gzip": (chunk(b"abcdefgh", 1, 2), "not valid gzip"),
+    "no gzip": (chunk(b"abcdefghijklmnop", 1, 2), "not valid gzip"),
+    "no header of gzip": (chunk(b"abcdefgh", 1, 2), "not one whole gzip"),
+    "gzip of another sum": (chunk(WRONG_SUM, 1, 2), "not valid gzip"),
     "half gzip": (chunk(zlib.compress(b"\0" * 99, wbits=31)[:-4], 1, 2), "not one whole gzip"),
     "gzip and more": (chunk(zlib.compress(b"\0" * 4, wbits=31) + b"x", 1, 2), "not one whole gzip"),
 }

@@ -126,6 +126,32 @@ def scan_tfrecord(data, offset, most_records, max_record_bytes, every, offsets, 
 
 
 @njit(
+    types.Tuple((int64, int64))(_BYTES, int64, types.Array(int64, 1, "C")), nogil=True, cache=True
+)
+def scan_lengths(data, offset, starts):
+    """Go over records that each stand behind their length of 32 bits; note where they start.
+
+    Args:
+      data: all of them.
+      offset: where the length of the first is.
+      starts: where to; one for each record that is wanted.
+
+    Returns:
+      (records that are whole, offset after them).
+    """
+    for index in range(len(starts)):
+        start = offset + 4
+        if start > len(data):
+            return index, offset
+        end = start + int64(_little_endian(data, offset, 4))
+        if end > len(data):
+            return index, offset
+        starts[index] = start
+        offset = end
+    return len(starts), offset
+
+
+@njit(
     types.Tuple((int64, int64, int64))(
         _BYTES, int64, int64, uint8, int64, types.Array(int64, 1, "C")
     ),

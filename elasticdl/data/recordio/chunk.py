@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import cramjam
 import numpy as np
+from isal import isal_zlib
 
 from elasticdl.errors import UsageError
 
@@ -166,7 +167,7 @@ class ChunkReader:
             for start in range(0, len(stored), _BATCH_BYTES):
                 part = stored[start : start + _BATCH_BYTES]
                 same = same and self._file.readinto(part) == len(part)
-                crc = zlib.crc32(part, crc)
+                crc = isal_zlib.crc32(part, crc)
             if not same:
                 raise BrokenChunkError("changed since the file was indexed")
             if crc != header.crc:
@@ -198,10 +199,10 @@ class ChunkReader:
 
 
 def _decompress_gzip(stored: memoryview, max_chunk_bytes: int) -> bytes:
-    stream = zlib.decompressobj(wbits=_GZIP_WINDOW)
+    stream = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
     try:
         payload = stream.decompress(stored, max_chunk_bytes + 1)
-    except zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # What its stub says is no class.
         raise BrokenChunkError(f"is not valid gzip data ({error}): corrupted") from error
     if len(payload) > max_chunk_bytes:
         raise _too_large(max_chunk_bytes)
@@ -247,22 +248,25 @@ def _split_evenly(payload: io.BytesIO, length: int, batch: int) -> Iterator[list
 def _split_unevenly(
     payload: io.BytesIO, num_bytes: int, num_records: int, batch: int
 ) -> Iterator[list[bytes]]:
-    read = payload.read
-    number = int.from_bytes
     end = 0
     for first in range(0, num_records, batch):
-        count = min(batch, num_records - first)
-        records = [read(number(read(_LENGTH_BYTES), "little")) for _ in range(count)]
-        # A read past the end of the payload comes back short, and then the sizes do not add up,
-        # unless it was the very last one: that is looked at below.
-        end += sum(map(len, records)) + count * _LENGTH_BYTES
-        if payload.tell() != end:
+        begin, starts = end, np.empty(min(batch, num_records - first), np.int64)
+        some, end = _pass(payload, begin, starts)
+        if end == begin or (first + batch >= num_records and end != num_bytes):
             raise _misfit(num_bytes, num_records)
-        if first + count == num_records:
-            payload.seek(end - len(records[-1]) - _LENGTH_BYTES)
-            if end != num_bytes or number(read(_LENGTH_BYTES), "little") != len(records[-1]):
-                raise _misfit(num_bytes, num_records)
-        yield records
+        starts -= begin
+        ends = np.append(starts[1:] - _LENGTH_BYTES, end - begin)
+        yield [some[i:j] for i, j in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def _pass(payload: io.BytesIO, begin: int, starts: np.ndarray) -> tuple[bytes, int]:
+    """Note where records start; return their bytes, none if they are not whole, and their end."""
+    # Compiled, which takes a while to be loaded: not for who looks at headers only.
+    from elasticdl.data.readers.kernels import scan_lengths
+
+    with payload.getbuffer() as view:
+        count, end = scan_lengths(np.frombuffer(view, np.uint8), begin, starts)
+        return (bytes(view[begin:end]), end) if count == len(starts) else (b"", begin)
 
 
 def _misfit(num_bytes: int, num_records: int) -> BrokenChunkError:
