@@ -29,7 +29,7 @@ from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.joining import join
 from elasticdl.ps.partition import Partition
-from elasticdl.rpc import Client, DirectTransport, Server, Service
+from elasticdl.rpc import Client, DirectTransport, RpcError, Server, Service
 from elasticdl.trace_file import trace_instance
 
 
@@ -161,6 +161,9 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
 def _tell(following: Following, ended: threading.Event) -> None:
     """Tell where the job stands until it has ended, and then once more."""
     with contextlib.suppress(BrokenPipeError):  # Nobody reads it: the job goes on.
-        while not ended.wait(POLL_S):
-            following.look()
-        following.look()
+        while True:
+            is_last = ended.wait(POLL_S)
+            with contextlib.suppress(RpcError):  # A busy machine may be late; it is asked again.
+                following.look()
+            if is_last:
+                return
