@@ -126,29 +126,40 @@ def scan_tfrecord(data, offset, most_records, max_record_bytes, every, offsets, 
 
 
 @njit(
-    types.Tuple((int64, int64))(_BYTES, int64, types.Array(int64, 1, "C")), nogil=True, cache=True
+    types.Tuple((int64, int64))(
+        _BYTES, int64, types.Array(int64, 1, "C"), types.Array(uint8, 1, "C")
+    ),
+    nogil=True,
+    cache=True,
 )
-def scan_lengths(data, offset, starts):
-    """Go over records that each stand behind their length of 32 bits; note where they start.
+def join_records(data, offset, lengths, joined):
+    """Put records that each stand behind their length of 32 bits together, without the lengths.
 
     Args:
       data: all of them.
       offset: where the length of the first is.
-      starts: where to; one for each record that is wanted.
+      lengths: where their lengths go; one for each record that is wanted.
+      joined: where their bytes go; large enough for all that follows `offset`.
 
     Returns:
       (records that are whole, offset after them).
     """
-    for index in range(len(starts)):
+    place = 0
+    for index in range(len(lengths)):
         start = offset + 4
         if start > len(data):
             return index, offset
-        end = start + int64(_little_endian(data, offset, 4))
-        if end > len(data):
+        length = int64(_little_endian(data, offset, 4))
+        if length > len(data) - start:
             return index, offset
-        starts[index] = start
-        offset = end
-    return len(starts), offset
+        # Of slices alone the compiler knows that it is one copy, ten times as fast as byte by byte.
+        source, target = data[start : start + length], joined[place : place + length]
+        for byte in range(uint64(len(target))):
+            target[byte] = source[byte]
+        lengths[index] = length
+        place += length
+        offset = start + length
+    return len(lengths), offset
 
 
 @njit(

@@ -145,6 +145,7 @@ class ChunkReader:
         self._stored = io.BytesIO()
         self._decompressed = io.BytesIO()
         self._snappy_buffer = np.empty(0, np.uint8)
+        self._joined = np.empty(0, np.uint8)
 
     def read(self, header: Header, offset: int) -> Iterator[list[bytes]]:
         """Verify the chunk at an offset, then iterate over its records, some at a time.
@@ -175,14 +176,14 @@ class ChunkReader:
                     f"has CRC32 0x{crc:08x}, its header says 0x{header.crc:08x}: corrupted"
                 )
             if header.compressor == Compressor.NONE:
-                return _split(self._stored, len(stored), header.num_records)
+                return self._split(self._stored, len(stored), header.num_records)
             if header.compressor == Compressor.SNAPPY:
                 payload = self._decompress_snappy(stored)
             else:
                 payload = memoryview(_decompress_gzip(stored, self._max_chunk_bytes))
         with _resize(self._decompressed, len(payload)) as target:
             target[:] = payload
-        return _split(self._decompressed, len(payload), header.num_records)
+        return self._split(self._decompressed, len(payload), header.num_records)
 
     def _decompress_snappy(self, stored: memoryview) -> memoryview:
         size = min(_SNAPPY_MAX_EXPANSION * len(stored), self._max_chunk_bytes)
@@ -196,6 +197,42 @@ class ChunkReader:
             if "failed to write whole buffer" in str(error):
                 raise _too_large(self._max_chunk_bytes) from error
             raise BrokenChunkError(f"is not valid Snappy data ({error}): corrupted") from error
+
+    def _split(
+        self, payload: io.BytesIO, num_bytes: int, num_records: int
+    ) -> Iterator[list[bytes]]:
+        """Cut a payload into its records, in C loops; faster still where all are equally long."""
+        if num_records * _LENGTH_BYTES > num_bytes:
+            raise _misfit(num_bytes, num_records)
+        batch = max(1, _BATCH_BYTES * num_records // num_bytes)
+        if num_bytes % num_records == 0:
+            step = num_bytes // num_records
+            length = step - _LENGTH_BYTES
+            lengths = np.ndarray(num_records, "<u4", payload.getbuffer(), strides=(step,))
+            if (lengths == length).all():
+                return _split_evenly(payload, length, batch)
+            del lengths  # Nobody else holds the payload's memory.
+        return self._split_unevenly(payload, num_bytes, num_records, batch)
+
+    def _split_unevenly(
+        self, payload: io.BytesIO, num_bytes: int, num_records: int, batch: int
+    ) -> Iterator[list[bytes]]:
+        # Compiled, which takes a while to be loaded: not for who looks at headers only.
+        from elasticdl.data.readers.kernels import join_records
+
+        if len(self._joined) < num_bytes:
+            self._joined = np.empty(num_bytes, np.uint8)
+        end = 0
+        for first in range(0, num_records, batch):
+            lengths, begin = np.empty(min(batch, num_records - first), np.int64), end
+            with payload.getbuffer() as view:
+                data = np.frombuffer(view, np.uint8)
+                count, end = join_records(data, begin, lengths, self._joined)
+                del data
+            if count < len(lengths) or (first + batch >= num_records and end != num_bytes):
+                raise _misfit(num_bytes, num_records)
+            joined = self._joined[: end - begin - _LENGTH_BYTES * count]
+            yield list(map(io.BytesIO(joined.data).read, lengths.tolist()))
 
 
 def _decompress_gzip(stored: memoryview, max_chunk_bytes: int) -> bytes:
@@ -226,47 +263,10 @@ def _resize(buffer: io.BytesIO, num_bytes: int) -> memoryview:
     return buffer.getbuffer()
 
 
-def _split(payload: io.BytesIO, num_bytes: int, num_records: int) -> Iterator[list[bytes]]:
-    """Cut a payload into its records, in C loops; faster still where all are equally long."""
-    if num_records * _LENGTH_BYTES > num_bytes:
-        raise _misfit(num_bytes, num_records)
-    batch = max(1, _BATCH_BYTES * num_records // num_bytes)
-    if num_bytes % num_records == 0:
-        step = num_bytes // num_records
-        length = step - _LENGTH_BYTES
-        if (np.ndarray(num_records, "<u4", payload.getbuffer(), strides=(step,)) == length).all():
-            return _split_evenly(payload, length, batch)
-    return _split_unevenly(payload, num_bytes, num_records, batch)
-
-
 def _split_evenly(payload: io.BytesIO, length: int, batch: int) -> Iterator[list[bytes]]:
     records = struct.iter_unpack(f"<{_LENGTH_BYTES}x{length}s", payload.getbuffer())
     while some := [record for (record,) in islice(records, batch)]:
         yield some
-
-
-def _split_unevenly(
-    payload: io.BytesIO, num_bytes: int, num_records: int, batch: int
-) -> Iterator[list[bytes]]:
-    end = 0
-    for first in range(0, num_records, batch):
-        begin, starts = end, np.empty(min(batch, num_records - first), np.int64)
-        some, end = _pass(payload, begin, starts)
-        if end == begin or (first + batch >= num_records and end != num_bytes):
-            raise _misfit(num_bytes, num_records)
-        starts -= begin
-        ends = np.append(starts[1:] - _LENGTH_BYTES, end - begin)
-        yield [some[i:j] for i, j in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def _pass(payload: io.BytesIO, begin: int, starts: np.ndarray) -> tuple[bytes, int]:
-    """Note where records start; return their bytes, none if they are not whole, and their end."""
-    # Compiled, which takes a while to be loaded: not for who looks at headers only.
-    from elasticdl.data.readers.kernels import scan_lengths
-
-    with payload.getbuffer() as view:
-        count, end = scan_lengths(np.frombuffer(view, np.uint8), begin, starts)
-        return (bytes(view[begin:end]), end) if count == len(starts) else (b"", begin)
 
 
 def _misfit(num_bytes: int, num_records: int) -> BrokenChunkError:
