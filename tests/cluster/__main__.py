@@ -1,0 +1,71 @@
+"""`python -m tests.cluster build|up|down|status`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+from tests.cluster import cluster, kubernetes
+from tests.cluster.packages import NotHere
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="fetch and build all that it needs: about 10 minutes, once")
+    up = commands.add_parser("up", help="bring it up, in about half a minute")
+    up.add_argument("--nodes", type=int, default=cluster.MOST_NODES, choices=(1, 2))
+    up.add_argument("--cpus", type=float, help="that pods may request, of each node")
+    up.add_argument("--memory_gib", type=float, help="that pods may request, of each node")
+    commands.add_parser("down", help="take it down; nothing is left")
+    commands.add_parser("status", help="what there is")
+    options = parser.parse_args()
+    try:
+        return _COMMANDS[options.command](options)
+    except (NotHere, RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
+        print(f"tests.cluster: {error}", file=sys.stderr)
+        return 1
+
+
+def _build(options: argparse.Namespace) -> int:
+    kubernetes.build()
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+
+    def show(what: str) -> None:
+        print(f"{time.monotonic() - began:5.1f} s  {what}", flush=True)
+
+    memory = None if options.memory_gib is None else int(options.memory_gib * (1 << 30))
+    made = cluster.up(options.nodes, options.cpus, memory, show)
+    show("ready")
+    print(f"export KUBECONFIG={made.admin}")
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    cluster.down()
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    if reason := cluster.why_not():
+        print(f"none can be here: {reason}")
+    elif not cluster.is_up():
+        print("\n".join(["none is up", *(f"left: {one}" for one in cluster.left())]))
+    else:
+        there = cluster.Cluster()
+        print(f"up; ready: {', '.join(there.ready_nodes())}")
+        print(f"export KUBECONFIG={there.admin}")
+        return 0
+    return 3
+
+
+_COMMANDS = {"build": _build, "up": _up, "down": _down, "status": _status}
+
+if __name__ == "__main__":
+    sys.exit(main())
