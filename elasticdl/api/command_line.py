@@ -31,6 +31,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
         job_pages,
         jobs,
         kubernetes,
+        zoo,
     )
     from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
     from elasticdl.masking import masked
@@ -42,6 +43,7 @@ COMMANDS: list[Command] = [
     *jobs.COMMANDS,
     *job_pages.COMMANDS,
     *checkpoints.COMMANDS,
+    *zoo.COMMANDS,
     *kubernetes.COMMANDS,
     *doctor.COMMANDS,
     *completion.COMMANDS,

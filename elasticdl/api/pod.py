@@ -18,6 +18,7 @@ from types import FrameType
 
 import yaml
 
+from elasticdl.api.image.kernels import kernel_variables
 from elasticdl.instance import adopt_orphans, child_environment
 from elasticdl.job_spec import JOB_FILE
 from elasticdl.master.cluster.kubernetes.objects import CHECKED_FILE
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     description = next(
         (one.partition("=")[2] for one in given if one.startswith("--description=")), "."
     )
-    environment = child_environment(keras_of(Path(description)))
+    environment = {**child_environment(keras_of(Path(description))), **kernel_variables()}
     command = [sys.executable, "-P", "-m", MODULES[role], *given]
     if role == "master":
         return exit_code(run_again(parent, command, environment))

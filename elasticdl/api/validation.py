@@ -69,6 +69,17 @@ def with_columns(job_spec: JobSpec) -> JobSpec:
     return job_spec.model_copy(update={"column_types": texts_of(schema)})
 
 
+def check_zoo(job_spec: JobSpec) -> None:
+    """Check that the zoo is there, and has what the job names of it.
+
+    Raises:
+      UsageError: it has not.
+    """
+    if job_spec.model_zoo is not None:
+        _check_directory("model_zoo", job_spec.model_zoo, "give the directory of the model's files")
+    _check_names(ModelSource.of_job(job_spec))
+
+
 def _validate(job_spec: JobSpec) -> None:
     if job_spec.model_zoo is not None:
         _check_directory("model_zoo", job_spec.model_zoo, "give the directory of the model's files")

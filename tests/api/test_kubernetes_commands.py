@@ -103,7 +103,7 @@ def test_a_function_says_the_same() -> None:
 
 def test_no_image_is_built_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in TRAIN if not word.startswith("--image")]
-    assert "this version builds no image" in refused([*words, "--dry_run"], capsys)
+    assert "--dry_run: builds no image" in refused([*words, "--dry_run"], capsys)
 
 
 def test_the_roles_are_printed_for_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,8 +129,10 @@ def test_the_pages_commands_print_what_the_page_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = re.findall(r"^\$ elasticdl (.*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(typed) == 3
-    for one in typed:
+    # Images are built and pushed by the tests that have an engine.
+    printing = [one for one in typed if not one.startswith("zoo ")]
+    assert len(printing) == 3
+    for one in printing:
         words = shlex.split(re.split(r" [|>] ", one.replace("\\\n", " "))[0])
         assert list(yaml.safe_load_all(printed_by(words, capsys)))
     config, template = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

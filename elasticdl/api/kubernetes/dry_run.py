@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -28,11 +29,19 @@ def objects_of(spec: JobSpec) -> str:
     Raises:
       UsageError: there is no image, or no pod of the job could be made.
     """
-    if not spec.image:
+    image = spec.image
+    if not image and spec.trained_model is not None:
+        from elasticdl.api.image.build import image_of_trained_model
+
+        with suppress(UsageError):  # It may be where only pods can read it.
+            image = image_of_trained_model(spec.trained_model) or ""
+    if not image:
         raise UsageError(
-            "--dry_run: this version builds no image; give one that is there, "
-            "e.g. --image=registry.example.com/team/model:1"
+            "--dry_run: builds no image; give one that is there, "
+            "e.g. --image=registry.example.com/team/model:1 "
+            "(elasticdl zoo build and elasticdl zoo push make one)"
         )
+    spec = spec.model_copy(update={"image": image})
     try:
         from elasticdl.api.kubernetes.certificates import make_certificates
     except ImportError as error:
