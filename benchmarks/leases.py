@@ -28,8 +28,9 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.local import to_message
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.garbage import collect_rarely
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2

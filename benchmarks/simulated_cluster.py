@@ -18,8 +18,9 @@ from typing import Any
 from elasticdl.data.shards import Shard
 from elasticdl.heartbeat import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from elasticdl.master import ledger_events, membership
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import HEARTBEAT_S, InstanceSpec, Membership, Role
+from elasticdl.master.membership import HEARTBEAT_S, Membership
 from elasticdl.master.tasks import JobPlan, Task, TaskKind
 from elasticdl.ps.interval_set import IntervalSet
 

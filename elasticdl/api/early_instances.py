@@ -13,7 +13,7 @@ from pathlib import Path
 from elasticdl.api.spares import kill_group
 from elasticdl.early import EARLY, READY
 from elasticdl.instance import usable_cores
-from elasticdl.master.membership import InstanceSpec
+from elasticdl.master.instances import InstanceSpec
 
 
 @dataclass

@@ -20,9 +20,9 @@ from elasticdl.heartbeat import Heartbeat, NotAMember
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import BackendEvent
 from elasticdl.master.cluster.local import to_message
+from elasticdl.master.instances import Instance, InstanceSpec, Role
 from elasticdl.master.job_view import workers_left
 from elasticdl.master.master import Master
-from elasticdl.master.membership import Instance, InstanceSpec, Role
 from elasticdl.master.recovery import last_incarnation
 from elasticdl.master.story import Outcome
 from elasticdl.phases import PHASES

@@ -17,7 +17,7 @@ from elasticdl.dashboard.address import is_own_name
 from elasticdl.dashboard.feed import Feed, to_json
 from elasticdl.dashboard.metrics import CONTENT_TYPE, exposition
 from elasticdl.dashboard.source import MOST_EVENTS, MOST_LOG_BYTES, Source, Values
-from elasticdl.master.membership import Role
+from elasticdl.master.instances import Role
 
 LOG_BYTES = 16_384
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}

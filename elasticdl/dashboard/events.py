@@ -10,8 +10,8 @@ from typing import Any
 
 from elasticdl.masking import masked
 from elasticdl.master.cluster_state import BEGUN, COMMITTED, FAILED, RETRIED, CommittedCheckpoint
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Entry, read_journal
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.placement import (
     ASKED,
     DAMAGED,

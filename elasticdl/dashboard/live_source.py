@@ -36,9 +36,9 @@ from elasticdl.dashboard.state import (
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster_state import FAILED
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_view import learning_rate
 from elasticdl.master.master import RESULT_FILE, Master
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.vitals import describe_partitions
 
 FRESH_S = 0.9

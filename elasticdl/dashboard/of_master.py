@@ -9,8 +9,8 @@ import time
 from elasticdl.dashboard.live_source import LiveSource
 from elasticdl.dashboard.server import DashboardServer
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.instances import State
 from elasticdl.master.master import Master
-from elasticdl.master.membership import State
 
 LAUNCHED_S = 5.0
 """So long the job's instances come first, at most."""

@@ -10,9 +10,10 @@ from typing import Any
 from elasticdl.dashboard.source import Values
 from elasticdl.dashboard.tasks import describe_epochs, describe_tasks
 from elasticdl.logs.files import log_path
+from elasticdl.master.instances import InstanceSpec
 from elasticdl.master.job_view import Snapshot
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import InstanceSpec, Membership
+from elasticdl.master.membership import Membership
 from elasticdl.master.story import Story
 from elasticdl.master.vitals import InstanceVitals
 

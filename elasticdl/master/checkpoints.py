@@ -29,8 +29,8 @@ from elasticdl.master.checkpoint_schedule import (
 from elasticdl.master.cluster_state import BEGUN, CheckpointMoment, CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.fallback import settle_doubt
+from elasticdl.master.instances import Instance
 from elasticdl.master.journal import read_journal
-from elasticdl.master.membership import Instance
 from elasticdl.master.story import Outcome
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import (

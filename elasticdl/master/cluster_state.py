@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from elasticdl.master.membership import Instance
+from elasticdl.master.instances import Instance
 from elasticdl.ps.routing_table import RoutingTable
 
 BEGUN = "checkpoint_begun"

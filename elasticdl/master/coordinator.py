@@ -30,11 +30,12 @@ from elasticdl.master.cluster_state import (
     Restore,
 )
 from elasticdl.master.exits import describe_exit
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_view import Messages, Snapshot
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.ledger_events import Action
-from elasticdl.master.membership import InstanceSpec, Membership, Role
+from elasticdl.master.membership import Membership
 from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (

@@ -12,9 +12,9 @@ from elasticdl.instance import resident_bytes
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.event_file import EventFile
 from elasticdl.master.history import History
+from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.job_view import learning_rate
-from elasticdl.master.membership import InstanceSpec, Role, State
 from elasticdl.master.vitals import JobVitals
 from elasticdl.proto import master_pb2
 from elasticdl.refusals import REFUSALS

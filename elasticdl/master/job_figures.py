@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.master.bottleneck import Bottleneck, busy_share, find_bottleneck, shares_of
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.phases import PHASES, Figures, Phase, Spent
 
 logger = logging.getLogger(__name__)

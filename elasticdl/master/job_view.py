@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from elasticdl.master.instances import Instance, InstanceSpec, Role, State
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import Instance, InstanceSpec, Membership, Role, State
+from elasticdl.master.membership import Membership
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 MESSAGES_KEPT = 200

@@ -22,11 +22,11 @@ from elasticdl.master.event_file import DIRECTORY as TENSORBOARD
 from elasticdl.master.event_file import EventFile
 from elasticdl.master.history import History
 from elasticdl.master.history_keeper import HistoryKeeper
+from elasticdl.master.instances import Instance
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.job_view import partitions_of, workers_left
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import Instance
 from elasticdl.master.plan import make_plan
 from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer

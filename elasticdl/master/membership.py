@@ -5,72 +5,18 @@ Pure, as the ledger is: `actions = membership.handle(event, now)`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from elasticdl.master.exits import describe_exit, is_crash
+from elasticdl.master.instances import Instance, InstanceSpec, Role, State
+from elasticdl.master.replacement import Replacement
 from elasticdl.master.wording import there_are_now
 
 HEARTBEAT_S = 1.0
 # Of all workers that wait for a partition together; a master hears their signs of life as well.
 MOST_POLLS_PER_S = 5000
-
-
-class Role(StrEnum):
-    """What an instance is for."""
-
-    MASTER = "master"
-    PS = "ps"
-    WORKER = "worker"
-
-
-class State(StrEnum):
-    """The life of an instance.
-
-    LAUNCHING until it registers, a parameter server as ready; RUNNING while it is heard from;
-    STOPPING after it was told to leave; GONE at the end. A replacement keeps role and index and has
-    the next incarnation.
-    """
-
-    LAUNCHING = "launching"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    GONE = "gone"
-
-
-@dataclass(frozen=True)
-class InstanceSpec:
-    """What an instance should be."""
-
-    role: Role
-    index: int
-    incarnation: int
-
-    def __str__(self) -> str:
-        name = "parameter server" if self.role is Role.PS else self.role.value
-        return f"{name} {self.index}"
-
-
-@dataclass
-class Instance:
-    """What an instance is now.
-
-    heard: when it last gave a sign of life, in seconds. registered: it has said that it is there.
-    stopped: what the job has ended it for; empty where it runs, or ended by itself.
-    """
-
-    spec: InstanceSpec
-    state: State = State.LAUNCHING
-    pid: int = 0
-    address: str = ""
-    heard: float = 0.0
-    registered: bool = False
-    reason: str = ""
-    log_path: str = ""
-    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,16 +204,14 @@ class Membership:
         self.relaunches = 0
         self._silence_s = silence_s
         self._start_s = start_s
-        self._most_crashes = most_crashes
         self._restart_together = restart_together
         self._num_placements = 0
         # Whether all partitions have been up since they were launched together.
         self._were_complete = False
-        self._crashes: Counter[Role] = Counter()
         self._over = False
-        # The present incarnation of each role and index, and when the replacement of one is due.
+        # The present incarnation of each role and index.
         self._present: dict[tuple[Role, int], Instance] = {}
-        self._relaunch_at: dict[tuple[Role, int], float] = {}
+        self._replacement = Replacement(most_crashes)
         # What was ended by the job, and is still to be seen to end: what for.
         self._stopped: dict[InstanceSpec, str] = {}
         # The present partitions, whether all of them run, and their ages; None: to be looked up.
@@ -308,8 +252,7 @@ class Membership:
         running = [one for one in self._servers() if one.state is not State.GONE]
         for instance in running:
             self._end(instance, State.GONE, there_are_now(num_ps, "parameter server"))
-        for key in [key for key in self._relaunch_at if key[0] is Role.PS]:
-            del self._relaunch_at[key]
+        self._replacement.forget(Role.PS)
         self.num_ps = num_ps
         self._num_placements += 1
         self._partitions = None
@@ -336,7 +279,7 @@ class Membership:
             elif role is Role.PS and index >= self.num_ps:
                 continue
             elif instance.state is State.GONE:
-                self._relaunch_at[role, index] = now
+                self._replacement.at(instance, now)
             else:
                 actions.append(Launch(instance.spec, repeated=True))
         for index in range(self.num_ps):
@@ -435,7 +378,7 @@ class Membership:
         if spec.role is Role.PS:
             self._partitions = None
         self._present[spec.role, spec.index] = Instance(spec, heard=now)
-        self._relaunch_at.pop((spec.role, spec.index), None)
+        self._replacement.launched(spec)
         return Launch(spec, reason=why, replaces=replaces)
 
     def _fill_workers(self, now: float, why: str) -> list[Action]:
@@ -445,7 +388,7 @@ class Membership:
             if instance is None:
                 actions.append(self._launch(InstanceSpec(Role.WORKER, index, 1), now, why))
             elif instance.state is State.GONE:
-                self._relaunch_at.setdefault((Role.WORKER, index), now)
+                self._replacement.at(instance, now, unless_due=True)
         return actions
 
     def _registered(self, event: Registered, now: float) -> list[Action]:
@@ -494,19 +437,9 @@ class Membership:
 
     def _replace(self, instance: Instance, is_crash: bool, now: float) -> list[Action]:
         """Replace whoever was lost at once; who crashed, ever more slowly, and not for ever."""
-        role, index = instance.spec.role, instance.spec.index
-        self._relaunch_at[role, index] = now
-        if is_crash:
-            self._crashes[role] += 1
-            if self._crashes[role] >= self._most_crashes:
-                who = "parameter servers" if role is Role.PS else "workers"
-                message = (
-                    f"{who} crashed {self._crashes[role]} times in a row with no task done "
-                    f"between; {instance.spec} last: {instance.reason}"
-                )
-                del self._relaunch_at[role, index]
-                return [GiveUp(message, instance.log_path)]
-            self._relaunch_at[role, index] = now + 0.5 * 2 ** (self._crashes[role] - 1)
+        given_up = self._replacement.lost(instance, is_crash, now)
+        if given_up:
+            return [GiveUp(given_up, instance.log_path)]
         return self._relaunch_due(now)
 
     def _partition_gone(self, spec: InstanceSpec, is_crash: bool, now: float) -> list[Action]:
@@ -525,15 +458,14 @@ class Membership:
             self._end(other, State.GONE, f"all begin again with {spec}")
             actions.append(Stop(other.spec, grace_s=0))
             actions.append(PartitionLost(other.spec, other.reason))
-            self._relaunch_at[Role.PS, other.spec.index] = now
+            self._replacement.at(other, now)
         return [*actions, RollBack(), *self._replace(instance, is_crash, now)]
 
     def _relaunch_due(self, now: float) -> list[Action]:
         if self._over:
             return []
         actions: list[Action] = []
-        for role, index in sorted(key for key, at in self._relaunch_at.items() if at <= now):
-            del self._relaunch_at[role, index]
+        for role, index in self._replacement.due(now):
             if role is Role.WORKER and index >= self.num_workers:
                 continue
             self.relaunches += 1
@@ -571,7 +503,7 @@ class Membership:
         return self._launch(spec, now, there_are_now(self.num_ps, "parameter server"))
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:
-        self._crashes.clear()
+        self._replacement.progressed()
         return []
 
     def _job_over(self, event: JobOver, now: float) -> list[Action]:
@@ -596,5 +528,5 @@ class Membership:
                 continue
             actions.append(WorkerGone(instance.spec, instance.reason))
             if instance.spec.index < self.num_workers:
-                self._relaunch_at[Role.WORKER, instance.spec.index] = now
+                self._replacement.at(instance, now)
         return actions + self._relaunch_due(now)

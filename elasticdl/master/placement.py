@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from elasticdl.master.cluster_state import COMMITTED, CommittedCheckpoint, Restore
+from elasticdl.master.instances import Instance, InstanceSpec
 from elasticdl.master.journal import Entry
-from elasticdl.master.membership import Instance, InstanceSpec
 from elasticdl.master.story import Note
 from elasticdl.master.wording import count_of
 from elasticdl.ps.routing_table import RoutingTable

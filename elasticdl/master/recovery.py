@@ -13,8 +13,9 @@ from typing import Any
 from elasticdl.errors import JobError
 from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster_state import COMMITTED
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
-from elasticdl.master.membership import InstanceSpec, Membership, Role
+from elasticdl.master.membership import Membership
 from elasticdl.master.placement import ASKED, DAMAGED, NOT_RESCALED, PLACED
 from elasticdl.master.plan import plan_of
 from elasticdl.master.recorded_ledger import MASTER, RecordedLedger, fold

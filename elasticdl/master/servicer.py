@@ -13,6 +13,7 @@ from elasticdl.errors import JobError
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import Instance, Role
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import Task
@@ -56,7 +57,7 @@ class MasterServicer:
         A parameter server that is not ready is told what to begin with.
         """
         spec = from_message(request.instance)
-        is_ps = spec.role is membership.Role.PS
+        is_ps = spec.role is Role.PS
         event = membership.Registered(
             spec,
             request.address,
@@ -266,7 +267,7 @@ def _routing_message(routing: RoutingTable) -> ps_pb2.Routing:
     return ps_pb2.Routing(version=routing.version, partition_of_group=routing.partition_of_group)
 
 
-def _partition_message(server: membership.Instance) -> master_pb2.Partition:
+def _partition_message(server: Instance) -> master_pb2.Partition:
     spec = server.spec
     return master_pb2.Partition(
         index=spec.index, incarnation=spec.incarnation, address=server.address
@@ -304,7 +305,7 @@ def _task_message(task: Task) -> master_pb2.Task:
     )
 
 
-def _instance_message(instance: membership.Instance) -> master_pb2.InstanceStatus:
+def _instance_message(instance: Instance) -> master_pb2.InstanceStatus:
     return master_pb2.InstanceStatus(
         instance=to_message(instance.spec),
         state=instance.state.value,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.proto import master_pb2
 
 WINDOW_S = 5.0

@@ -19,7 +19,8 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.file_lock import own_file
-from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.story import Outcome
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters

@@ -13,8 +13,8 @@ from elasticdl.api.profile import (
     profile_of,
     write_profile,
 )
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_figures import FILE_NAME, JobFigures
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.phases import Figures, Phase, Spent
 from elasticdl.trace_file import TraceFile
 

@@ -17,9 +17,10 @@ from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import FILE_NAME
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.dashboard.schema import checked
 from tests.master.test_coordinator import PS, WORKER

@@ -22,8 +22,8 @@ from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.master import Master
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.model.source import read_definition
 from elasticdl.model.trained_model import load_parameters
 from tests.job.clicks_data import ZOO, write_clicks

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from elasticdl.master.audit import audit_training
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.recorded_ledger import fold
 from elasticdl.master.replays import contains
 from elasticdl.master.tasks import TaskKind

@@ -28,8 +28,9 @@ from elasticdl.master.cluster_state import (
     Restore,
 )
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import InstanceSpec, Launch, Registered, Role
+from elasticdl.master.membership import Launch, Registered
 from elasticdl.master.recovery import recovered_from
 from elasticdl.master.tasks import JobPlan, Task, TaskKind
 from elasticdl.ps.progress import CLOSED, GroupProgress, Progress

@@ -15,8 +15,9 @@ from elasticdl.master import ledger_events
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import Instance, InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import Instance, InstanceSpec, Registered, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of

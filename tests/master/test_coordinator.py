@@ -14,8 +14,9 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import BackendEvent, InstanceExited
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 PS = InstanceSpec(Role.PS, 0, 1)

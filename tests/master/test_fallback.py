@@ -14,8 +14,8 @@ from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.cluster.local import to_message
 from elasticdl.master.cluster_state import CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.placement import Placement
 from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer

@@ -11,9 +11,10 @@ from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.history import History
 from elasticdl.master.history_keeper import HistoryKeeper
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import InstanceSpec, Registered, Role
+from elasticdl.master.membership import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.master.vitals import JobVitals
 from tests.master.test_coordinator import PS, WORKER

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_figures import WINDOW_S, JobFigures, read_figures
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.phases import Figures, Phase, Spent
 
 S = 1_000_000_000

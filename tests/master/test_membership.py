@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import signal
 
+from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.membership import (
     MOST_POLLS_PER_S,
     Exited,
     GiveUp,
     Heard,
-    InstanceSpec,
     JobOver,
     Launch,
     Membership,
@@ -19,10 +19,8 @@ from elasticdl.master.membership import (
     Placed,
     Progressed,
     Registered,
-    Role,
     RollBack,
     Scaled,
-    State,
     Stop,
     Tick,
     WorkerGone,

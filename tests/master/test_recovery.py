@@ -13,9 +13,10 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events, membership
 from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.journal import FILE_NAME, Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER
-from elasticdl.master.membership import InstanceSpec, Registered, Role, State
+from elasticdl.master.membership import Registered
 from elasticdl.master.recovery import last_incarnation, recover
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.master.test_coordinator import PS, WORKER, Recorder

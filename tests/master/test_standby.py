@@ -10,8 +10,8 @@ import pytest
 from elasticdl.api.events import events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.cluster.local import to_message
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import read_journal
-from elasticdl.master.membership import InstanceSpec, Role
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.proto import master_pb2
 from elasticdl.ps.joining import join

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from elasticdl.master.membership import Role
+from elasticdl.master.instances import Role
 from elasticdl.master.tasks import EvaluationSchedule
 from tests.master import job_invariants
 from tests.master.job_model import NUM_GROUPS, JobModel, ReplyLost

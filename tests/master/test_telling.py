@@ -12,6 +12,7 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.cluster.backend import InstanceExited
 from elasticdl.master.cluster_state import CommittedCheckpoint
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger_events import (
     GrantsReturned,
     LeaseRequested,
@@ -22,7 +23,7 @@ from elasticdl.master.ledger_events import (
     TaskCompleted,
     WorkerLost,
 )
-from elasticdl.master.membership import InstanceSpec, Registered, Role, Tick
+from elasticdl.master.membership import Registered, Tick
 from elasticdl.master.recorded_ledger import RecordedLedger
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, TaskKind
 from tests.master import plans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.vitals import WINDOW_S, JobVitals
 from elasticdl.proto import master_pb2
 

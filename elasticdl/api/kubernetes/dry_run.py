@@ -18,7 +18,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     instance_pod,
     submission_objects,
 )
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 
 _NOTE = "# Holds the job's keys: whoever has read this may stop the job and read what it learned.\n"
 

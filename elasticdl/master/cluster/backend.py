@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from elasticdl.master.exits import End
-from elasticdl.master.membership import InstanceSpec
+from elasticdl.master.instances import InstanceSpec
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from elasticdl.master.cluster.backend import BackendEvent, InstanceExited, InstanceStarted
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.proto import master_pb2, supervisor_pb2
 from elasticdl.rpc import Client, RpcError, Transport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elasticdl.master.cluster.kubernetes.names import instance_labels, pod_name
-from elasticdl.master.membership import InstanceSpec
+from elasticdl.master.instances import InstanceSpec
 
 Pod = dict[str, Any]
 

@@ -13,7 +13,7 @@ from elasticdl.master.cluster.kubernetes.names import instance_of
 from elasticdl.master.cluster.kubernetes.pod_state import Json
 from elasticdl.master.cluster.kubernetes.pod_table import PodEvent, PodTable
 from elasticdl.master.exits import Cause, End
-from elasticdl.master.membership import InstanceSpec
+from elasticdl.master.instances import InstanceSpec
 from tests.master.kubernetes.jobs import server, worker
 from tests.master.kubernetes.pods import (
     Pod,

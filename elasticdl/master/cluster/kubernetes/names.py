@@ -6,7 +6,7 @@ import hashlib
 import re
 
 import elasticdl
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 
 MOST_CHARACTERS = 40
 """Of a job's objects' common name: the longest that is made of it has to stay below 63."""

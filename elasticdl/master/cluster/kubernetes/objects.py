@@ -31,7 +31,7 @@ from elasticdl.master.cluster.kubernetes.names import (
 )
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN, merged, read_template
 from elasticdl.master.cluster.kubernetes.resources import resources
-from elasticdl.master.membership import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.pod_options import (
     parse_node_selector,
     parse_priority,

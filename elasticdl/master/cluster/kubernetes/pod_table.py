@@ -13,7 +13,7 @@ from elasticdl.master.cluster.backend import InstanceEnded, InstanceStarted, Ins
 from elasticdl.master.cluster.kubernetes.names import instance_of
 from elasticdl.master.cluster.kubernetes.pod_state import Json, classify, end_of
 from elasticdl.master.exits import Cause, End
-from elasticdl.master.membership import InstanceSpec
+from elasticdl.master.instances import InstanceSpec
 
 PodEvent = InstanceStarted | InstanceWaits | InstanceEnded
 
