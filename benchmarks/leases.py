@@ -25,10 +25,11 @@ from benchmarks.figures import Figure
 from elasticdl.credentials import Credentials
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.backend import LOG_TAIL_BYTES
 from elasticdl.master.cluster.local import to_message
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.garbage import collect_rarely
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership import Registered
 from elasticdl.master.servicer import MasterServicer
@@ -52,13 +53,22 @@ _SERVER_THREADS = 32  # as `elasticdl.master.__main__` has them
 class _NoCluster:
     """There are no processes to launch or stop: the workers come by themselves."""
 
-    def launch(self, spec: InstanceSpec) -> None:
+    def launch(self, spec: InstanceSpec, needs: Needs) -> None:
+        pass
+
+    def adopt(self, specs: Sequence[InstanceSpec]) -> None:
         pass
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass
 
     def watch(self, on_event: Any) -> None:
+        pass
+
+    def log_tail(self, spec: InstanceSpec, most_bytes: int = LOG_TAIL_BYTES) -> str:
+        return ""
+
+    def clean_up(self) -> None:
         pass
 
     def close(self) -> None:

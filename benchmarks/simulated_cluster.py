@@ -18,6 +18,7 @@ from typing import Any
 from elasticdl.data.shards import Shard
 from elasticdl.heartbeat import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from elasticdl.master import ledger_events, membership
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import HEARTBEAT_S, Membership
@@ -368,7 +369,7 @@ class SimulatedCluster:
         spec = InstanceSpec(Role.PS, index, self._incarnations.get(index, 0))
         if self.membership.is_current(spec):
             self.deaths["parameter servers"] += 1
-            self._tell_membership(membership.Exited(spec, exit_code=-9))
+            self._tell_membership(membership.Ended(spec, End.of_exit_code(-9)))
         self._after(self._until_ps_death(), self._lose_partition)
 
     def _restore(self, index: int) -> None:
@@ -543,7 +544,7 @@ class SimulatedCluster:
             return
         self.deaths[how] += 1
         self._end(spec)
-        self._tell_membership(membership.Exited(spec, exit_code=-9))
+        self._tell_membership(membership.Ended(spec, End.of_exit_code(-9)))
 
     def _end(self, spec: InstanceSpec) -> None:
         """The process is gone; what it had pushed stays."""

@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from elasticdl.api.launcher import POLL_S, Following
@@ -18,9 +18,9 @@ from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.dashboard.of_master import dashboard_of
 from elasticdl.heartbeat import Heartbeat, NotAMember
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import BackendEvent
+from elasticdl.master.cluster.backend import LOG_TAIL_BYTES, BackendEvent
 from elasticdl.master.cluster.local import to_message
-from elasticdl.master.instances import Instance, InstanceSpec, Role
+from elasticdl.master.instances import Instance, InstanceSpec, Needs, Role
 from elasticdl.master.job_view import workers_left
 from elasticdl.master.master import Master
 from elasticdl.master.recovery import last_incarnation
@@ -41,7 +41,7 @@ class _ThisProcess:
         self.master: Client
         self._heartbeats: list[Heartbeat] = []
 
-    def launch(self, spec: InstanceSpec) -> None:
+    def launch(self, spec: InstanceSpec, needs: Needs) -> None:
         if spec.role is Role.PS:
             service = ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"]
             partition = Partition(spec.index, spec.incarnation)
@@ -57,10 +57,20 @@ class _ThisProcess:
             with contextlib.suppress(NotAMember):  # All partitions begin anew meanwhile.
                 join(self.master, to_message(spec), partition, "in this process", heartbeat.start)
 
+    def adopt(self, specs: Sequence[InstanceSpec]) -> None:
+        for spec in specs:
+            self.launch(spec, Needs())
+
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         pass
 
     def watch(self, on_event: Callable[[BackendEvent], None]) -> None:
+        pass
+
+    def log_tail(self, spec: InstanceSpec, most_bytes: int = LOG_TAIL_BYTES) -> str:
+        return ""  # It is in this terminal.
+
+    def clean_up(self) -> None:
         pass
 
     def close(self) -> None:

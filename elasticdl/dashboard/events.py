@@ -25,7 +25,7 @@ from elasticdl.master.placement import (
     standby,
 )
 from elasticdl.master.recorded_ledger import EVENT, MASTER, ROLLED_BACK
-from elasticdl.master.recovery import spec_of
+from elasticdl.master.recovery import WAITS, spec_of
 from elasticdl.master.story import leased_twice
 from elasticdl.master.wording import count_of
 
@@ -155,6 +155,11 @@ def _round(body: Body) -> str:
     return f"round {body['number']} begins ({body['reason']}){again}"
 
 
+def _started(body: Body) -> str:
+    where = body.get("where")
+    return f"{_name(body)}: {f'runs on {where}' if where else 'process ' + str(body['pid'])}"
+
+
 def _registered(body: Body) -> str:
     address = f" at {body['address']}" if body["address"] else ""
     return f"{_name(body)}{address}: {'is up' if body['ready'] else 'asks what to restore'}"
@@ -202,7 +207,8 @@ def _ended(body: Body) -> str:
 _TEXTS: dict[str, Callable[[Body], str]] = {
     MASTER: _master,
     "launch": lambda body: f"{_name(body)}: {body['reason']}",
-    "started": lambda body: f"{_name(body)}: process {body['pid']}",
+    WAITS: lambda body: f"{_name(body)} waits: {body['reason']}",
+    "started": _started,
     "registered": _registered,
     "exited": lambda body: f"{_name(body)}: {body['reason']}",
     "gone": lambda body: f"{_name(body)} is given up: {body['reason']}",

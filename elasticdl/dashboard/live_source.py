@@ -35,6 +35,7 @@ from elasticdl.dashboard.state import (
 )
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
+from elasticdl.masking import masked
 from elasticdl.master.cluster_state import FAILED
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_view import learning_rate
@@ -187,7 +188,11 @@ class LiveSource:
         return describe_events(found, after, limit, newest)
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
-        return describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
+        found = describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
+        if not found["tail"]:
+            tail = self._master.log_tail(role, index, incarnation, most_bytes)
+            found["tail"] = masked(tail)
+        return found
 
     def counters(self) -> Values:
         master, state = self._master, self.state()

@@ -33,7 +33,8 @@ def run(arguments: InstanceArguments) -> int:
     credentials = dataclasses.replace(
         arguments.credentials, master_incarnation=arguments.incarnation
     )
-    backend = LocalBackend(GrpcTransport(arguments.supervisor, credentials))
+    transport = GrpcTransport(arguments.supervisor, credentials)
+    backend = LocalBackend(transport, arguments.spec.job_dir)
     master = Master(
         arguments.spec,
         backend,

@@ -56,7 +56,7 @@ class BackendRequests:
             try:
                 self._journal.wait_for(entry)
                 if isinstance(request, Launch):
-                    self._backend.launch(request.spec)
+                    self._backend.launch(request.spec, request.needs)
                 else:
                     self._backend.stop(request.spec, request.grace_s)
             except Exception as error:

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.logs.files import end_of_log
 from elasticdl.master import ledger_events
 from elasticdl.master import membership as membership_module
+from elasticdl.master.backend_events import BackendEvents, launched
 from elasticdl.master.backend_requests import BackendRequests
-from elasticdl.master.cluster.backend import Backend, BackendEvent, InstanceExited
+from elasticdl.master.cluster.backend import Backend, BackendEvent
 from elasticdl.master.cluster_state import (
     BEGUN,
     COMMITTED,
@@ -29,13 +29,13 @@ from elasticdl.master.cluster_state import (
     CommittedCheckpoint,
     Restore,
 )
-from elasticdl.master.exits import describe_exit
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_view import Messages, Snapshot
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.ledger_events import Action
 from elasticdl.master.membership import Membership
+from elasticdl.master.memory_growth import growth_of
 from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
@@ -111,7 +111,6 @@ class Coordinator:
         self._incarnation = incarnation
         self._session = session
         self._recorded = recovered.recorded if recovered else RecordedLedger(plan)
-        self._told = recovered.told if recovered else set()
         # Workers that are still to say which of the grants of before they hold.
         self._to_confirm: set[InstanceSpec] = set()
         self._clock = clock(self._recorded.clock)
@@ -121,7 +120,13 @@ class Coordinator:
             silence_s=spec.lease_s,
             start_s=max(START_S, spec.lease_s),
             restart_together=plan.lanes > 0,
+            min_workers=spec.min_workers,
+            start_deadline_s=spec.start_deadline,
+            waits_for_room=spec.cluster == "kubernetes",
+            memory=growth_of(spec),
         )
+        self._events = BackendEvents(self._membership, recovered.told if recovered else ())
+        self._adopted: tuple[InstanceSpec, ...] = ()
         self._losses: dict[int, float] = {}
         with self._transactions.begin():
             if recovered is None:
@@ -142,7 +147,12 @@ class Coordinator:
 
     def start(self) -> None:
         """Launch everything that does not run, and begin to watch."""
-        self._backend.watch(self._on_backend_event)
+        try:
+            self._backend.adopt(self._adopted)
+            self._backend.watch(self._on_backend_event)
+        except Exception as error:
+            logger.exception("the backend failed")
+            self._backend_failed(error)
         self._requests.start()
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
 
@@ -253,22 +263,11 @@ class Coordinator:
         return actions
 
     def _on_backend_event(self, event: BackendEvent) -> None:
-        has_exited = isinstance(event, InstanceExited)
-        kind = "exited" if has_exited else "started"
         with self._transactions.begin():
-            if (kind, event.spec) in self._told:
-                return
-            self._told.add((kind, event.spec))
-            if not isinstance(event, InstanceExited):
-                self._note(kind, {**body_of(event.spec), "pid": event.pid})
-                return
-            why = self._membership.why_stopped(event.spec)
-            reason = f"stopped, as {why}" if why else describe_exit(event.exit_code)
-            is_master = event.spec.role is Role.MASTER
-            text = f"the master was lost ({reason}); another one goes on" if is_master else ""
-            self._note(kind, {**body_of(event.spec), "reason": reason}, text=text)
-            exited = membership_module.Exited(event.spec, event.exit_code, event.log_path)
-            self._carry_out_membership(self._membership.handle(exited, self._clock.now()))
+            notes, heard = self._events.take(event)
+            self._transactions.note(*notes)
+            if heard is not None:
+                self._carry_out_membership(self._membership.handle(heard, self._clock.now()))
 
     # ------------------------------------------------------------- instances' requests
 
@@ -511,10 +510,10 @@ class Coordinator:
         """Carry out what membership decided; the backend, which may be slow, is asked later."""
         for action in actions:
             if isinstance(action, membership_module.Launch):
-                if not action.repeated:
-                    text = f"{action.spec} is relaunched" if action.replaces else ""
-                    self._note("launch", {**body_of(action.spec), "reason": action.reason}, text)
+                self._transactions.note(launched(action))
                 self._transactions.ask_backend(action)
+            elif isinstance(action, membership_module.Adopt):
+                self._adopted = action.specs
             elif isinstance(action, membership_module.Stop):
                 self._transactions.ask_backend(action)
             elif isinstance(action, membership_module.WorkerGone):
@@ -529,7 +528,7 @@ class Coordinator:
             elif isinstance(action, membership_module.RollBack):
                 self._roll_back()
             elif isinstance(action, membership_module.GiveUp):
-                self.end(Outcome("failed", action.message + end_of_log(action.log_path)))
+                self.end(Outcome("failed", action.message + action.log_tail))
 
     def _partition_up(self, action: membership_module.PartitionUp) -> None:
         spec = action.spec

@@ -13,6 +13,10 @@ CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
 )
 
+# What a kubelet says of whom it evicts that had more memory than it had asked for, since 1.27 and
+# before.
+_HAD_MORE = ("has larger consumption of memory", "exceeds its request")
+
 
 def is_crash(exit_code: int) -> bool:
     """Whether a process ended by its own doing."""
@@ -49,7 +53,7 @@ class End:
     """How an instance ended.
 
     exit_code: negative for a signal; 0 where there is none. message: as the cluster says it.
-    log_tail: the end of what it printed.
+    log_tail: what to say of its log after all else: `; the end of PATH:` and lines, or nothing.
     """
 
     cause: Cause
@@ -66,6 +70,13 @@ class End:
     def is_crash(self) -> bool:
         """Whether it ended by its own doing."""
         return self.cause in (Cause.EXITED, Cause.KILLED) and is_crash(self.exit_code)
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether it had too little memory: also for its node, where it had more than asked for."""
+        if self.cause is not Cause.EVICTED or "resource: memory" not in self.message:
+            return self.cause is Cause.OUT_OF_MEMORY
+        return any(words in self.message for words in _HAD_MORE)
 
     def describe(self) -> str:
         """Say how it ended."""

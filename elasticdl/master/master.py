@@ -102,6 +102,18 @@ class Master:
         if self._checkpoints is not None:
             self._checkpoints.start()
 
+    def log_tail(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> str:
+        """The last lines of an instance's log, from where it runs; this may take seconds."""
+        known = [
+            one.spec
+            for one in self.coordinator.look(lambda _, membership: membership.instances())
+            if (one.spec.role.value, one.spec.index) == (role, index)
+        ]
+        if not known:
+            return ""
+        spec = dataclasses.replace(known[0], incarnation=incarnation or known[0].incarnation)
+        return self._backend.log_tail(spec, most_bytes)
+
     def _partition_audits(self) -> list[ps_pb2.PartitionAudit]:
         """Ask every partition what its groups counted.
 

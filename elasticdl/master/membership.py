@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from elasticdl.master.exits import describe_exit, is_crash
-from elasticdl.master.instances import Instance, InstanceSpec, Role, State
-from elasticdl.master.replacement import Replacement
+from elasticdl.master.exits import Cause, End
+from elasticdl.master.instances import Instance, InstanceSpec, Needs, Role, State
+from elasticdl.master.replacement import Memory, Replacement
 from elasticdl.master.wording import there_are_now
 
 HEARTBEAT_S = 1.0
 # Of all workers that wait for a partition together; a master hears their signs of life as well.
 MOST_POLLS_PER_S = 5000
+# So many workers, or a quarter of all, may wait for room at a time.
+FEWEST_UNPLACED = 4
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,29 @@ class Heard(Event):
 
 
 @dataclass(frozen=True)
-class Exited(Event):
-    """The backend saw it end. Negative exit codes are signals."""
+class Waiting(Event):
+    """The backend says that it cannot start yet, and why: as `InstanceWaits`."""
 
     spec: InstanceSpec
-    exit_code: int
-    log_path: str = ""
+    why: str
+    is_error: bool = False
+    for_room: bool = False
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The backend saw it begin to run: from now on it may take so long to register."""
+
+    spec: InstanceSpec
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """The backend saw it end, or not find it any more."""
+
+    spec: InstanceSpec
+    end: End
 
 
 @dataclass(frozen=True)
@@ -115,15 +134,24 @@ class Action:
 
 @dataclass(frozen=True)
 class Launch(Action):
-    """Start this instance; `repeated` where another master may have asked for that.
+    """Start this instance, for the first time.
 
-    reason: why. replaces: it is in the place of one that was lost.
+    reason: why. replaces: it is in the place of one that was lost. memory: what it has, where that
+    is more than the one before had.
     """
 
     spec: InstanceSpec
-    repeated: bool = False
+    needs: Needs = field(default_factory=Needs)
     reason: str = field(default="", compare=False)
     replaces: bool = field(default=False, compare=False)
+    memory: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Adopt(Action):
+    """Take over these, which a former master launched, or was about to."""
+
+    specs: tuple[InstanceSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -167,15 +195,15 @@ class RollBack(Action):
 
 @dataclass(frozen=True)
 class GiveUp(Action):
-    """The job cannot go on."""
+    """The job cannot go on; `log_tail` as in `End`."""
 
     message: str
-    log_path: str = ""
+    log_tail: str = ""
 
 
 _MOST_AGES = 1 << 40
 # How far an incarnation of a partition has come.
-_AGES = {State.LAUNCHING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
+_AGES = {State.LAUNCHING: 0, State.WAITING: 0, State.RUNNING: 1, State.STOPPING: 1, State.GONE: 2}
 
 
 class Membership:
@@ -185,9 +213,13 @@ class Membership:
       num_workers: workers wanted.
       num_ps: partitions.
       silence_s: an instance not heard from for so long is killed and replaced.
-      start_s: how long an instance may take to register.
+      start_s: how long an instance may take to register, from when it began to run.
       most_crashes: crashes of a role in a row, with no task done between, that fail the job.
       restart_together: partitions are at one version: where one is lost, all of them begin again.
+      min_workers: how few of them are too few, which is told and nothing more; 0: of no number.
+      start_deadline_s: how long nobody may work for want of what only somebody can mend.
+      waits_for_room: there may be none for a worker; then few are asked for at a time.
+      memory: what those get that ran out of it.
     """
 
     def __init__(
@@ -198,20 +230,29 @@ class Membership:
         start_s: float = 180.0,
         most_crashes: int = 5,
         restart_together: bool = False,
+        min_workers: int = 0,
+        start_deadline_s: float = 120.0,
+        waits_for_room: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.num_workers = num_workers
+        self.min_workers = min_workers
         self.num_ps = num_ps
         self.relaunches = 0
         self._silence_s = silence_s
         self._start_s = start_s
         self._restart_together = restart_together
+        self._start_deadline_s = start_deadline_s
+        self._waits_for_room = waits_for_room
+        # When the last task was done.
+        self._progressed_at = 0.0
         self._num_placements = 0
         # Whether all partitions have been up since they were launched together.
         self._were_complete = False
         self._over = False
         # The present incarnation of each role and index.
         self._present: dict[tuple[Role, int], Instance] = {}
-        self._replacement = Replacement(most_crashes)
+        self._replacement = Replacement(most_crashes, memory or Memory())
         # What was ended by the job, and is still to be seen to end: what for.
         self._stopped: dict[InstanceSpec, str] = {}
         # The present partitions, whether all of them run, and their ages; None: to be looked up.
@@ -219,7 +260,9 @@ class Membership:
         self._handlers: dict[type[Event], Callable[[Any, float], list[Action]]] = {
             Registered: self._registered,
             Heard: self._heard,
-            Exited: self._exited,
+            Waiting: self._waiting,
+            Started: self._started,
+            Ended: self._ended,
             Leaving: self._leaving,
             Scaled: self._scaled,
             Placed: self._placed,
@@ -236,8 +279,10 @@ class Membership:
 
     # ------------------------------------------------- what another master has done
 
-    def was_launched(self, spec: InstanceSpec, now: float) -> None:
+    def was_launched(self, spec: InstanceSpec, now: float, needs: Needs | None = None) -> None:
         """A master before this one launched an instance, or was about to."""
+        if needs is not None:
+            self._replacement.has_needed(spec.role, needs)
         self._launch(spec, now, "")
         self.relaunches += spec.incarnation > 1
 
@@ -268,8 +313,13 @@ class Membership:
                 instance.stopped = reason
 
     def go_on(self, now: float) -> list[Action]:
-        """Take over from another master; what may not have been asked for, is asked for again."""
-        actions: list[Action] = []
+        """Take over from another master.
+
+        What that one launched, or was about to, is adopted: to be made again under its incarnation
+        it might be empty, or be there twice.
+        """
+        there = [one.spec for one in self.instances() if one.state is not State.GONE]
+        actions: list[Action] = [Adopt(tuple(there))] if there else []
         for (role, index), instance in sorted(self._present.items()):
             instance.heard = now
             if role is Role.WORKER and index >= self.num_workers:
@@ -280,8 +330,6 @@ class Membership:
                 continue
             elif instance.state is State.GONE:
                 self._replacement.at(instance, now)
-            else:
-                actions.append(Launch(instance.spec, repeated=True))
         for index in range(self.num_ps):
             if (Role.PS, index) not in self._present:
                 actions.append(self._launch_next(index, now))
@@ -303,7 +351,7 @@ class Membership:
         if not self.is_current(event.spec):
             return False
         instance = self._present[event.spec.role, event.spec.index]
-        is_up = event.ready and instance.state is State.LAUNCHING
+        is_up = event.ready and instance.is_starting
         return is_up or not instance.registered
 
     def is_leaving(self, spec: InstanceSpec) -> bool:
@@ -311,6 +359,13 @@ class Membership:
         return (
             self.is_current(spec) and self._present[spec.role, spec.index].state is State.STOPPING
         )
+
+    def can_wait(self, spec: InstanceSpec) -> bool:
+        """Whether this instance is asked for, and has not begun to run as far as is known."""
+        if not self.is_current(spec):
+            return False
+        instance = self._present[spec.role, spec.index]
+        return instance.is_starting and not (instance.started or instance.registered)
 
     def why_stopped(self, spec: InstanceSpec) -> str:
         """What an instance, whose end was not seen so far, was ended for; empty where by itself."""
@@ -377,16 +432,30 @@ class Membership:
     def _launch(self, spec: InstanceSpec, now: float, why: str, replaces: bool = False) -> Action:
         if spec.role is Role.PS:
             self._partitions = None
-        self._present[spec.role, spec.index] = Instance(spec, heard=now)
+        before = self._present.get((spec.role, spec.index))
+        needs = self._replacement.needs(spec.role)
+        self._present[spec.role, spec.index] = Instance(spec, needs, heard=now)
         self._replacement.launched(spec)
-        return Launch(spec, reason=why, replaces=replaces)
+        has_more = before is not None and needs.memory_factor > before.needs.memory_factor
+        memory = self._replacement.memory_of(spec.role, needs) if has_more else ""
+        return Launch(spec, needs, why, replaces, memory)
+
+    def _num_to_ask_for(self) -> int:
+        """How many more workers may be asked for now."""
+        if not self._waits_for_room:
+            return self.num_workers
+        workers = (one for one in self._present.values() if one.spec.role is Role.WORKER)
+        unplaced = sum(one.is_starting and not one.is_placed for one in workers)
+        return max(0, max(FEWEST_UNPLACED, self.num_workers // 4) - unplaced)
 
     def _fill_workers(self, now: float, why: str) -> list[Action]:
         actions: list[Action] = []
+        most = self._num_to_ask_for()
         for index in range(self.num_workers):
             instance = self._present.get((Role.WORKER, index))
             if instance is None:
-                actions.append(self._launch(InstanceSpec(Role.WORKER, index, 1), now, why))
+                if len(actions) < most:
+                    actions.append(self._launch(InstanceSpec(Role.WORKER, index, 1), now, why))
             elif instance.state is State.GONE:
                 self._replacement.at(instance, now, unless_due=True)
         return actions
@@ -398,9 +467,10 @@ class Membership:
         instance.heard = now
         instance.address, instance.pid = event.address, event.pid
         instance.registered = True
-        if not event.ready or instance.state is not State.LAUNCHING:
+        if not event.ready or not instance.is_starting:
             return []
         self._enter(instance, State.RUNNING)
+        instance.reason, instance.was_ready = "", True
         if event.spec.role is not Role.PS:
             return []
         self._were_complete |= self.partitions() is not None
@@ -416,38 +486,58 @@ class Membership:
             self._enter(self._present[event.spec.role, event.spec.index], State.STOPPING)
         return []
 
-    def _exited(self, event: Exited, now: float) -> list[Action]:
+    def _waiting(self, event: Waiting, now: float) -> list[Action]:
+        if self.can_wait(event.spec):
+            instance = self._present[event.spec.role, event.spec.index]
+            self._enter(instance, State.WAITING, event.why)
+            instance.for_room = event.for_room
+            if not event.is_error:
+                instance.error_since = None
+            elif instance.error_since is None:
+                instance.error_since = now
+        return []
+
+    def _started(self, event: Started, now: float) -> list[Action]:
+        if self.is_current(event.spec):
+            instance = self._present[event.spec.role, event.spec.index]
+            instance.started, instance.where, instance.heard = True, event.where, now
+            instance.error_since = None
+            if instance.state is State.WAITING:
+                self._enter(instance, State.LAUNCHING)
+                instance.reason = ""
+        return []
+
+    def _ended(self, event: Ended, now: float) -> list[Action]:
         self._stopped.pop(event.spec, None)
         if not self.is_current(event.spec):
             return []
         instance = self._present[event.spec.role, event.spec.index]
         was_stopping = instance.state is State.STOPPING
-        how = "" if instance.stopped else describe_exit(event.exit_code)
+        how = "" if instance.stopped else event.end.describe()
         self._enter(instance, State.GONE, how)
-        instance.log_path = event.log_path
         if self._over:
             return []
-        crashed = not was_stopping and is_crash(event.exit_code)
+        end = End(Cause.DELETED) if was_stopping else event.end  # It has not crashed.
         if event.spec.role is Role.PS:
-            return self._partition_gone(event.spec, crashed, now)
+            return self._partition_gone(event.spec, end, now)
         actions: list[Action] = [WorkerGone(event.spec, instance.reason)]
         if event.spec.index >= self.num_workers:
             return actions
-        return actions + self._replace(instance, crashed, now)
+        return actions + self._replace(instance, end, now)
 
-    def _replace(self, instance: Instance, is_crash: bool, now: float) -> list[Action]:
-        """Replace whoever was lost at once; who crashed, ever more slowly, and not for ever."""
-        given_up = self._replacement.lost(instance, is_crash, now)
+    def _replace(self, instance: Instance, end: End, now: float) -> list[Action]:
+        """Replace whoever was lost at once, or later; nobody where the job cannot go on so."""
+        given_up = self._replacement.lost(instance, end, now)
         if given_up:
-            return [GiveUp(given_up, instance.log_path)]
+            return [GiveUp(given_up, end.log_tail)]
         return self._relaunch_due(now)
 
-    def _partition_gone(self, spec: InstanceSpec, is_crash: bool, now: float) -> list[Action]:
+    def _partition_gone(self, spec: InstanceSpec, end: End, now: float) -> list[Action]:
         """Launch a partition again; where all are at one version, and have moved, all of them."""
         instance = self._present[Role.PS, spec.index]
         actions: list[Action] = [PartitionLost(spec, instance.reason)]
         if not self._restart_together or not self._were_complete:
-            return actions + self._replace(instance, is_crash, now)
+            return actions + self._replace(instance, end, now)
         self._were_complete = False
         others = [
             other
@@ -459,17 +549,23 @@ class Membership:
             actions.append(Stop(other.spec, grace_s=0))
             actions.append(PartitionLost(other.spec, other.reason))
             self._replacement.at(other, now)
-        return [*actions, RollBack(), *self._replace(instance, is_crash, now)]
+        return [*actions, RollBack(), *self._replace(instance, end, now)]
 
     def _relaunch_due(self, now: float) -> list[Action]:
         if self._over:
             return []
         actions: list[Action] = []
+        most = self._num_to_ask_for()
         for role, index in self._replacement.due(now):
-            if role is Role.WORKER and index >= self.num_workers:
-                continue
-            self.relaunches += 1
             before = self._present[role, index]
+            if role is Role.WORKER:
+                if index >= self.num_workers:
+                    continue
+                if not most:
+                    self._replacement.at(before, now)
+                    continue
+                most -= 1
+            self.relaunches += 1
             why = before.stopped or f"in place of one that was lost ({before.reason})"
             spec = InstanceSpec(role, index, before.spec.incarnation + 1)
             actions.append(self._launch(spec, now, why, replaces=not before.stopped))
@@ -485,7 +581,7 @@ class Membership:
                 continue
             if instance.spec.index < event.num_workers:
                 instance.stopped = instance.stopped and self._workers_now()  # It is wanted again.
-            elif instance.state in (State.LAUNCHING, State.RUNNING):
+            elif instance.is_starting or instance.state is State.RUNNING:
                 self._end(instance, State.STOPPING, self._workers_now())
                 actions.append(Stop(instance.spec, grace_s=15.0))
         return actions + self._fill_workers(now, self._workers_now()) + self._relaunch_due(now)
@@ -504,6 +600,7 @@ class Membership:
 
     def _progressed(self, event: Progressed, now: float) -> list[Action]:
         self._replacement.progressed()
+        self._progressed_at = now
         return []
 
     def _job_over(self, event: JobOver, now: float) -> list[Action]:
@@ -513,9 +610,10 @@ class Membership:
     def _tick(self, event: Tick, now: float) -> list[Action]:
         if self._over:
             return []
-        actions: list[Action] = []
+        actions = self._given_up_waiting(now)
         for instance in list(self._present.values()):
-            if instance.state is State.GONE:
+            # No clock runs for whoever waits until it can start.
+            if instance.state is State.GONE or not (instance.started or instance.registered):
                 continue
             patience_s = self._silence_s if instance.registered else self._start_s
             if now - instance.heard <= patience_s:
@@ -524,9 +622,30 @@ class Membership:
             self._stopped[instance.spec] = f"it was {instance.reason}"
             actions.append(Stop(instance.spec, grace_s=0))
             if instance.spec.role is Role.PS:
-                actions += self._partition_gone(instance.spec, False, now)
+                actions += self._partition_gone(instance.spec, End(Cause.NODE_LOST), now)
                 continue
             actions.append(WorkerGone(instance.spec, instance.reason))
             if instance.spec.index < self.num_workers:
                 self._replacement.at(instance, now)
-        return actions + self._relaunch_due(now)
+        actions += self._relaunch_due(now)
+        if self._waits_for_room:  # There may be some for those that were not asked for so far.
+            actions += self._fill_workers(now, self._workers_now())
+        return actions
+
+    def _given_up_waiting(self, now: float) -> list[Action]:
+        """End a job in which nobody has worked for long, and somebody waits in vain."""
+        can_work = self._look_up().are_complete and any(
+            one.spec.role is Role.WORKER and one.state is State.RUNNING
+            for one in self._present.values()
+        )
+        if can_work:
+            return []
+        for instance in self.instances():
+            since = instance.error_since
+            if since is None or instance.state is not State.WAITING:
+                continue
+            waited_s = now - max(since, self._progressed_at)
+            if waited_s > self._start_deadline_s:
+                message = f"{instance.spec} could not start for {waited_s:.0f} s: {instance.reason}"
+                return [GiveUp(message)]
+        return []

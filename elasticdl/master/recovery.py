@@ -13,7 +13,7 @@ from typing import Any
 from elasticdl.errors import JobError
 from elasticdl.master import membership as membership_module
 from elasticdl.master.cluster_state import COMMITTED
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
 from elasticdl.master.membership import Membership
 from elasticdl.master.placement import ASKED, DAMAGED, NOT_RESCALED, PLACED
@@ -24,6 +24,8 @@ from elasticdl.master.tasks import JobPlan
 
 PLAN = "plan"
 """Kind of the entry that says what the job is to do."""
+WAITS = "waits"
+"""Kind of the entry that says that an instance cannot start yet, and why."""
 RESUMED = "the job was resumed"
 
 
@@ -55,7 +57,11 @@ class Recovered:
             if entry.kind == "scaled":
                 membership.num_workers = body["num_workers"]
             elif entry.kind == "launch":
-                membership.was_launched(spec_of(body), now)
+                needs = Needs(body.get("memory_factor", 1.0))
+                membership.was_launched(spec_of(body), now, needs)
+            elif entry.kind == "started":
+                started = membership_module.Started(spec_of(body), body.get("where", ""))
+                membership.handle(started, now)
             elif entry.kind == "registered":
                 closed = body["closed"]
                 event = membership_module.Registered(
@@ -138,7 +144,7 @@ def recovered_from(entries: Sequence[Entry], job_dir: str) -> Recovered | None:
 
 
 _OF_PLACEMENT = (COMMITTED, DAMAGED, ASKED, PLACED, NOT_RESCALED)
-_OF_INSTANCES = (MASTER, "launch", "registered", "exited", "gone", "scaled", PLACED)
+_OF_INSTANCES = (MASTER, "launch", "started", "registered", "exited", "gone", "scaled", PLACED)
 
 
 def _outcome(entries: Iterable[Entry], recorded: RecordedLedger) -> Outcome | None:

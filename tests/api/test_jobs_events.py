@@ -17,7 +17,8 @@ from elasticdl.api.result import JobStatus
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
+from elasticdl.master.exits import End
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.membership import Registered
@@ -49,7 +50,7 @@ def test_every_event_has_its_time_and_reason(job_dir, capsys):
     grant = first.lease(WORKER, 0).grant
     first.report(ledger_events.TaskFailed(grant, "ValueError: bad\nrecord"))
     first.lease(WORKER, 1)
-    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     second = masters.next()
     second.scale(2)
     again = InstanceSpec(Role.WORKER, 0, 2)

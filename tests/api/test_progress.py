@@ -28,7 +28,8 @@ from elasticdl.api.progress import PlainProgress, open_progress, status_line
 from elasticdl.api.result import JobResult, JobStatus, audit_line
 from elasticdl.dashboard.events import JobEvent
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
+from elasticdl.master.exits import End
 from elasticdl.master.membership import Registered
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters
@@ -182,7 +183,7 @@ def test_what_happened_last_stays_in_the_view(tmp_path) -> None:
     master.register(Registered(WORKER, "", 2))
     for number in range(1, 9):
         master.scale(number)
-    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     masters.kill()
     code = f"""
 from dataclasses import replace

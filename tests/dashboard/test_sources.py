@@ -16,7 +16,8 @@ from elasticdl.dashboard.tasks import MOST_RUNS, describe_tasks, runs_of
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
+from elasticdl.master.cluster.backend import InstanceEnded, InstanceStarted
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import FILE_NAME
 from elasticdl.master.ledger import Ledger
@@ -50,7 +51,7 @@ def test_a_directory_tells_the_whole_story(masters, tmp_path):
     task = first.lease(WORKER, 0).task
     first.report(ledger_events.TaskCompleted(task.id, (1,), 1))
     first.lease(WORKER, 1)
-    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     source = DirectorySource(tmp_path)
     state = checked("state", source.state())
     assert state["state"] == "running"
@@ -205,7 +206,7 @@ def test_a_parameter_server_that_dies_again_and_again_is_said_first(masters, tmp
     for incarnation in range(1, 4):
         spec = InstanceSpec(Role.PS, 0, incarnation)
         first.register(Registered(spec, "here:1", 1))
-        masters.backend.tell(InstanceExited(spec, -9, "log"))
+        masters.backend.tell(InstanceEnded(spec, End.of_exit_code(-9)))
     health = DirectorySource(tmp_path).state()["health"]
     assert health[0]["level"] == "error"
     assert (

@@ -21,7 +21,8 @@ from elasticdl.api.result import audit_line
 from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
 from elasticdl.errors import JobError, UsageError, UserCodeError
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.master import Master
 from elasticdl.model.source import read_definition
@@ -376,7 +377,7 @@ def test_a_parameter_server_that_dies_after_the_last_task_leaves_the_audit_whole
 
     def lose_one_first(master: Master):
         lost = InstanceSpec(Role.PS, 1, 1)
-        master.coordinator._on_backend_event(InstanceExited(lost, -signal.SIGKILL, "its.log"))
+        master.coordinator._on_backend_event(InstanceEnded(lost, End.of_exit_code(-signal.SIGKILL)))
         return finish(master)
 
     expected = train(clicks, tmp_path / "a", num_ps=2)

@@ -19,7 +19,12 @@ from typing import Any, TypeVar
 
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events as events
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import (
+    BackendEvent,
+    InstanceEnded,
+    InstanceStarted,
+    InstanceWaits,
+)
 from elasticdl.master.cluster_state import (
     BEGUN,
     CheckpointMoment,
@@ -28,6 +33,7 @@ from elasticdl.master.cluster_state import (
     Restore,
 )
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
 from elasticdl.master.membership import Launch, Registered
@@ -118,9 +124,13 @@ class JobModel:
       plan: what it is to do.
       num_workers: at the start.
       num_ps: partitions at the start.
+      is_cluster: the processes are pods. Nobody remembers them for the master: of who vanished
+        while it was away it hears nothing, and what is asked for twice may be there twice.
     """
 
-    def __init__(self, plan: JobPlan, num_workers: int, num_ps: int) -> None:
+    def __init__(
+        self, plan: JobPlan, num_workers: int, num_ps: int, is_cluster: bool = False
+    ) -> None:
         self.plan = plan
         self.time = 0.0
         self.spec = JobSpec(
@@ -129,13 +139,23 @@ class JobModel:
             num_workers=num_workers,
             num_ps=num_ps,
             lease_s=plan.lease_s,
-        ).model_copy(update={"num_bucket_groups": NUM_GROUPS})
+        ).model_copy(
+            update={
+                "num_bucket_groups": NUM_GROUPS,
+                "cluster": "kubernetes" if is_cluster else "local",
+            }
+        )
         self.session = 1
         self.incarnation = 1
         self.dies = ""
         self.processes: dict[InstanceSpec, Server | Worker] = {}
-        self.exits: list[InstanceExited] = []
-        self.untold: list[InstanceExited] = []
+        self.is_cluster = is_cluster
+        # Pods that wait; whether there is room for more.
+        self.pending: list[InstanceSpec] = []
+        self.has_room = True
+        # What the supervisor remembers, and of that what the master was not told.
+        self.events: list[BackendEvent] = []
+        self.untold: list[BackendEvent] = []
         self.snapshot: Snapshot | None = None
         self.checkpoints: dict[str, Part] = {}
         self.old_pushes: list[tuple[InstanceSpec, Work]] = []
@@ -202,12 +222,15 @@ class JobModel:
         self.checkpoints = {
             path: part for path, part in self.checkpoints.items() if path <= kept_path
         }
-        self.untold = list(self.exits)  # Who watches the processes tells of all ends again.
+        # Who watches the processes tells of all again; of pods, there are those that are there.
+        self.untold = [] if self.is_cluster else list(self.events)
+        self.adopt(self.master._adopted)
 
     def resume(self) -> None:
         """All processes are killed at once, and the job is resumed."""
         self.processes.clear()
-        self.exits.clear()
+        self.events.clear()
+        self.pending.clear()
         self.restart_master(resumes=True)
 
     def pass_time(
@@ -240,23 +263,64 @@ class JobModel:
             most -= 1
             if not isinstance(request, Launch):
                 self.end_process(request.spec, -15)
-            elif not self.has_run(request.spec):
-                is_server = request.spec.role is Role.PS
-                made = Server(request.spec) if is_server else Worker(request.spec)
-                self.processes[request.spec] = made
+            else:
+                self.launch(request.spec)
         while most and self.untold:
             most -= 1
             first = self.untold[0]
             self.ask(operator.methodcaller("_on_backend_event", first))
             self.untold.remove(first)
 
-    def has_run(self, spec: InstanceSpec) -> bool:
-        return spec in self.processes or any(one.spec == spec for one in self.exits)
+    def tell(self, event: BackendEvent) -> None:
+        self.events.append(event)
+        self.untold.append(event)
+
+    def launch(self, spec: InstanceSpec) -> None:
+        """Start a process, once; ask for a pod, which has no memory of one that was there."""
+        if spec in self.processes or spec in self.pending:
+            return
+        if not self.is_cluster and any(one.spec == spec for one in self.events):
+            return
+        if self.is_cluster and not self.has_room:
+            self.pending.append(spec)
+            self.tell(InstanceWaits(spec, "no room", False, for_room=True))
+            return
+        self.processes[spec] = Server(spec) if spec.role is Role.PS else Worker(spec)
+        self.tell(InstanceStarted(spec, 1))
+
+    def adopt(self, specs: Iterable[InstanceSpec]) -> None:
+        """Tell how those are that a former master launched, or was about to; make none of them."""
+        for spec in specs:
+            if not self.is_cluster:
+                self.launch(spec)
+            elif spec in self.processes:
+                self.tell(InstanceStarted(spec, 1))
+            elif spec in self.pending:
+                self.tell(InstanceWaits(spec, "no room", False, for_room=True))
+            else:
+                self.tell(InstanceEnded(spec, End(Cause.DELETED)))
+
+    def room_comes(self) -> None:
+        """There is room for all who wait."""
+        self.has_room = True
+        pending, self.pending = self.pending, []
+        for spec in pending:
+            self.launch(spec)
+
+    def vanish(self, spec: InstanceSpec) -> None:
+        """Delete a pod while there is no master; nobody will tell of it."""
+        self.processes.pop(spec, None)
 
     def end_process(self, spec: InstanceSpec, exit_code: int = KILLED) -> None:
-        if self.processes.pop(spec, None) is not None:
-            self.exits.append(InstanceExited(spec, exit_code, ""))
-            self.untold.append(self.exits[-1])
+        self.end(spec, End.of_exit_code(exit_code))
+
+    def end(self, spec: InstanceSpec, end: End) -> None:
+        """End a process or a pod, also one that waits."""
+        if spec in self.pending:
+            self.pending.remove(spec)
+            self.tell(InstanceEnded(spec, End(Cause.DELETED)))
+        elif self.processes.pop(spec, None) is not None:
+            self.tell(InstanceEnded(spec, end))
 
     def all_of(self, role: Role) -> list[Any]:
         return [one for spec, one in self.processes.items() if spec.role is role]
@@ -544,6 +608,7 @@ class JobModel:
 
     def finish(self) -> None:
         """Nothing bad happens any more, and everybody gets his turn: the job ends."""
+        self.room_comes()
         for _ in range(400):
             if self.is_over:
                 return

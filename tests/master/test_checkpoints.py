@@ -13,8 +13,9 @@ from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.checkpoints import Checkpoints
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.exits import End
 from elasticdl.master.instances import Instance, InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership import Registered
@@ -256,7 +257,7 @@ def test_a_partition_that_is_lost_before_the_commit_ends_that_number(start, monk
 
     def lose_one_first(checkpoint, version):
         monkeypatch.setattr(job.coordinator, "commit_checkpoint", commit)
-        job.backend.tell(InstanceExited(job.ps(1), -9, "log"))
+        job.backend.tell(InstanceEnded(job.ps(1), End.of_exit_code(-9)))
         return commit(checkpoint, version)
 
     monkeypatch.setattr(job.coordinator, "commit_checkpoint", lose_one_first)

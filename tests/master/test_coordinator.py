@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.cluster.backend import BackendEvent, InstanceExited
+from elasticdl.master.cluster.backend import LOG_TAIL_BYTES, BackendEvent, InstanceEnded
 from elasticdl.master.coordinator import Coordinator
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.exits import End
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
@@ -28,14 +29,20 @@ class Recorder:
 
     def __init__(self) -> None:
         self.launched: list[InstanceSpec] = []
+        self.adopted: list[InstanceSpec] = []
         self.stopped: list[InstanceSpec] = []
         self.changed = threading.Condition()
         self.tell: Callable[[BackendEvent], None] = lambda event: None
 
-    def launch(self, spec: InstanceSpec) -> None:
+    def launch(self, spec: InstanceSpec, needs: Needs) -> None:
         with self.changed:
             self.launched.append(spec)
             self.changed.notify_all()
+
+    def adopt(self, specs: Sequence[InstanceSpec]) -> None:
+        self.adopted += specs
+        for spec in specs:  # As the local backend does.
+            self.launch(spec, Needs())
 
     def wait_for(self, launched: list[InstanceSpec]) -> None:
         with self.changed:
@@ -46,6 +53,12 @@ class Recorder:
 
     def watch(self, on_event: Callable[[BackendEvent], None]) -> None:
         self.tell = on_event
+
+    def log_tail(self, spec: InstanceSpec, most_bytes: int = LOG_TAIL_BYTES) -> str:
+        return ""
+
+    def clean_up(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -79,7 +92,7 @@ def running(tmp_path):
 def test_a_lost_worker_is_replaced_and_its_task_granted_to_the_replacement(running, tmp_path):
     coordinator, backend = running.coordinator, running.backend
     granted = coordinator.lease(WORKER, 0)
-    backend.tell(InstanceExited(WORKER, -9, "log"))
+    backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     replacement = InstanceSpec(Role.WORKER, 0, 2)
     backend.wait_for([PS, WORKER, replacement])
     assert coordinator.lease(WORKER, 1) is None, "the dead have no say"
@@ -97,7 +110,7 @@ def test_a_worker_that_says_goodbye_has_not_crashed(running):
     assert isinstance(coordinator.lease(WORKER, 1), ledger_events.NoMoreTasks)
     for incarnation in range(1, 20):
         coordinator.give_back(InstanceSpec(Role.WORKER, 0, incarnation), [], goodbye=True)
-        backend.tell(InstanceExited(InstanceSpec(Role.WORKER, 0, incarnation), 0, "log"))
+        backend.tell(InstanceEnded(InstanceSpec(Role.WORKER, 0, incarnation), End.of_exit_code(0)))
         assert coordinator.outcome is None
         coordinator.register(Registered(InstanceSpec(Role.WORKER, 0, incarnation + 1), "", 3))
 
@@ -107,7 +120,7 @@ def test_a_worker_that_ends_by_itself_again_and_again_is_given_up(running):
     for incarnation in range(1, 6):
         spec = InstanceSpec(Role.WORKER, 0, incarnation)
         backend.wait_for([PS, *(InstanceSpec(Role.WORKER, 0, i + 1) for i in range(incarnation))])
-        backend.tell(InstanceExited(spec, 0, "log"))
+        backend.tell(InstanceEnded(spec, End.of_exit_code(0)))
     assert coordinator.outcome.state == "failed"
     assert "crashed 5 times in a row" in coordinator.outcome.error
 

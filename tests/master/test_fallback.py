@@ -10,10 +10,11 @@ import pytest
 from elasticdl.api.events import events
 from elasticdl.errors import JobError
 from elasticdl.heartbeat import NotAMember
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.cluster.local import to_message
 from elasticdl.master.cluster_state import CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.placement import Placement
@@ -45,7 +46,7 @@ def file_of(checkpoint: Path, partition: int, kind: str = "dense") -> Path:
 def lose(job: Job, index: int) -> InstanceSpec:
     """Kill a partition; return who replaces it."""
     gone = job.ps(index)
-    job.backend.tell(InstanceExited(gone, -9, "log"))
+    job.backend.tell(InstanceEnded(gone, End.of_exit_code(-9)))
     return InstanceSpec(Role.PS, index, gone.incarnation + 1)
 
 

@@ -8,7 +8,8 @@ from elasticdl.dashboard.directory_source import DirectorySource
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
+from elasticdl.master.exits import End
 from elasticdl.master.history import History
 from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.instances import InstanceSpec, Role
@@ -56,7 +57,7 @@ def test_what_is_trained_again_after_a_loss_is_speed_and_takes_time(tmp_path):
     at += 1
     keeper.look()
     assert keeper.records_per_s == pytest.approx(30)
-    masters.backend.tell(InstanceExited(PS, -9, "log"))
+    masters.backend.tell(InstanceEnded(PS, End.of_exit_code(-9)))
     following = InstanceSpec(Role.PS, 0, 2)
     coordinator.register(Registered(following, "here:2", 3, True, ((0, 1),)))
     at += 400

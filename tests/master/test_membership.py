@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import signal
 
+from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.membership import (
     MOST_POLLS_PER_S,
-    Exited,
+    Ended,
     GiveUp,
     Heard,
     JobOver,
@@ -47,7 +48,9 @@ PS = InstanceSpec(Role.PS, 0, 1)
 def test_a_preempted_worker_is_replaced_at_once_however_often():
     membership = started()
     for incarnation in range(1, 40):
-        actions = membership.handle(Exited(worker(1, incarnation), -signal.SIGKILL), 5.0)
+        actions = membership.handle(
+            Ended(worker(1, incarnation), End.of_exit_code(-signal.SIGKILL)), 5.0
+        )
         reason = "killed by SIGKILL"
         assert actions == [
             WorkerGone(worker(1, incarnation), reason),
@@ -61,7 +64,7 @@ def test_crashes_in_a_row_are_retried_ever_more_slowly_and_then_given_up():
     membership = started(most_crashes=3)
     now, waits = 10.0, []
     for incarnation in (1, 2):
-        actions = membership.handle(Exited(worker(0, incarnation), 1), now)
+        actions = membership.handle(Ended(worker(0, incarnation), End.of_exit_code(1)), now)
         assert [type(a) for a in actions] == [WorkerGone]
         began = now
         while not (actions := membership.handle(Tick(), now)):
@@ -69,16 +72,18 @@ def test_crashes_in_a_row_are_retried_ever_more_slowly_and_then_given_up():
         assert actions == [Launch(worker(0, incarnation + 1))]
         waits.append(now - began)
     assert waits[1] > waits[0]
-    *_, last = membership.handle(Exited(worker(0, 3), -signal.SIGSEGV, "log"), now)
+    *_, last = membership.handle(
+        Ended(worker(0, 3), End(Cause.KILLED, -signal.SIGSEGV, log_tail="log")), now
+    )
     assert isinstance(last, GiveUp)
     assert "killed by SIGSEGV" in last.message
-    assert last.log_path == "log"
+    assert last.log_tail == "log"
 
 
 def test_a_task_done_between_crashes_forgives_them():
     membership = started(most_crashes=2)
     for incarnation in range(1, 10):
-        actions = membership.handle(Exited(worker(0, incarnation), 1), 10.0)
+        actions = membership.handle(Ended(worker(0, incarnation), End.of_exit_code(1)), 10.0)
         assert not any(isinstance(a, GiveUp) for a in actions)
         membership.handle(Progressed(), 10.0)
         assert Launch(worker(0, incarnation + 1)) in membership.handle(Tick(), 20.0)
@@ -86,8 +91,8 @@ def test_a_task_done_between_crashes_forgives_them():
 
 def test_the_exit_of_an_old_incarnation_changes_nothing():
     membership = started()
-    membership.handle(Exited(worker(0), -signal.SIGKILL), 1.0)
-    assert membership.handle(Exited(worker(0), -signal.SIGKILL), 1.0) == []
+    membership.handle(Ended(worker(0), End.of_exit_code(-signal.SIGKILL)), 1.0)
+    assert membership.handle(Ended(worker(0), End.of_exit_code(-signal.SIGKILL)), 1.0) == []
     assert membership.handle(Registered(worker(0)), 1.0) == []
     assert not membership.is_current(worker(0))
 
@@ -107,7 +112,7 @@ def ps(index: int, incarnation: int = 1) -> InstanceSpec:
 
 def test_a_lost_partition_is_launched_again_at_once_and_is_up_when_it_has_restored():
     membership = started(num_ps=2)
-    actions = membership.handle(Exited(ps(0), -signal.SIGKILL), 2.0)
+    actions = membership.handle(Ended(ps(0), End.of_exit_code(-signal.SIGKILL)), 2.0)
     assert actions == [PartitionLost(ps(0), "killed by SIGKILL"), Launch(ps(0, 2))]
     assert membership.partitions() is None
     assert membership.handle(Registered(ps(0, 2), "c:1", ready=False), 3.0) == []
@@ -121,10 +126,10 @@ def test_a_lost_partition_is_launched_again_at_once_and_is_up_when_it_has_restor
 
 def test_what_a_replaced_partition_still_says_changes_nothing():
     membership = started(num_ps=2)
-    membership.handle(Exited(ps(0), -signal.SIGKILL), 2.0)
+    membership.handle(Ended(ps(0), End.of_exit_code(-signal.SIGKILL)), 2.0)
     assert not membership.is_current(ps(0)), "its heartbeats are refused"
     assert membership.handle(Registered(ps(0), "old:1"), 3.0) == []
-    assert membership.handle(Exited(ps(0), 1), 3.0) == []
+    assert membership.handle(Ended(ps(0), End.of_exit_code(1)), 3.0) == []
     assert membership.partitions() is None
 
 
@@ -143,18 +148,18 @@ def test_a_silent_partition_is_killed_and_replaced_also_while_it_restores():
 def test_a_partition_that_crashes_again_and_again_with_no_task_done_is_given_up():
     membership = started()
     for incarnation in range(1, 5):
-        assert not gives_up(membership.handle(Exited(ps(0, incarnation), 1), 10.0))
+        assert not gives_up(membership.handle(Ended(ps(0, incarnation), End.of_exit_code(1)), 10.0))
         assert Launch(ps(0, incarnation + 1)) in membership.handle(Tick(), 20.0)
-    *_, last = membership.handle(Exited(ps(0, 5), 1, "its.log"), 20.0)
+    *_, last = membership.handle(Ended(ps(0, 5), End(Cause.EXITED, 1, log_tail="its.log")), 20.0)
     assert isinstance(last, GiveUp)
     assert "parameter servers crashed 5 times in a row" in last.message
-    assert last.log_path == "its.log"
+    assert last.log_tail == "its.log"
     assert membership.handle(Tick(), 30.0) == [], "it is not launched again"
 
 
 def test_partitions_at_one_version_are_all_launched_again_together():
     membership = started(num_ps=3, restart_together=True)
-    actions = membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    actions = membership.handle(Ended(ps(1), End.of_exit_code(-signal.SIGKILL)), 2.0)
     assert [a for a in actions if isinstance(a, Stop)] == [Stop(ps(0), 0), Stop(ps(2), 0)]
     assert {a.spec for a in actions if isinstance(a, PartitionLost)} == {ps(0), ps(1), ps(2)}
     assert [a for a in actions if isinstance(a, Launch)] == [Launch(ps(i, 2)) for i in range(3)]
@@ -164,12 +169,12 @@ def test_partitions_at_one_version_are_all_launched_again_together():
 
 def test_before_all_of_them_were_up_nothing_is_trained_and_only_the_lost_one_begins_again():
     membership = started(num_ps=2, restart_together=True)
-    membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    membership.handle(Ended(ps(1), End.of_exit_code(-signal.SIGKILL)), 2.0)
     membership.handle(Registered(ps(0, 2)), 3.0)
-    actions = membership.handle(Exited(ps(1, 2), -signal.SIGKILL), 4.0)
+    actions = membership.handle(Ended(ps(1, 2), End.of_exit_code(-signal.SIGKILL)), 4.0)
     assert actions == [PartitionLost(ps(1, 2), "killed by SIGKILL"), Launch(ps(1, 3))]
     membership.handle(Registered(ps(1, 3)), 5.0)
-    assert RollBack() in membership.handle(Exited(ps(1, 3), -signal.SIGKILL), 6.0)
+    assert RollBack() in membership.handle(Ended(ps(1, 3), End.of_exit_code(-signal.SIGKILL)), 6.0)
 
 
 def test_the_clusters_version_grows_with_whatever_happens_to_a_partition():
@@ -182,7 +187,9 @@ def test_the_clusters_version_grows_with_whatever_happens_to_a_partition():
             kind = chance.randrange(3)
             before = [(one.spec, one.state) for one in membership.instances()]
             if kind == 0:
-                membership.handle(Exited(spec, chance.choice([1, -signal.SIGKILL])), now)
+                membership.handle(
+                    Ended(spec, End.of_exit_code(chance.choice([1, -signal.SIGKILL]))), now
+                )
             elif kind == 1:
                 membership.handle(Registered(spec, ready=chance.random() < 0.5), now)
             else:
@@ -196,7 +203,7 @@ def test_the_clusters_version_grows_with_whatever_happens_to_a_partition():
 
 def test_partitions_that_are_placed_anew_have_incarnations_that_were_never_there():
     membership = started(num_ps=2)
-    membership.handle(Exited(ps(1), -signal.SIGKILL), 2.0)
+    membership.handle(Ended(ps(1), End.of_exit_code(-signal.SIGKILL)), 2.0)
     membership.handle(Registered(ps(1, 2)), 2.0)
     version = membership.cluster_version
     actions = membership.handle(Placed(3), 3.0)
@@ -205,7 +212,9 @@ def test_partitions_that_are_placed_anew_have_incarnations_that_were_never_there
         *(Launch(ps(0, 2)), Launch(ps(1, 3)), Launch(ps(2, 1))),
     ]
     assert membership.cluster_version > version
-    assert membership.handle(Exited(ps(0, 1), -signal.SIGKILL), 3.0) == [], "that was asked for"
+    assert membership.handle(Ended(ps(0, 1), End.of_exit_code(-signal.SIGKILL)), 3.0) == [], (
+        "that was asked for"
+    )
     for spec in (ps(0, 2), ps(1, 3), ps(2, 1)):
         assert membership.partitions() is None
         membership.handle(Registered(spec), 4.0)
@@ -240,7 +249,7 @@ def test_scaling_up_launches_and_scaling_down_asks_the_highest_to_leave():
     stops = membership.handle(Scaled(1), 2.0)
     assert [a.spec.index for a in stops] == [1, 2, 3]
     assert all(isinstance(a, Stop) and a.grace_s > 0 for a in stops)
-    actions = membership.handle(Exited(worker(1), 0), 3.0)
+    actions = membership.handle(Ended(worker(1), End.of_exit_code(0)), 3.0)
     assert [type(a) for a in actions] == [WorkerGone], "it is not replaced"
     assert membership.handle(Scaled(2), 4.0) == [Launch(worker(1, 2))]
 
@@ -248,7 +257,7 @@ def test_scaling_up_launches_and_scaling_down_asks_the_highest_to_leave():
 def test_nobody_is_replaced_once_the_job_is_over():
     membership = started()
     membership.handle(JobOver(), 1.0)
-    assert membership.handle(Exited(worker(0), 0), 2.0) == []
+    assert membership.handle(Ended(worker(0), End.of_exit_code(0)), 2.0) == []
     assert membership.handle(Tick(), 10_000.0) == []
 
 
@@ -262,7 +271,7 @@ def test_under_random_events_exactly_the_wanted_workers_run_in_the_end():
             spec = chance.choice(instances).spec
             if kind == 0 and spec.role is Role.WORKER:
                 code = chance.choice([0, 1, -signal.SIGKILL, -signal.SIGSEGV])
-                membership.handle(Exited(spec, code), now)
+                membership.handle(Ended(spec, End.of_exit_code(code)), now)
             elif kind == 1:
                 membership.handle(Registered(spec), now)
             elif kind == 2 and chance.random() < 0.3:
@@ -273,7 +282,7 @@ def test_under_random_events_exactly_the_wanted_workers_run_in_the_end():
                 membership.handle(Heard(one.spec), now)
         for one in membership.instances():  # Whoever was told to leave leaves.
             if one.state is State.STOPPING:
-                membership.handle(Exited(one.spec, 0), now)
+                membership.handle(Ended(one.spec, End.of_exit_code(0)), now)
         now += 1e9
         for one in membership.instances():
             membership.handle(Heard(one.spec), now)
@@ -294,7 +303,7 @@ def test_what_one_death_costs_does_not_grow_with_the_number_of_workers():
         lost = InstanceSpec(Role.WORKER, num_workers // 2, 1)
 
         def die() -> None:
-            assert len(membership.handle(Exited(lost, -9), 1.0)) == 2
+            assert len(membership.handle(Ended(lost, End.of_exit_code(-9)), 1.0)) == 2
             assert membership.partitions() is not None
             assert membership.cluster_version
 

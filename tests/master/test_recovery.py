@@ -11,8 +11,9 @@ from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events, membership
-from elasticdl.master.cluster.backend import InstanceExited, InstanceStarted
+from elasticdl.master.cluster.backend import InstanceEnded, InstanceStarted
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.journal import FILE_NAME, Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER
@@ -80,16 +81,16 @@ def test_instances_stay_members_and_what_may_not_have_been_launched_is_asked_for
 
 
 def test_ends_that_nobody_saw_are_told_by_the_supervisor_and_old_ones_change_nothing(masters):
-    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     replacement = InstanceSpec(Role.WORKER, 0, 2)
     masters.backend.wait_for([PS, WORKER, replacement])
     second = masters.next()
     for event in (
         InstanceStarted(MASTER, 1),
         InstanceStarted(PS, 2),
-        InstanceExited(WORKER, -9, "log"),
-        InstanceExited(MASTER, -9, "log"),
-        InstanceExited(replacement, -9, "log"),
+        InstanceEnded(WORKER, End.of_exit_code(-9)),
+        InstanceEnded(MASTER, End.of_exit_code(-9)),
+        InstanceEnded(replacement, End.of_exit_code(-9)),
     ):
         masters.backend.tell(event)
     third = InstanceSpec(Role.WORKER, 0, 3)

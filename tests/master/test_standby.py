@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from elasticdl.api.events import events
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.cluster.local import to_message
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import read_journal
 from elasticdl.master.servicer import MasterServicer
@@ -41,7 +42,7 @@ class StandbyJob(Job):
     def lose(self, index: int) -> InstanceSpec:
         """A partition is gone; return who is launched instead."""
         spec = self.ps(index)
-        self.backend.tell(InstanceExited(spec, -9, "log"))
+        self.backend.tell(InstanceEnded(spec, End.of_exit_code(-9)))
         return InstanceSpec(Role.PS, index, spec.incarnation + 1)
 
     def join(

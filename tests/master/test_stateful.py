@@ -12,11 +12,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import Role
+from elasticdl.master.replacement import MOST_RAISES
 from elasticdl.master.tasks import EvaluationSchedule
 from tests.master import job_invariants
 from tests.master.job_model import NUM_GROUPS, JobModel, ReplyLost
@@ -36,10 +39,14 @@ class Job(RuleBasedStateMachine):
     """What may happen to a job; at the end nothing bad happens any more, and it has to end well."""
 
     job: JobModel
+    memories: int
 
-    def start(self, num_workers: int, num_ps: int, turns: int, **plan: Any) -> None:
+    def start(
+        self, num_workers: int, num_ps: int, turns: int, is_cluster: bool, **plan: Any
+    ) -> None:
         made = dataclasses.replace(make_plan(**plan), checkpoints=True, backups=True)
-        self.job = JobModel(made, num_workers, num_ps)
+        self.job = JobModel(made, num_workers, num_ps, is_cluster)
+        self.memories = 0
         self.all_goes_well(turns, 2)
 
     @contextlib.contextmanager
@@ -144,6 +151,34 @@ class Job(RuleBasedStateMachine):
             job_invariants.the_journal_is_the_ledger(self.job)
             self.job.restart_master()
 
+    @precondition(lambda self: self.job.is_cluster)
+    @rule(gone=st.sets(SOME, max_size=4), kept=st.integers(0, 6))
+    def pods_vanish_while_the_master_is_away(self, gone: set[int], kept: int) -> None:
+        """What it had written down last may be lost with it, or its requests not asked for."""
+        if self.job.is_over:
+            return
+        for position, spec in enumerate(list(self.job.processes)):
+            if position in gone:
+                self.job.vanish(spec)
+        with self.answered():
+            self.job.carry_out(kept)
+        self.job.restart_master()
+
+    @precondition(lambda self: self.job.is_cluster)
+    @rule(which=SOME, role=st.sampled_from([Role.PS, Role.WORKER]))
+    def somebody_runs_out_of_memory(self, which: int, role: Role) -> None:
+        process = self.one(role, which)
+        if process is not None and self.memories < MOST_RAISES - 1:
+            self.memories += 1
+            self.job.end(process.spec, End(Cause.OUT_OF_MEMORY, -9))
+
+    @precondition(lambda self: self.job.is_cluster)
+    @rule(is_there=st.booleans())
+    def there_is_room_or_none(self, is_there: bool) -> None:
+        if is_there:
+            self.job.room_comes()
+        self.job.has_room = is_there
+
     @rule(how=st.sampled_from(["unwritten", "written"]))
     def the_master_will_die_before_it_answers(self, how: str) -> None:
         self.job.dies = how
@@ -208,6 +243,7 @@ class Job(RuleBasedStateMachine):
 class AsyncJob(Job):
     @initialize(
         turns=st.integers(0, 16),
+        is_cluster=st.booleans(),
         num_workers=st.integers(1, 3),
         num_ps=st.integers(1, NUM_GROUPS),
         shard_sizes=SHARDS,
@@ -230,6 +266,7 @@ class SyncJob(Job):
 
     @initialize(
         turns=st.integers(0, 16),
+        is_cluster=st.booleans(),
         num_workers=st.integers(1, 3),
         num_ps=st.integers(1, NUM_GROUPS),
         shard_sizes=SHARDS,
@@ -280,3 +317,30 @@ def test_a_sync_job_that_was_rescaled_goes_on_when_a_partition_is_lost_before_a_
         job.finish()
         job_invariants.check(job)
         job_invariants.check_the_end(job)
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_pod_that_vanished_while_the_master_was_away_is_not_made_again(is_made_again):
+    """Made again under its incarnation, a partition would be empty, and thought to be full."""
+    plan = dataclasses.replace(make_plan([24], 2, 2, 6, None), checkpoints=True, backups=True)
+    job = JobModel(plan, num_workers=1, num_ps=2, is_cluster=True)
+    for _ in range(9):
+        job.take_turns(4)
+    (lost, _) = (one.spec for one in job.all_of(Role.PS) if one.histories[0].closed)
+    job.vanish(lost)
+    if is_made_again:
+        job.adopt = lambda specs: [job.launch(spec) for spec in specs]  # type: ignore[assignment]
+    job.restart_master()
+
+    def goes_on() -> None:
+        job.finish()
+        job_invariants.check(job)
+        job_invariants.check_the_end(job)
+
+    if is_made_again:
+        with pytest.raises(AssertionError):
+            goes_on()
+    else:
+        goes_on()
+        spec = dataclasses.replace(lost, incarnation=lost.incarnation + 1)
+        assert any(one.spec == spec for one in job.all_of(Role.PS))

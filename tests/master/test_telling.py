@@ -10,8 +10,9 @@ from elasticdl.api.events import events
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.cluster.backend import InstanceExited
+from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.cluster_state import CommittedCheckpoint
+from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger_events import (
     GrantsReturned,
@@ -139,8 +140,8 @@ def test_who_is_stopped_for_another_number_has_not_died(masters):
     commit(masters, 1)
     coordinator.scale(2)
     coordinator.scale(1)
-    masters.backend.tell(InstanceExited(PS, -9, "log"))
-    masters.backend.tell(InstanceExited(InstanceSpec(Role.WORKER, 1, 1), 0, "log"))
+    masters.backend.tell(InstanceEnded(PS, End.of_exit_code(-9)))
+    masters.backend.tell(InstanceEnded(InstanceSpec(Role.WORKER, 1, 1), End.of_exit_code(0)))
     coordinator.scale(2)
     assert texts(masters, "exited") == [
         "parameter server 0, incarnation 1: stopped, as there are 2 parameter servers now",
@@ -162,7 +163,7 @@ def test_who_is_given_up_is_told_to_be_stopped_for_that(masters):
     with masters.coordinator._transactions.begin():
         silent = masters.coordinator._membership
         masters.coordinator._carry_out_membership(silent.handle(_TICK, 1000.0))
-    masters.backend.tell(InstanceExited(WORKER, -9, "log"))
+    masters.backend.tell(InstanceEnded(WORKER, End.of_exit_code(-9)))
     (reason,) = {one for one in texts(masters, "gone") if one.startswith("worker")}
     assert reason.startswith("worker 0, incarnation 1 is given up: not heard from for")
     (exited,) = texts(masters, "exited")

@@ -9,7 +9,6 @@ import yaml
 
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.names import object_name
 from elasticdl.master.cluster.kubernetes.objects import (
     LaunchedBy,
@@ -18,7 +17,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     instance_pod,
     submission_objects,
 )
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 
 _NOTE = "# Holds the job's keys: whoever has read this may stop the job and read what it learned.\n"
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.objects import LaunchedBy, Owner, instance_pod
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 
 OPTIONS: dict[str, Any] = {
     "cluster": "kubernetes",

@@ -13,7 +13,6 @@ import yaml
 
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.names import (
     checked_name,
     claim_name,
@@ -34,6 +33,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
 )
 from elasticdl.master.cluster.kubernetes.rbac import rbac_objects
 from elasticdl.master.cluster.kubernetes.resources import memory_limit
+from elasticdl.master.instances import Needs
 from tests.master.kubernetes.jobs import BY, OPTIONS, SECRET, job, main_of, pod_of, server, worker
 
 TEMPLATE = "spec: {hostNetwork: true, containers: [{name: elasticdl, env: [{name: Z, value: z}]}]}"

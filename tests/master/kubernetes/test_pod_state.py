@@ -134,7 +134,8 @@ def test_the_end_of_a_process_is_told_as_before() -> None:
 def test_who_waits_says_why(
     made: Pod, events: list[dict[str, Any]], why: str, is_error: bool
 ) -> None:
-    assert classify(made, events) == InstanceWaits(WHO, why, is_error)
+    for_room = why.startswith("Unschedulable")
+    assert classify(made, events) == InstanceWaits(WHO, why, is_error, for_room)
 
 
 def test_an_event_of_an_older_reporter_has_its_time_elsewhere() -> None:

@@ -45,7 +45,7 @@ def test_a_pod_is_told_from_its_wait_to_its_end() -> None:
     table = launched(WHO)
     assert table.changed(change("ADDED", pod(WHO))) == []
     assert table.changed(change("MODIFIED", unscheduled(WHO))) == [
-        InstanceWaits(WHO, "Unschedulable: 0/2 nodes are available", False)
+        InstanceWaits(WHO, "Unschedulable: 0/2 nodes are available", False, for_room=True)
     ]
     assert table.listed([unscheduled(WHO)], 1.0) == []
     assert table.changed(change("MODIFIED", running(WHO))) == [InstanceStarted(WHO, 0, "node-a")]

@@ -13,7 +13,6 @@ from typing import Any
 
 from elasticdl.credentials import credential_items
 from elasticdl.job_spec import JOB_FILE, JobSpec
-from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.names import (
     CHECK,
     INCARNATION_LABEL,
@@ -31,7 +30,7 @@ from elasticdl.master.cluster.kubernetes.names import (
 )
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN, merged, read_template
 from elasticdl.master.cluster.kubernetes.resources import resources
-from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.pod_options import (
     parse_node_selector,
     parse_priority,

@@ -46,10 +46,14 @@ _DISRUPTIONS = {
 
 @dataclass(frozen=True)
 class Waits:
-    """The pod is asked for and does not run; `is_error`: waiting alone does not help."""
+    """The pod is asked for and does not run.
+
+    is_error: waiting alone does not help. for_room: no node has room for it.
+    """
 
     why: str
     is_error: bool = False
+    for_room: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ def classify(
     if spec is None:
         return None
     match state_of(pod, events):
-        case Waits(why, is_error):
-            return InstanceWaits(spec, why, is_error)
+        case Waits(why, is_error, for_room):
+            return InstanceWaits(spec, why, is_error, for_room)
         case Runs(node):
             return InstanceStarted(spec, 0, node)
         case End() as end:
@@ -98,7 +102,8 @@ def state_of(pod: Json, events: Sequence[Json] = ()) -> Waits | Runs | End | Non
         return None
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return Waits(_joined(condition.get("reason", ""), condition.get("message", "")))
+            why = _joined(condition.get("reason", ""), condition.get("message", ""))
+            return Waits(why, for_room=True)
     if not reason and not pod["spec"].get("nodeName"):
         return None  # Nobody has looked at it so far.
     warning = _newest_warning(events)

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.backend import Needs
 from elasticdl.master.cluster.kubernetes.names import CHECK
+from elasticdl.master.instances import Needs
 from elasticdl.pod_options import mebibytes, parse_quantity, parse_resources
 
 
