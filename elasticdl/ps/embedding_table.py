@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -133,15 +133,31 @@ class EmbeddingTable:
         ids = require("ids", ids, np.int64, (None,))
         values, storage = POOL.float32s(len(ids), self.dim), self._storage.rows
 
-        def look_up(part: slice) -> None:
-            rows, num_missing = self._directory.find(ids[part])
+        def look_up(part: slice, rows: np.ndarray) -> int:
+            num_missing = self._directory.find(ids[part], rows)[1]
             kernels.gather_rows(storage, rows, values[part])
             if num_missing:
                 missing = rows < 0
                 values[part][missing] = self.initializer.rows(ids[part][missing], self.dim)
+            return num_missing
 
-        in_parts(len(ids), look_up)
+        self._look_up(ids, look_up)
         return values
+
+    def _look_up(self, ids: np.ndarray, look_up: Callable[[slice, np.ndarray], int]) -> None:
+        """Do something with the rows of ids, part by part, which are found on the way.
+
+        Those that are looked up are mostly those to be updated next: they are not found again.
+
+        Args:
+          ids: int64 ``[n]``.
+          look_up: finds the rows of some ids, writes them where it is told to, int64 ``[m]``, and
+            returns how many have none.
+        """
+        rows = np.empty(len(ids), np.int64)
+        num_missing = sum(in_parts(len(ids), lambda part: look_up(part, rows[part])))
+        if not num_missing and self._lifetimes is None:
+            self._directory.remember(ids, rows)
 
     def sent(self, ids: np.ndarray, dtype: ps_pb2.WireDtype) -> np.ndarray:
         """Return what `lookup` does as it is to travel; bfloat16 is uint16 ``[n, dim]``."""
@@ -150,15 +166,16 @@ class EmbeddingTable:
         ids = require("ids", ids, np.int64, (None,))
         halves, storage = POOL.array(np.uint16, len(ids), self.dim), self._storage.rows
 
-        def look_up(part: slice) -> None:
-            rows, num_missing = self._directory.find(ids[part])
+        def look_up(part: slice, rows: np.ndarray) -> int:
+            num_missing = self._directory.find(ids[part], rows)[1]
             bfloat16.gather_narrow(storage, rows, halves[part])
             if num_missing:
                 missing = rows < 0
                 initial = self.initializer.rows(ids[part][missing], self.dim)
                 halves[part][missing] = bfloat16.narrow(initial).reshape(initial.shape)
+            return num_missing
 
-        in_parts(len(ids), look_up)
+        self._look_up(ids, look_up)
         return halves
 
     def reserve(self, ids: np.ndarray) -> np.ndarray:
@@ -177,6 +194,9 @@ class EmbeddingTable:
         """Do as `reserve`; the values of new rows are nothing yet where the caller sets all."""
         for image in self._images:
             image.reserve(len(ids))
+        known = self._directory.recall(ids)
+        if known is not None:
+            return known
         rows, num_missing = self._directory.find(ids)
         if not num_missing:
             return rows

@@ -36,10 +36,15 @@ class IdIndex:
         """Memory of all slots."""
         return self._num_segments * kernels.SEGMENT_SLOTS * self._slots.row_bytes
 
-    def find(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
-        """Return each id's row, int64 ``[n]`` with -1 for unknown ids, and how many are unknown."""
+    def find(self, ids: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+        """Return each id's row, int64 ``[n]`` with -1 for unknown ids, and how many are unknown.
+
+        Args:
+          ids: int64 ``[n]``.
+          rows: where the rows go; a new array without it.
+        """
         slots, num_segments = self._slots.rows, np.uint64(self._num_segments)
-        rows = np.empty(len(ids), np.int64)
+        rows = np.empty(len(ids), np.int64) if rows is None else rows
 
         def find(part: slice) -> int:
             return kernels.find_rows(slots, num_segments, self._seed, ids[part], rows[part])
