@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.docker import Engine, Registry
+from tests.cluster.fixtures import api_namespace, apiserver, cluster, namespace
 from tests.cluster.packages import NotHere
 from tests.docs.pages import ROOT
+
+__all__ = ["api_namespace", "apiserver", "cluster", "namespace"]
 
 
 @pytest.fixture(scope="session")
