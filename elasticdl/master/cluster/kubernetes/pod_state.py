@@ -146,6 +146,29 @@ def end_of(pod: Json, events: Sequence[Json] = ()) -> End:
     return End(Cause.EXITED, exit_code, said)
 
 
+def has_ended(pod: Json) -> bool:
+    """Whether its container is seen not to run: it may be restarted where it is."""
+    status = pod.get("status") or {}
+    state = _container(status).get("state") or {}
+    is_over = "terminated" in state or status.get("phase") in ("Succeeded", "Failed")
+    return is_over or ("running" not in state and last_end(pod) is not None)
+
+
+def last_end(pod: Json) -> End | None:
+    """How the container ended that was there before; None where there was none, or not yet."""
+    status = pod.get("status") or {}
+    container = _container(status)
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        if "terminated" in state:
+            return end_of(
+                {
+                    "metadata": {},
+                    "status": {"containerStatuses": [{**container, "state": state}]},
+                }
+            )
+    return None
+
+
 def _container(status: Json) -> Json:
     """The status of the container that is the instance."""
     statuses = status.get("containerStatuses") or ()
