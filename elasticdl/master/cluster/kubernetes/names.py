@@ -17,6 +17,8 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 INDEX_LABEL = f"{PREFIX}/index"
 INCARNATION_LABEL = f"{PREFIX}/incarnation"
+SESSION_ANNOTATION = f"{PREFIX}/session"
+"""Of a pod that a master launched: which life of the job it belongs to."""
 _HASH_CHARACTERS = 8
 
 
@@ -63,6 +65,11 @@ def claim_name(name: str) -> str:
 def checked_name(name: str) -> str:
     """The ConfigMap of what the check resolved."""
     return f"{name}-checked"
+
+
+def result_name(name: str) -> str:
+    """The ConfigMap in which a job's result is kept, if it is."""
+    return f"{name}-result"
 
 
 def selecting(name: str, component: str = "") -> dict[str, str]:

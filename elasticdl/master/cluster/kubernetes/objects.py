@@ -18,14 +18,17 @@ from elasticdl.master.cluster.kubernetes.names import (
     INCARNATION_LABEL,
     INDEX_LABEL,
     PREFIX,
+    SESSION_ANNOTATION,
     check_pod_name,
     checked_name,
+    claim_name,
     instance_labels,
     labels,
     master_service_name,
     object_name,
     partition_service_name,
     pod_name,
+    result_name,
     selecting,
 )
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN, merged, read_template
@@ -55,6 +58,8 @@ OWN_ZOO = "/model_zoo/custom"
 PORT = 2222
 HEALTH_PORT = 2223
 """Of a master, for `GET /healthz` alone; it answers from the start."""
+DASHBOARD_PORT = 2224
+"""Of a master's page, on the pod's loopback interface, where none is asked for."""
 NODE_LOST_S = 30
 _RESTARTS = 2**31 - 1  # The Job never decides that a job has failed.
 _ENTRY = ["python", "-m", "elasticdl.api.pod"]
@@ -184,6 +189,22 @@ def master_service(spec: JobSpec, owner: Owner | None = None) -> Object:
     return service
 
 
+def claim_map(spec: JobSpec, owner: Owner) -> Object:
+    """What says who is master, as the first one creates it."""
+    return _config_map(spec, claim_name(object_name(spec.job_name)), owner)
+
+
+def checked_map(spec: JobSpec, owner: Owner, checked: str) -> Object:
+    """What the check resolved of the job's options, in YAML."""
+    made = _config_map(spec, checked_name(object_name(spec.job_name)), owner)
+    return {**made, "data": {CHECKED_FILE: checked}}
+
+
+def result_map(spec: JobSpec) -> Object:
+    """What keeps a job's result; it belongs to nothing, so that it outlives the job."""
+    return _config_map(spec, result_name(object_name(spec.job_name)), None)
+
+
 def partition_service(spec: JobSpec, who: InstanceSpec, owner: Owner | None = None) -> Object:
     """Where the parameter server of an index is, from its first incarnation to the job's end."""
     name = partition_service_name(object_name(spec.job_name), who.index)
@@ -222,15 +243,14 @@ def instance_pod(
         *_common_arguments(spec),
         f"--index={who.index}",
         f"--incarnation={who.incarnation}",
-        f"--master={by.address}",
-        f"--master_incarnation={by.incarnation}",
-        f"--session={by.session}",
+        *_launched_by(by),
     ]
     if who.role is Role.PS:
         arguments += [f"--listen=0.0.0.0:{PORT}", f"--advertise={address}"]
     pod = _pod(spec, by.image, role, who.index, needs, arguments, "Never")
     name = object_name(spec.job_name)
     pod["metadata"] = _metadata(spec, pod_name(name, who), role, by.owner)
+    pod["metadata"]["annotations"][SESSION_ANNOTATION] = by.session
     pod["metadata"]["labels"] = instance_labels(name, who)
     _add_credentials(spec, pod, role)
     return _laid_over(spec, role, pod)
@@ -238,11 +258,13 @@ def instance_pod(
 
 def check_pod(spec: JobSpec, number: int, needs: Needs, by: LaunchedBy) -> Object:
     """The pod that tries the model and the data before others are launched."""
-    arguments = [CHECK, f"--description={DESCRIPTION}", f"--job_dir={spec.job_dir}"]
+    arguments = [CHECK, *_common_arguments(spec), *_launched_by(by), f"--incarnation={number}"]
     pod = _pod(spec, by.image, CHECK, 0, needs, arguments, "Never")
     name = check_pod_name(object_name(spec.job_name), number)
     pod["metadata"] = _metadata(spec, name, CHECK, by.owner)
     pod["metadata"]["labels"] |= {INDEX_LABEL: "0", INCARNATION_LABEL: str(number)}
+    pod["metadata"]["annotations"][SESSION_ANNOTATION] = by.session
+    _add_credentials(spec, pod, Role.WORKER.value)  # What it asks of others, a worker does.
     return _laid_over(spec, CHECK, pod)
 
 
@@ -251,6 +273,14 @@ def _common_arguments(spec: JobSpec) -> list[str]:
         f"--description={DESCRIPTION}",
         f"--credentials={CREDENTIALS}",
         f"--job_dir={spec.job_dir}",
+    ]
+
+
+def _launched_by(by: LaunchedBy) -> list[str]:
+    return [
+        f"--master={by.address}",
+        f"--master_incarnation={by.incarnation}",
+        f"--session={by.session}",
     ]
 
 
@@ -272,6 +302,11 @@ def _metadata(spec: JobSpec, name: str, component: str, owner: Owner | None) -> 
             }
         ]
     return found
+
+
+def _config_map(spec: JobSpec, name: str, owner: Owner | None) -> Object:
+    metadata = _metadata(spec, name, Role.MASTER.value, owner)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 
 
 def _service(spec: JobSpec, name: str, component: str, owner: Owner | None) -> Object:
