@@ -1,4 +1,4 @@
-"""Machines within this one: each with a network, a `/run`, a `/var/log` and sysctls of its own.
+"""Machines within this one: network, `/run`, `/var/log`, `/var/lib` and sysctls are their own.
 
 All of it belongs to the processes: their namespaces hold every mount and every interface, and a
 cgroup holds all processes. Once those are killed, nothing is left; this machine's own network and
@@ -37,6 +37,8 @@ set -e
 directory=$1; shift
 mount --make-rshared /
 mount -t tmpfs tmpfs /run
+mount -t overlay overlay /var/lib \
+  -o "lowerdir=/var/lib,upperdir=$directory/lib,workdir=$directory/lib.work"
 mount --bind "$directory/log" /var/log
 for name; do mount --bind "$directory/sysctl/$name" "/proc/sys/$name"; done
 ip link set lo up
@@ -130,7 +132,8 @@ class Machine:
 
     def start(self) -> None:
         """Make it: no interface is in it but a loopback one."""
-        (self.directory / "log").mkdir(parents=True)
+        for name in ("log", "lib", "lib.work"):
+            (self.directory / name).mkdir(parents=True)
         for name in _SYSCTLS:
             file = self.directory / "sysctl" / name
             file.parent.mkdir(parents=True, exist_ok=True)

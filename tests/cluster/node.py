@@ -178,6 +178,9 @@ class Node:
                 "imagefs.available": "1%",
             },
             "imageGCHighThresholdPercent": 100,
+            "evictionPressureTransitionPeriod": "5s",
+            # Nobody answers there, which is known at once; with none, each pod is warned of that.
+            "clusterDNS": ["10.97.0.10"],
             "oomScoreAdj": 0,
             "failSwapOn": False,
             "resolvConf": "",

@@ -1,6 +1,7 @@
 """Records what a real apiserver says of pods that end in each way: python -m tests.cluster.record.
 
-The cluster has to be up, with 2 nodes. What is written is test data of `tests/master/kubernetes`.
+The cluster has to be up: `up --memory_gib=0.75`, as one pod takes all the memory of a node. What is
+written is test data of `tests/master/kubernetes`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ from tests.cluster.pods import (
 DIRECTORY = Path(__file__).parents[1] / "master/kubernetes/recorded"
 _FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.2; done"
 _NODE_LOST_S = 240
+_SPEC = ("nodeName", "priority", "restartPolicy", "terminationGracePeriodSeconds")
+_EVENT = (
+    *("reason", "message", "type", "count", "firstTimestamp", "lastTimestamp", "eventTime"),
+    *("series", "action", "reportingComponent", "source"),
+)
+_UNITS = {"": 1, "m": 0.001, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
 class Recorder:
@@ -62,11 +69,11 @@ class Recorder:
             "deleted-and-killed": lambda: self.deleted("trap '' TERM; while :; do sleep 1; done"),
             "deleted-before-it-ran": self.deleted_before_it_ran,
             "evicted-for-disk": self.evicted_for_disk,
-            "evicted-for-memory": self.evicted_for_memory,
             "out-of-cpu": self.out_of_cpu,
             "being-preempted": lambda: self.preempted(is_waited_for=False),
             "preempted": lambda: self.preempted(is_waited_for=True),
             "node-lost": self.node_lost,
+            "evicted-for-memory": self.evicted_for_memory,
         }
 
     def create(self, script: str, **more: Any) -> Pod:
@@ -90,7 +97,11 @@ class Recorder:
 
     def command_not_found(self) -> Pod:
         more = {"command": ["/no-such-program"]}
-        return self.made("", lambda pod: phase_is("Failed")(pod) or _waits(pod), container=more)
+
+        def is_told(pod: Pod) -> bool:
+            return phase_is("Failed")(pod) or _waits(pod) not in ("", "ContainerCreating")
+
+        return self.made("", is_told, container=more)
 
     def unschedulable(self) -> Pod:
         more = {"resources": {"requests": {"cpu": "100"}}}
@@ -164,15 +175,10 @@ class Recorder:
 
     def evicted_for_memory(self) -> Pod:
         """It takes what pods of its node may have, and has asked for less."""
-        node = self.api.call("GET", "/api/v1/nodes/node-1")["status"]["allocatable"]["memory"]
-        room = int(node.removesuffix("Ki")) >> 10 if node.endswith("Ki") else int(node) >> 20
-        volume = {"name": "memory", "emptyDir": {"medium": "Memory"}}
-        more = {
-            "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
-            "resources": {"requests": {"memory": "16Mi"}},
-        }
-        script = f"dd if=/dev/zero of=/memory/file bs=1M count={room + 16}; sleep 1000"
-        pod = self.create(script, container=more, volumes=[volume], nodeName="node-1")
+        room = int(self.allocatable("node-1", "memory")) >> 20
+        more = {"resources": {"requests": {"memory": "16Mi"}}}
+        script = f"dd if=/dev/zero of=/dev/null bs={room + 8}M"
+        pod = self.create(script, container=more, nodeName="node-1")
         return wait_for(self.api, pod, phase_is("Failed"))
 
     def out_of_cpu(self) -> Pod:
@@ -181,8 +187,7 @@ class Recorder:
 
     def preempted(self, *, is_waited_for: bool) -> Pod:
         """A pod takes a node for itself; one that matters more wants it."""
-        node = self.api.call("GET", "/api/v1/nodes/node-0")["status"]["allocatable"]["cpu"]
-        room = int(node.removesuffix("m")) if node.endswith("m") else int(node) * 1000
+        room = int(self.allocatable("node-0", "cpu") * 1000)
         more = {
             "container": {"resources": {"requests": {"cpu": f"{room * 6 // 10}m"}}},
             "nodeSelector": {"kubernetes.io/hostname": "node-0"},
@@ -242,6 +247,12 @@ class Recorder:
         finally:
             self.api.delete(f"/apis/scheduling.k8s.io/v1/priorityclasses/{name}")
 
+    def allocatable(self, node: str, what: str) -> float:
+        """What pods may request of a node: bytes or cores."""
+        given = self.api.call("GET", f"/api/v1/nodes/{node}")["status"]["allocatable"][what]
+        number = given.rstrip("mKMGi")
+        return int(number) * _UNITS[given.removeprefix(number)]
+
     def record(self, name: str) -> None:
         pod = self.scenarios[name]()
         write(DIRECTORY / f"{name}.json", self.api, pod)
@@ -249,12 +260,13 @@ class Recorder:
 
 
 def write(path: Path, api: Api, pod: Pod) -> None:
-    """Write what was answered of a pod, without who manages which field."""
-    events = events_of(api, pod)
-    for one in (pod, *events):
-        one["metadata"].pop("managedFields", None)
+    """Write what was answered of a pod, shortened: of its spec, and of what each event is of."""
+    events = [{key: one[key] for key in _EVENT if key in one} for one in events_of(api, pod)]
+    spec = {key: pod["spec"][key] for key in _SPEC if key in pod["spec"]}
+    metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
+    shortened = {**pod, "metadata": metadata, "spec": spec}
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"pod": pod, "events": events}, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps({"pod": shortened, "events": events}, indent=1) + "\n")
 
 
 def _waits(pod: Pod) -> str:

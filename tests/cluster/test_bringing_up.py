@@ -24,7 +24,8 @@ def of_this_machine() -> dict[str, object]:
     command = ["ip", "-oneline", "link"]
     links = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()}
-    places = [Path(one) for one in ("/run/netns", "/var/lib/kubelet", "/var/log/pods", "/etc/cni")]
+    names = ("/run/netns", "/run/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/log/pods")
+    places = [Path(name) for name in names]
     return {
         "mounts": sorted(line.split()[4] for line in mounts),
         "links": sorted(line.split(":")[1] for line in links.splitlines()),

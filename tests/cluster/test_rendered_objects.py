@@ -29,7 +29,8 @@ pytestmark = [
 def apply(objects: Objects, kubeconfig: Path) -> str:
     """Have kubectl apply objects, but for their being kept; returns what it says."""
     listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-    command = ["kubectl", f"--kubeconfig={kubeconfig}", "apply", "--dry-run=server", "-f", "-"]
+    kubectl = ["kubectl", f"--kubeconfig={kubeconfig}", f"--cache-dir={kubeconfig.parent}/cache"]
+    command = [*kubectl, "apply", "--dry-run=server", "-f", "-"]
     ended = subprocess.run(
         command,
         input=json.dumps(listed),

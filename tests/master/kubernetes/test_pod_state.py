@@ -150,6 +150,24 @@ def test_an_image_of_an_init_container_is_waited_for_as_the_pods_own() -> None:
     assert state_of(made) == Waits("ErrImagePull: x", is_error=True)
 
 
+def test_who_waits_for_others_before_it_waits_for_what_they_wait_for() -> None:
+    first = {"name": "first", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    made = waiting(WHO, "PodInitializing")
+    made["status"]["initContainerStatuses"] = [
+        {"name": "ended", "state": {"terminated": {}}},
+        first,
+    ]
+    assert state_of(made) == Waits("ImagePullBackOff", is_error=True)
+
+
+def test_what_a_pod_was_only_warned_of_is_not_why_it_waits() -> None:
+    warned = event("DNSConfigForming", "too many", "Warning", "2026-01-01T00:00:02Z")
+    failed_before = event("FailedMount", "x", "Warning", "2026-01-01T00:00:01Z")
+    made = waiting(WHO, "ContainerCreating")
+    assert state_of(made, [warned]) == Waits("ContainerCreating")
+    assert state_of(made, [failed_before, warned]) == Waits("FailedMount: x", is_error=True)
+
+
 def test_an_init_container_that_fails_is_named() -> None:
     first = {"name": "first", "state": {"terminated": {"exitCode": 3}}}
     made = pod(WHO, "Failed", initContainerStatuses=[first])

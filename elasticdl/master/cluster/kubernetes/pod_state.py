@@ -33,6 +33,8 @@ _ERRORS = frozenset(
         "CreateContainerError",
     }
 )
+# How reasons of events begin for which a pod does not start.
+_FAILURES = ("Failed", "BackOff", "Err", "Inspect", "NetworkNotReady")
 # Why a pod was deleted, where the pod itself says so: clusters of 1.26 and later.
 _DISRUPTIONS = {
     "PreemptionByScheduler": Cause.PREEMPTED,
@@ -94,7 +96,8 @@ def state_of(pod: Json, events: Sequence[Json] = ()) -> Waits | Runs | End | Non
         return end_of(pod, events)
     if "running" in state:
         return Runs(pod["spec"].get("nodeName", ""))
-    waiting = state.get("waiting") or _waiting_before(status)
+    # Its own only says that it waits for others, where there are some.
+    waiting = _waiting_before(status) or state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _ERRORS:
         return Waits(_joined(reason, message), is_error=True)
@@ -212,8 +215,13 @@ def _disrupted(status: Json, events: Sequence[Json]) -> tuple[Cause, str] | None
 
 
 def _newest_warning(events: Sequence[Json]) -> Json | None:
-    warnings = [event for event in events if event.get("type") == "Warning"]
-    return max(warnings, key=_time_of, default=None)
+    """What last went wrong; not what a pod was only warned of, such as too many search domains."""
+    failures = [
+        event
+        for event in events
+        if event.get("type") == "Warning" and event.get("reason", "").startswith(_FAILURES)
+    ]
+    return max(failures, key=_time_of, default=None)
 
 
 def _time_of(event: Json) -> str:
