@@ -140,6 +140,11 @@ class JobSpec(AllOptions):
         """The directory below which the job's checkpoints are."""
         return self.checkpoint_dir or os.path.join(self.job_dir, "checkpoints")
 
+    @property
+    def parts_root(self) -> str:
+        """The directory, or URI, below which the parts of predictions are."""
+        return os.path.join(self.job_dir, "parts")
+
     def _new_name(self) -> str:
         if self.model_def is not None:
             subject = self.model_def.split(".")[0]
@@ -276,6 +281,16 @@ def option_value(name: str, value: Any, prefix: str = "") -> Any:
     except ValidationError as error:
         raise UsageError(wrong_value(one, value, prefix, error.errors()[0]["type"])) from None
     return getattr(spec, one.field)
+
+
+def machine_option(name: str) -> str:
+    """What the environment or this person's configuration gives an option; else nothing.
+
+    Raises:
+      UsageError: the configuration cannot be read.
+    """
+    known = machine_options(OPTIONS, _read_yaml)
+    return option_value(name, *known[name]) if name in known else ""
 
 
 def absolute_path(path: str) -> str:

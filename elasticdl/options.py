@@ -232,6 +232,8 @@ def wrong_value(one: Option, value: Any, prefix: str, error_type: str) -> str:
         problem, right = "not names with dots between", "give MODULE.NAME"
     elif error_type == "string_pattern_mismatch" and one.metavar == "FUNCTION":
         problem, right = "neither a name nor a call of one", "give MODULE.NAME or NAME(argument=1)"
+    elif error_type == "string_pattern_mismatch" and one.metavar == "URL":
+        problem, right = "not the address of a server", "give http://HOST:PORT or https://HOST"
     elif error_type == "string_pattern_mismatch" and one.group in ONLY_PODS:
         problem, right = "not an object's name", "give small letters, digits and '-', at most 63"
     elif error_type == "string_pattern_mismatch":

@@ -10,6 +10,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.object_stores import (  # noqa: F401
+    gcs,
+    gcs_server,
+    line,
+    s3,
+    s3_server,
+    store,
+)
 from tests.progress import Progress
 
 # How long an example takes depends on what else the machine does, another process of tests for one.

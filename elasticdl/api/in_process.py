@@ -16,6 +16,7 @@ from elasticdl.api.supervisor import FILE_NAME, write_json
 from elasticdl.credentials import Credentials
 from elasticdl.dashboard.address import open_dashboard, url_of
 from elasticdl.dashboard.of_master import dashboard_of
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.heartbeat import Heartbeat, NotAMember
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import LOG_TAIL_BYTES, BackendEvent
@@ -92,6 +93,7 @@ def run_in_process(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> Non
     """
     from elasticdl.worker.worker import Worker
 
+    use_stores_of(spec)
     listening = open_dashboard(spec)
     url = None
     if listening is not None:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from typing import Any, BinaryIO
 
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.errors import ElasticDLError, JobError, UsageError, UserCodeError
 from elasticdl.instance import child_environment, die_with_parent
 from elasticdl.job_spec import JobSpec
@@ -108,6 +109,7 @@ def _check(job_spec: JobSpec) -> dict[str, Any]:
     from elasticdl.model.keras_choice import use_keras
     from elasticdl.worker.quiet_import import import_tensorflow
 
+    use_stores_of(job_spec, patience_s=0)
     use_keras(job_spec.keras or "3")
     import_tensorflow(job_spec.worker_devices)
 

@@ -59,7 +59,6 @@ LOG_FILE = "supervisor.log"
 SPARES_LOG = "spares.log"
 BEGIN = b"begin\n"
 TEMPORARY = "tmp"
-PARTS = "parts"
 CANNOT_LAUNCH = 126
 MOST_SAID_BEFORE = 1 << 20
 LOCK_S = 10.0
@@ -453,8 +452,8 @@ class Supervisor:
 
 def clean_up(spec: JobSpec) -> None:
     """Remove what an ended job's processes left half done; its logs, journal and result stay."""
-    for name in (TEMPORARY, PARTS):
-        shutil.rmtree(Path(spec.job_dir) / name, ignore_errors=True)
+    for directory in (os.path.join(spec.job_dir, TEMPORARY), spec.parts_root):
+        shutil.rmtree(directory, ignore_errors=True)
     if spec.command == "train":
         remove_partial_checkpoints(Path(spec.checkpoint_root))
     if spec.output is not None and spec.command == "train":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from elasticdl.api.tensorboard import check_tensorboard
 from elasticdl.data.columns import decide_columns
+from elasticdl.data.filesystems import file_system, is_remote, use_stores_of
 from elasticdl.data.readers import open_reader
 from elasticdl.data.schema import Schema, parse_schema, texts_of
 from elasticdl.data.separators import separator_hint
@@ -18,8 +19,9 @@ from elasticdl.errors import DataError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.model.custom_reader import has_custom_reader
 from elasticdl.model.params import parse_params
+from elasticdl.model.remote_output import check_can_put, check_remote_output
 from elasticdl.model.resolver import check_name, module_file
-from elasticdl.model.source import DEFINITION_FILE, ModelSource
+from elasticdl.model.source import DEFINITION_FILE, ModelSource, read_definition
 
 _FUNCTIONS_OF_ZOO = (
     "input_fn",
@@ -37,6 +39,7 @@ def validate(job_spec: JobSpec) -> None:
       UsageError: the first thing that is wrong, in one line.
     """
     check_tensorboard(job_spec)
+    use_stores_of(job_spec, patience_s=0)
     try:
         _validate(job_spec)
     except OSError as error:
@@ -88,7 +91,7 @@ def _validate(job_spec: JobSpec) -> None:
     if job_spec.warm_start is not None:
         from elasticdl.model.warm_start import check_warm_start
 
-        check_warm_start(_local("warm_start", job_spec.warm_start))
+        check_warm_start(job_spec.warm_start)
     parse_params(job_spec.params)
     _check_names(ModelSource.of_job(job_spec))
     inputs: list[str] = []
@@ -99,11 +102,9 @@ def _validate(job_spec: JobSpec) -> None:
     parse_schema(job_spec.column_types)
     if job_spec.output is not None:
         if job_spec.command == "train":
-            _check_model_output(Path(_local("output", job_spec.output)), job_spec.overwrite)
+            _check_model_output(job_spec.output, job_spec.overwrite)
         else:
-            _check_predictions_output(
-                Path(_local("output", job_spec.output)), job_spec.overwrite, inputs
-            )
+            _check_predictions_output(job_spec.output, job_spec.overwrite, inputs)
     if job_spec.command != "check":
         _check_job_dir(Path(_local("job_dir", job_spec.job_dir)))
         if job_spec.output is not None:
@@ -134,6 +135,9 @@ def check_trained_model(path: str) -> None:
     Raises:
       UsageError: it does not.
     """
+    if is_remote(path):
+        read_definition(path)
+        return
     _check_directory("trained_model", path, "give the directory that `train` wrote as --output")
     if not (Path(path) / DEFINITION_FILE).is_file():
         raise UsageError(
@@ -146,7 +150,6 @@ def _check_data(option: str, patterns: str | None, max_chunk_bytes: int) -> list
     """Check that patterns name data files with records; return the files' paths."""
     if patterns is None:
         return []
-    _local(option, patterns)
     return [shard.path for shard in find_shards(patterns, max_chunk_bytes, option)]
 
 
@@ -175,19 +178,40 @@ def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes
 
 def _local(option: str, path: str) -> str:
     if "://" in path:
-        raise UsageError(f"{option} '{path}': only local paths can be used; give one")
+        raise UsageError(f"{option} '{path}': a job of processes has it here; give a path")
     return path
 
 
+@contextmanager
+def _saying(option: str, path: str) -> Iterator[None]:
+    """Name the option in what a store says."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{option} '{path}': {error.strerror}") from error
+
+
 def _check_directory(option: str, path: str, right: str) -> None:
-    directory = Path(_local(option, path))
+    if is_remote(path):
+        with _saying(option, path):
+            files, root = file_system(path)
+            is_there = bool(files.files(root))
+        if not is_there:
+            raise UsageError(f"{option} '{path}': no such directory, or an empty one; {right}")
+        return
+    directory = Path(path)
     if not os.path.exists(directory):
         raise UsageError(f"{option} '{path}': no such directory; {right}")
     if not directory.is_dir():
         raise UsageError(f"{option} '{path}': is a file, not a directory; {right}")
 
 
-def _check_model_output(output: Path, overwrite: bool) -> None:
+def _check_model_output(path: str, overwrite: bool) -> None:
+    if is_remote(path):
+        check_remote_output(path, overwrite)
+        check_can_put("output", path)
+        return
+    output = Path(path)
     if os.path.exists(output) and not output.is_dir():
         raise UsageError(f"output '{output}': is a file; give a new or empty directory")
     if output.is_dir() and any(output.iterdir()):
@@ -201,19 +225,25 @@ def _check_model_output(output: Path, overwrite: bool) -> None:
     _check_writable("output", output)
 
 
-def _check_predictions_output(output: Path, overwrite: bool, inputs: list[str]) -> None:
+def _check_predictions_output(path: str, overwrite: bool, inputs: list[str]) -> None:
     from elasticdl.data.predictions import check_output
 
-    check_output(output)
-    if output.is_dir():
-        raise UsageError(f"output '{output}': is a directory; give a file")
-    if str(output) in inputs:
-        raise UsageError(f"output '{output}': is one of the data's files; give another file")
-    if output.exists() and not overwrite:
+    check_output(path)
+    files, whole = file_system(path)
+    if not is_remote(path) and os.path.isdir(path):
+        raise UsageError(f"output '{path}': is a directory; give a file")
+    if whole in inputs:
+        raise UsageError(f"output '{path}': is one of the data's files; give another file")
+    with _saying("output", path):
+        is_there = files.info(whole) is not None if is_remote(path) else os.path.exists(path)
+    if is_there and not overwrite:
         raise UsageError(
-            f"output '{output}': exists already; give another file, or --overwrite to replace it"
+            f"output '{path}': exists already; give another file, or --overwrite to replace it"
         )
-    _check_writable("output", output)
+    if is_remote(path):
+        check_can_put("output", os.path.dirname(whole))
+    else:
+        _check_writable("output", Path(path))
 
 
 def _check_job_dir(job_dir: Path) -> None:
@@ -247,6 +277,8 @@ def _check_checkpoint_dir(root: Path) -> None:
 
 def _check_apart(output: str, job_dir: str) -> None:
     """Check that neither of output and job directory lies in the other."""
+    if is_remote(output) or is_remote(job_dir):
+        return
     output_path, job_path = Path(os.path.realpath(output)), Path(os.path.realpath(job_dir))
     if output_path == job_path:
         problem = "is the job's directory as well"

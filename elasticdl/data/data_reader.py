@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elasticdl.data.filesystems import file_system, is_remote
 from elasticdl.data.recordio import Index, read_range
 from elasticdl.data.shards import find_files
 from elasticdl.errors import UsageError
@@ -63,7 +64,10 @@ class RecordIODataReader(AbstractDataReader):
         self._origin = str(options["data_dir"])
 
     def create_shards(self) -> dict[str, tuple[int, int]]:
-        if os.path.isdir(self._origin):
+        if is_remote(self._origin):
+            store, origin = file_system(self._origin)
+            files = store.glob(f"{origin}/*") or find_files(self._origin, "data_dir")
+        elif os.path.isdir(self._origin):
             directory = Path(self._origin)
             files = sorted(str(path) for path in directory.glob("*") if path.is_file())
         else:

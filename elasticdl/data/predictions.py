@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from elasticdl.data.atomic_file import atomic_file
+from elasticdl.data.filesystems import file_system
 from elasticdl.data.sinks import open_sink
 from elasticdl.errors import DataError, UsageError
 
@@ -184,7 +185,9 @@ def _to_arrow(name: str, values: ColumnValues) -> pa.Array:
 def _batches(part: str) -> Iterator[pa.RecordBatch]:
     """Iterate over the batches of a part; at least one, empty where there are no rows."""
     try:
-        with pa.OSFile(part, "rb") as file, pa.ipc.open_file(file) as reader:
+        files, path = file_system(part)
+        with files.open_input(path) as file:
+            reader = pa.ipc.open_file(file)
             if not reader.num_record_batches:
                 yield pa.RecordBatch.from_pylist([], schema=reader.schema)
             for number in range(reader.num_record_batches):

@@ -7,6 +7,8 @@ from pydantic import BaseModel
 from elasticdl.job_options.commands import COMMANDS, JOB, TRAIN
 from elasticdl.options import option
 
+_URL = r"^https?://[^/@?#\s]+/?$"
+
 
 class DataOptions(BaseModel):
     """Which records, and how they are read."""
@@ -94,6 +96,28 @@ class DataOptions(BaseModel):
         commands=COMMANDS,
         metavar="NAME=TYPE,…",
         example="id=bytes,price=float32",
+    )
+
+    s3_endpoint: str = option(
+        "",
+        "where the objects of s3:// are, if not at Amazon (default: AWS_ENDPOINT_URL)",
+        group="Data",
+        commands=COMMANDS,
+        metavar="URL",
+        example="https://minio.example.com:9000",
+        of_machine=True,
+        pattern=_URL,
+    )
+
+    gcs_endpoint: str = option(
+        "",
+        "where the objects of gs:// are, if not at Google (default: STORAGE_EMULATOR_HOST)",
+        group="Data",
+        commands=COMMANDS,
+        metavar="URL",
+        example="http://127.0.0.1:4443",
+        of_machine=True,
+        pattern=_URL,
     )
 
     max_chunk_bytes: int = option(

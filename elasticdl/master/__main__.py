@@ -8,6 +8,7 @@ import socket
 import sys
 
 from elasticdl.dashboard.of_master import dashboard_of
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
 from elasticdl.instance import (
     InstanceArguments,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 def run(arguments: InstanceArguments) -> int:
     """Run the job to its end, from where the master before this one was; 0 where it succeeded."""
     collect_rarely()
+    use_stores_of(arguments.spec)
     credentials = dataclasses.replace(
         arguments.credentials, master_incarnation=arguments.incarnation
     )

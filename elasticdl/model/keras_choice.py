@@ -14,7 +14,7 @@ from pathlib import Path
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.resolver import model_files
-from elasticdl.model.source import read_definition
+from elasticdl.model.source import read_definition, zoo_directory
 
 KERAS_3, LEGACY = "3", "legacy"
 NAMES = {KERAS_3: "Keras 3", LEGACY: "tf_keras"}
@@ -55,7 +55,8 @@ def with_keras(job_spec: JobSpec) -> JobSpec:
     if choice is None and _of_environment() == LEGACY:
         choice = LEGACY
     if choice is None and job_spec.model_zoo is not None and job_spec.model_def is not None:
-        needs = _needs_legacy(Path(job_spec.model_zoo).resolve(), job_spec.model_def)
+        zoo = Path(zoo_directory(job_spec.model_zoo)).resolve()
+        needs = _needs_legacy(zoo, job_spec.model_def)
         choice = LEGACY if needs else KERAS_3
     choice = choice or KERAS_3
     if choice == LEGACY:

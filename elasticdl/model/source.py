@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from elasticdl.data.filesystems import file_system, is_remote
+from elasticdl.data.local_copies import local_directory
 from elasticdl.data.schema import Schema, parse_schema
 from elasticdl.errors import UsageError
 from elasticdl.model.zoo_sources import zoo_of
@@ -75,9 +78,10 @@ class ModelSource:
             raise UsageError(
                 "model_def: not given; give --model_zoo and --model_def, or --trained_model"
             )
-        zoo = zoo_of(Path(job_spec.model_zoo))
+        directory = zoo_directory(job_spec.model_zoo)
+        zoo = zoo_of(Path(directory))
         return cls(
-            model_zoo=job_spec.model_zoo,
+            model_zoo=directory,
             zoo_origin=zoo.origin,
             zoo_commit=zoo.commit,
             image=job_spec.image,
@@ -99,13 +103,17 @@ class ModelSource:
     def of_trained_model(cls, path: str) -> ModelSource:
         """Return the source that a trained model carries: its own copy of the zoo."""
         definition = read_definition(path)
-        if not (Path(path) / ZOO_COPY).is_dir():
+        try:
+            zoo = local_directory(os.path.join(path, ZOO_COPY))
+        except OSError as error:
+            raise UsageError(f"trained_model '{path}': {error.strerror}") from error
+        if not os.path.isdir(zoo):
             raise UsageError(
                 f"trained_model '{path}': its {ZOO_COPY}/ is missing, the code it was trained "
                 "with; copy the whole directory, or train again"
             )
         return cls(
-            model_zoo=str(Path(path) / ZOO_COPY),
+            model_zoo=zoo,
             model_def=definition.model_def,
             params=definition.model_def_params,
             input_fn=definition.input_function or None,
@@ -128,26 +136,37 @@ class ModelSource:
         )
 
 
+def zoo_directory(model_zoo: str) -> str:
+    """Return the local directory of a zoo: of objects a copy of now.
+
+    Raises:
+      UsageError: the store does not say.
+    """
+    try:
+        return local_directory(model_zoo)
+    except OSError as error:
+        raise UsageError(f"model_zoo '{model_zoo}': {error.strerror}") from error
+
+
 def read_definition(path: str) -> TrainedModel:
     """Read the `TrainedModel` message of a trained model's directory.
 
     Raises:
       UsageError: there is no such directory, or it holds no trained model.
     """
-    directory = Path(path)
-    if not directory.is_dir():
-        kind = "is a file" if directory.exists() else "does not exist"
+    if not is_remote(path) and not os.path.isdir(path):
+        kind = "is a file" if os.path.exists(path) else "does not exist"
         raise UsageError(
             f"trained_model '{path}': {kind}; give the directory that `elasticdl train` wrote"
         )
-    file = directory / DEFINITION_FILE
-    try:
-        definition = TrainedModel.FromString(file.read_bytes())
-    except FileNotFoundError:
+    content = _definition_bytes(path)
+    if content is None:
         raise UsageError(
             f"trained_model '{path}': has no {DEFINITION_FILE}; "
             "give the directory that `elasticdl train` wrote"
-        ) from None
+        )
+    try:
+        definition = TrainedModel.FromString(content)
     except DecodeError as error:
         raise UsageError(
             f"trained_model '{path}': {DEFINITION_FILE} is damaged ({error}); train again"
@@ -155,3 +174,14 @@ def read_definition(path: str) -> TrainedModel:
     if not definition.model_def:
         raise UsageError(f"trained_model '{path}': {DEFINITION_FILE} is empty; train again")
     return definition
+
+
+def _definition_bytes(path: str) -> bytes | None:
+    try:
+        files, file = file_system(os.path.join(path, DEFINITION_FILE))
+        if files.info(file) is not None:
+            return files.read(file)
+        files.files(os.path.dirname(file))  # Says so where there is no such bucket.
+        return None
+    except OSError as error:
+        raise UsageError(f"trained_model '{path}': {error.strerror}") from error

@@ -16,14 +16,18 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import elasticdl
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.local_copies import local_directory, local_file
 from elasticdl.errors import JobError, UsageError, UserCodeError
 from elasticdl.model.keras_choice import use_keras
 from elasticdl.model.parameters import Parameters
+from elasticdl.model.remote_output import check_remote_output, put_model
 from elasticdl.model.source import DEFINITION_FILE, ZOO_COPY, ModelSource, read_definition
 from elasticdl.proto.trained_model_pb2 import TrainedModel
 
@@ -51,6 +55,9 @@ def check_output(path: str, overwrite: bool, job_name: str = "") -> None:
     Raises:
       UsageError: something is there that must not be replaced, or the place is not writable.
     """
+    if is_remote(path):
+        check_remote_output(path, overwrite, job_name)
+        return
     output = Path(path)
     if output.exists() and not output.is_dir():
         raise UsageError(f"output '{path}': is a file; give a directory")
@@ -95,12 +102,7 @@ def write_trained_model(
     from elasticdl.model.serving import export_saved_model
     from elasticdl.model.user_code import user_code
 
-    check_output(path, overwrite, job_name)
-    output = Path(path).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(output, job_name)
-    try:
-        partial.mkdir()
+    with _new_directory(path, overwrite, job_name) as partial:
         copy_zoo(Path(source.model_zoo).resolve(), partial / ZOO_COPY)
         parameters.save(partial / PARAMETERS_FILE)
         model, features, tables = _restore(
@@ -114,9 +116,6 @@ def write_trained_model(
         (partial / DEFINITION_FILE).write_bytes(
             _definition(source, parameters, job_name).SerializeToString()
         )
-        _replace(partial, output, job_name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_trained_model(path: str, copy: str, overwrite: bool = False, job_name: str = "") -> None:
@@ -132,12 +131,25 @@ def copy_trained_model(path: str, copy: str, overwrite: bool = False, job_name: 
       UsageError: see `check_output`, or there is no trained model at `path`.
     """
     read_definition(path)
-    check_output(copy, overwrite, job_name)
-    output = Path(copy).absolute()
+    with _new_directory(copy, overwrite, job_name) as partial:
+        shutil.copytree(local_directory(path), partial, dirs_exist_ok=True)
+
+
+@contextmanager
+def _new_directory(path: str, overwrite: bool, job_name: str) -> Iterator[Path]:
+    """Yield a directory to be filled; where the block ends well, put it at `path`, at once."""
+    check_output(path, overwrite, job_name)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="elasticdl-") as directory:
+            yield Path(directory)
+            put_model(directory, path, job_name)
+        return
+    output = Path(path).absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(output, job_name)
     try:
-        shutil.copytree(path, partial)
+        partial.mkdir()
+        yield partial
         _replace(partial, output, job_name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -182,7 +194,11 @@ def load_parameters(path: str) -> Parameters:
       UsageError: there is no trained model, or it is damaged.
     """
     definition = read_definition(path)
-    file = Path(path) / Path(definition.params_filename).name
+    name = Path(definition.params_filename).name
+    try:
+        file = Path(local_file(os.path.join(path, name)))
+    except OSError as error:
+        raise UsageError(f"trained_model '{path}': its {name}: {error.strerror}") from error
     return Parameters.load(file, [table.name for table in definition.tables])
 
 
@@ -334,6 +350,8 @@ def _beside(output: Path, job_name: str) -> Path:
 
 def remove_partial(path: str, job_name: str) -> None:
     """Remove what a job's lost workers left half written beside its output."""
+    if is_remote(path):
+        return  # It is in the output's own place, and the next one who writes there replaces it.
     output = Path(path).absolute()
     for one in output.parent.glob(f".{glob.escape(output.name)}.{glob.escape(job_name)}.*.partial"):
         shutil.rmtree(one, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from elasticdl.data.filesystems import file_system, is_remote
 from elasticdl.errors import JobError, UsageError
 from elasticdl.model.definitions import TableDefinition, VariableDefinition
 from elasticdl.model.parameters import Parameters
@@ -73,7 +74,7 @@ def check_warm_start(path: str) -> None:
     Raises:
       UsageError: it is not, or there is nothing to begin with; one line.
     """
-    if (Path(path) / MANIFEST).is_file():
+    if not is_remote(path) and (Path(path) / MANIFEST).is_file():
         problems = verify(Path(path))
         if problems:
             raise UsageError(f"warm_start '{path}': {problems[0]}")
@@ -86,6 +87,8 @@ def open_warm_start(path: str) -> WarmStart:
     Raises:
       UsageError: it is neither, or not whole as far as names and sizes tell.
     """
+    if is_remote(path):
+        return _open_remote(path)
     directory = Path(path)
     if (directory / MANIFEST).is_file():
         try:
@@ -100,6 +103,18 @@ def open_warm_start(path: str) -> WarmStart:
     raise UsageError(
         f"warm_start '{path}': {what}; give a checkpoint's or a trained model's directory, {hint}"
     )
+
+
+def _open_remote(path: str) -> WarmStart:
+    try:
+        files, root = file_system(path)
+        names = {one.path[len(root) + 1 :] for one in files.files(root)}
+    except OSError as error:
+        raise UsageError(f"warm_start '{path}': {error.strerror}") from error
+    if DEFINITION_FILE in names:
+        return _OfTrainedModel(path)
+    what = "no trained model" if names else "no such directory"
+    raise UsageError(f"warm_start '{path}': {what}; give the directory of a trained model")
 
 
 def check_same(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from elasticdl.data.filesystems import is_object
+from elasticdl.data.local_copies import local_directory
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec, elasticdl_home
 from elasticdl.masking import masked
@@ -61,22 +63,22 @@ class Zoo:
 
 def is_repository(given: str) -> bool:
     """Whether a zoo is named by the address of a repository, not by a directory."""
-    return "://" in given
+    return "://" in given and not is_object(given)
 
 
 def resolve_zoo(given: str, home: Path) -> Zoo:
     """Find a zoo; fetch it where it is a repository whose commit is not here already.
 
     Args:
-      given: a directory, or a repository's address with ``@`` and a branch, tag or commit after it;
-        without that it is the repository's own default.
+      given: a directory, here or of a store, or a repository's address with ``@`` and a branch, tag
+        or commit after it; without that it is the repository's own default.
       home: below which fetched zoos are kept.
 
     Raises:
       UsageError: it is no such address, cannot be fetched, or holds links that lead out of it.
     """
     if not is_repository(given):
-        return zoo_of(Path(given))
+        return zoo_of(Path(local_directory(given)))
     source = _parsed(given)
     kept = home / "zoos" / hashlib.sha256(source.address.encode()).hexdigest()[:16]
     if _COMMIT.fullmatch(source.ref) and (kept / source.ref).is_dir():

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
 from elasticdl.freed_memory import keep_freed_memory
 from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
@@ -46,6 +47,7 @@ def run(arguments: InstanceArguments) -> int:
     """Serve one partition until the job is over."""
     keep_freed_memory()
     allow_many_connections()
+    use_stores_of(arguments.spec)
     ended = threading.Event()
     on_sigterm(ended.set)
     # In sync mode every lane may have a request that waits.

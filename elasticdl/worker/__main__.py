@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
 from elasticdl.freed_memory import keep_freed_memory
 from elasticdl.heartbeat import Heartbeat, NotAMember, register
@@ -41,6 +42,7 @@ def share_of_threads(spec: JobSpec) -> int:
 def run(arguments: InstanceArguments) -> int:
     """Register, import TensorFlow, and work until the job is over."""
     keep_freed_memory()
+    use_stores_of(arguments.spec)
     instance = master_pb2.InstanceId(
         role="worker", index=arguments.index, incarnation=arguments.incarnation
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from elasticdl.data.filesystems import file_system
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.parameters import Parameters, TableRows
 from elasticdl.model.source import ModelSource
@@ -46,7 +47,9 @@ def export(
     overwrite = spec.overwrite or "path" in payload
     write_trained_model(path, source, parameters, overwrite, spec.job_name)
     if "replaces" in payload:
-        shutil.rmtree(payload["replaces"], ignore_errors=True)
+        files, replaced = file_system(payload["replaces"])
+        with suppress(OSError):
+            files.delete_directory(replaced)
     return {"output": path}
 
 

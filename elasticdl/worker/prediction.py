@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from elasticdl.worker.stream import MinibatchStream
 from elasticdl.worker.two_phase import TwoPhaseModel
 from elasticdl.worker.watchdog import WATCHDOG
 
-PARTS = "parts"
 PREDICTION = "prediction"
 
 
@@ -82,13 +81,11 @@ class Predictor:
             parts.append({**kept, **predicted})
         columns = {name: _join([part[name] for part in parts]) for name in (parts or [{}])[0]}
         self._add_record_columns(columns, held)
-        directory = Path(self._spec.job_dir) / PARTS
-        directory.mkdir(exist_ok=True)
-        path = directory / f"part-{held.task.id:08d}.arrow"
+        path = os.path.join(self._spec.parts_root, f"part-{held.task.id:08d}.arrow")
         with PredictionWriter(path) as writer:
             if columns:
                 writer.write(columns)
-        return {"part": str(path), "task": held.task.id, "records": item.num_records}
+        return {"part": path, "task": held.task.id, "records": item.num_records}
 
     def _add_record_columns(self, columns: dict[str, Any], held: HeldTask) -> None:
         """Keep columns that the input function dropped, from the records themselves."""

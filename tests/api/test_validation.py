@@ -57,6 +57,10 @@ RIGHT = {
 }
 
 
+NOWHERE = {"s3_endpoint": "http://127.0.0.1:1"}
+NO_ANSWER = r"(cannot be written: )?no answer from http://127.0.0.1:1 \(Connection refused\)$"
+
+
 def files_under(place: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in place.rglob("*")}
 
@@ -92,8 +96,24 @@ def test_a_right_job_passes_and_nothing_is_written(place: Path, command: str) ->
         ("train", {"data": "file"}, r"file'?: "),
         ("train", {"data": ","}, r"data .*names no file"),
         ("train", {"validation_data": "none"}, r"validation_data '.*none': no such file"),
-        ("train", {"data": "gs://bucket/a"}, r"data 'gs://bucket/a': only local paths"),
-        ("train", {"output": "gs://bucket/a"}, r"output 'gs://bucket/a': only local paths"),
+        ("train", {"data": "ftp://host/a"}, r"'ftp://host/a': no such kind of place; give"),
+        ("train", {"job_dir": "s3://bucket/a"}, r"job_dir 's3://.*': a job of processes has it"),
+        *(
+            (
+                command,
+                {option: "s3://bucket/a.csv", **NOWHERE},
+                rf"^{option} 's3://.*': {NO_ANSWER}",
+            )
+            for command, option in [
+                ("train", "data"),
+                ("train", "validation_data"),
+                ("train", "output"),
+                ("train", "warm_start"),
+                ("train", "model_zoo"),
+                ("predict", "trained_model"),
+                ("predict", "output"),
+            ]
+        ),
         (
             "train",
             {"output": "model"},
@@ -134,7 +154,6 @@ def test_a_right_job_passes_and_nothing_is_written(place: Path, command: str) ->
         ("train", {"warm_start": "none"}, r"warm_start '.*none': no such directory; give"),
         ("check", {"warm_start": "full"}, r"'.*full': no checkpoint and no trained model; give"),
         ("train", {"warm_start": "model"}, r"parameters '.*': cannot be read"),
-        ("train", {"warm_start": "gs://bucket/a"}, r"warm_start 'gs://.*': only local paths"),
         ("predict", {"output": "out.txt"}, r"output '.*out.txt': unknown suffix '.txt'; one of"),
         ("predict", {"output": "out"}, r"output '.*out': unknown suffix ''; one of"),
         ("predict", {"output": "data.recordio"}, r"output '.*': is one of the data's files"),
@@ -217,3 +236,11 @@ _LITERALS = st.recursive(
 @given(st.dictionaries(st.from_regex(r"\A[a-z_][a-z0-9_]{0,8}\Z"), _LITERALS, max_size=4))
 def test_params_given_as_a_dict_arrive_as_they_were(params: dict[str, Any]) -> None:
     assert parse_params(params_text(params)) == params
+
+
+def test_an_endpoint_is_an_address_without_keys() -> None:
+    for endpoint in ("minio:9000", "http://key:secret@minio", "http://minio/path", "ftp://minio"):
+        with pytest.raises(UsageError, match=r"s3_endpoint=.*: not the address of a server; give"):
+            JobSpec.resolve("train", {**RIGHT["train"], "s3_endpoint": endpoint})
+    spec = JobSpec.resolve("train", {**RIGHT["train"], "s3_endpoint": "http://127.0.0.1:9000"})
+    assert spec.to_options()["s3_endpoint"] == "http://127.0.0.1:9000"

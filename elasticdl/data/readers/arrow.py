@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pyarrow as pa
 
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.objects import open_object, unread
 from elasticdl.data.readers.chunk_cache import CACHE
 from elasticdl.data.readers.reader import check_range, identity
 from elasticdl.data.readers.typed_columns import TypedColumns
@@ -17,7 +19,7 @@ MAGIC = b"ARROW1"
 
 
 class ArrowReader(TypedColumns):
-    """See `Reader`. The file is mapped: what is not compressed is not copied either.
+    """See `Reader`. A local file is mapped: what is not compressed is not copied either.
 
     A compressed record batch is decompressed whole; those used last stay in memory.
     """
@@ -28,7 +30,8 @@ class ArrowReader(TypedColumns):
         self._identity = identity(path, "Arrow")
         self._lock = threading.Lock()
         try:
-            self._source = pa.memory_map(path, "rb")
+            known = self._identity
+            self._source = open_object(known) if is_remote(path) else pa.memory_map(path, "rb")
             self._file = pa.ipc.open_file(self._source)
             self.arrow_schema = self._file.schema
             # Of one column, so that counting decompresses little.
@@ -83,8 +86,6 @@ class ArrowReader(TypedColumns):
             )
         return batch, copied
 
-    def _broken(self, why: object, where: str = "") -> DataError:
-        return DataError(
-            f"Arrow file '{self.path}':{where} {str(why).splitlines()[0]}; "
-            "name an Arrow IPC file, or write it again"
-        )
+    def _broken(self, why: Exception, where: str = "") -> DataError:
+        right = "name an Arrow IPC file, or write it again"
+        return unread(f"Arrow file '{self.path}':{where}", why, right)

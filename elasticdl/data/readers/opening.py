@@ -6,6 +6,8 @@ import os
 import struct
 from functools import lru_cache
 
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.objects import Identity, opened
 from elasticdl.data.readers import arrow, parquet, recordio
 from elasticdl.data.readers.reader import Reader, identity
 from elasticdl.data.recordio import DEFAULT_MAX_CHUNK_BYTES
@@ -44,8 +46,10 @@ def open_reader(
     Raises:
       DataError: it is missing, broken, or of no format there is.
     """
-    file_format = file_format or detect_format(path)
-    return _open(identity(path, "data"), path, max_chunk_bytes, file_format)
+    known = identity(path, "data")
+    if file_format is None:
+        file_format = _detect_remote(known) if is_remote(path) else detect_format(path)
+    return _open(known, path, max_chunk_bytes, file_format)
 
 
 def detect_format(path: str) -> str:
@@ -54,14 +58,30 @@ def detect_format(path: str) -> str:
     Raises:
       DataError: it is missing, or of no format there is.
     """
-    identity(path, "data")
-    suffix = next((kind for end, kind in _SUFFIXES.items() if path.lower().endswith(end)), None)
+    known = identity(path, "data")
+    if is_remote(path):
+        return _detect_remote(known)
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-            line = head + file.read(_CSV_LINE_BYTES)
+            line = file.read(_HEAD_BYTES + _CSV_LINE_BYTES)
     except OSError as error:
         raise DataError(f"'{path}': {error.strerror}; name a readable file") from error
+    return _format_of(path, line)
+
+
+@lru_cache(maxsize=4096)
+def _detect_remote(known: Identity) -> str:
+    try:
+        wanted = min(known[-1], _HEAD_BYTES + _CSV_LINE_BYTES)
+        line = opened(known).read_at(wanted, 0)
+    except OSError as error:
+        raise DataError(f"'{known[0]}': {error.strerror}") from error
+    return _format_of(known[0], line)
+
+
+def _format_of(path: str, line: bytes) -> str:
+    suffix = next((kind for end, kind in _SUFFIXES.items() if path.lower().endswith(end)), None)
+    head = line[:_HEAD_BYTES]
     for magic, kind in (
         (recordio.MAGIC, "recordio"),
         (parquet.MAGIC, "parquet"),
@@ -112,9 +132,7 @@ def _is_text(line: bytes) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _open(
-    identity: tuple[str, int, int, int], path: str, max_chunk_bytes: int, file_format: str
-) -> Reader:
+def _open(identity: Identity, path: str, max_chunk_bytes: int, file_format: str) -> Reader:
     del identity  # part of the cache's key
     if file_format == "recordio":
         return recordio.RecordIOReader(path, max_chunk_bytes)

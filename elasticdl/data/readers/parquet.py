@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.objects import open_object, unread
 from elasticdl.data.readers.chunk_cache import CACHE
 from elasticdl.data.readers.reader import check_range, identity
 from elasticdl.data.readers.typed_columns import TypedColumns
@@ -31,7 +33,11 @@ class ParquetReader(TypedColumns):
         self._identity = identity(path, "Parquet")
         self._lock = threading.Lock()
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            if is_remote(path):
+                source = open_object(self._identity)
+                self._file = pq.ParquetFile(source, pre_buffer=True)
+            else:
+                self._file = pq.ParquetFile(path, memory_map=True)
             self.arrow_schema = self._file.schema_arrow
             self.metadata = self._file.metadata
         except (pa.ArrowException, OSError) as error:
@@ -75,22 +81,27 @@ class ParquetReader(TypedColumns):
 
     def _load(self, group: int, names: list[str]) -> tuple[pa.Table, int]:
         self._check_claim(group, names)
-        batches, num_bytes = [], 0
         try:
             with self._lock:
-                # Some rows at a time: what a hostile file unfolds to is noticed on the way.
-                for batch in self._file.iter_batches(
-                    _ROWS_AT_ONCE, row_groups=[group], columns=names, use_threads=False
-                ):
-                    num_bytes += batch.nbytes
-                    if num_bytes > self._max_chunk_bytes:
-                        raise self._too_large(group)
-                    batches.append(batch)
+                batches, num_bytes = self._batches(group, names)
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error, f" row group {group}:") from error
         if sum(map(len, batches)) != self._first_rows[group + 1] - self._first_rows[group]:
-            raise self._broken("fewer rows than the footer says", f" row group {group}:")
+            short = ValueError("fewer rows than the footer says")
+            raise self._broken(short, f" row group {group}:")
         return pa.Table.from_batches(batches).select(names), num_bytes
+
+    def _batches(self, group: int, names: list[str]) -> tuple[list[pa.RecordBatch], int]:
+        batches, num_bytes = [], 0
+        # Some rows at a time: what a hostile file unfolds to is noticed on the way.
+        for batch in self._file.iter_batches(
+            _ROWS_AT_ONCE, row_groups=[group], columns=names, use_threads=False
+        ):
+            num_bytes += batch.nbytes
+            if num_bytes > self._max_chunk_bytes:
+                raise self._too_large(group)
+            batches.append(batch)
+        return batches, num_bytes
 
     def _check_claim(self, group: int, names: list[str]) -> None:
         about = self.metadata.row_group(group)
@@ -111,8 +122,6 @@ class ParquetReader(TypedColumns):
             "it again with smaller row groups: elasticdl data convert does"
         )
 
-    def _broken(self, why: object, where: str = "") -> DataError:
-        return DataError(
-            f"Parquet file '{self.path}':{where} {str(why).splitlines()[0]}; "
-            "name a Parquet file, or write it again"
-        )
+    def _broken(self, why: Exception, where: str = "") -> DataError:
+        right = "name a Parquet file, or write it again"
+        return unread(f"Parquet file '{self.path}':{where}", why, right)

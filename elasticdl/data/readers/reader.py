@@ -12,6 +12,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.local_copies import local_file
+from elasticdl.data.objects import Identity, object_identity
 from elasticdl.data.schema import Column, Schema
 from elasticdl.errors import DataError
 
@@ -59,12 +62,14 @@ class Reader(Protocol):
         ...
 
 
-def identity(path: str, what: str) -> tuple[str, int, int, int]:
-    """Return what tells a file from another one of its name, later.
+def identity(path: str, what: str) -> Identity:
+    """Return what tells a file, or an object, from another one of its name, later.
 
     Raises:
       DataError: it is missing or no regular file.
     """
+    if is_remote(path):
+        return object_identity(path, what)
     try:
         status = os.stat(path)
     except OSError as error:
@@ -77,10 +82,13 @@ def identity(path: str, what: str) -> tuple[str, int, int, int]:
 def mapped(path: str, what: str) -> np.ndarray:
     """Return a file's bytes, read by the system when they are used, uint8 ``[size]``.
 
+    Of an object those of a copy on this machine.
+
     Raises:
       DataError: it cannot be opened.
     """
     try:
+        path = local_file(path)
         if not Path(path).stat().st_size:
             return np.empty(0, np.uint8)
         with open(path, "rb") as file:

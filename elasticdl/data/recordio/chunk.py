@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cramjam
 import numpy as np
@@ -128,6 +128,14 @@ def pack_chunk(records: Sequence[bytes], compressor: Compressor) -> bytes:
     return header.pack() + payload
 
 
+class ChunkFile(Protocol):
+    """What `ChunkReader` needs of a file; each chunk is sought before it is read."""
+
+    def seek(self, offset: int, /) -> object: ...
+    def read(self, num_bytes: int, /) -> bytes: ...
+    def readinto(self, target: memoryview, /) -> int: ...
+
+
 class ChunkReader:
     """Reads chunks of one file, each into the memory of the one before.
 
@@ -139,7 +147,7 @@ class ChunkReader:
       max_chunk_bytes: the largest payload accepted, stored or decompressed.
     """
 
-    def __init__(self, file: io.BufferedReader, max_chunk_bytes: int) -> None:
+    def __init__(self, file: ChunkFile, max_chunk_bytes: int) -> None:
         self._file = file
         self._max_chunk_bytes = max_chunk_bytes
         self._stored = io.BytesIO()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import stat
 from array import array
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from elasticdl.data.filesystems import is_remote
+from elasticdl.data.objects import Identity, object_identity
 from elasticdl.data.recordio.chunk import (
     DEFAULT_MAX_CHUNK_BYTES,
     HEADER_BYTES,
     BrokenChunkError,
     Header,
 )
+from elasticdl.data.recordio.remote import RemoteHeaders
 from elasticdl.errors import DataError, UsageError
 
 
@@ -29,7 +33,7 @@ class _Chunks(NamedTuple):
 
 
 class Index:
-    """The chunks of a RecordIO file and the numbers of their records.
+    """The chunks of a RecordIO file, or object, and the numbers of their records.
 
     Reads the headers only, and those once per process: cached by path, inode, modification time
     and size. Immutable, safe for any number of threads.
@@ -51,6 +55,11 @@ class Index:
             )
         self.path = os.fspath(path)
         self.max_chunk_bytes = max_chunk_bytes
+        self.identity: Identity | None = None
+        if is_remote(self.path):
+            self.identity = object_identity(self.path, "RecordIO")
+            self._chunks = _read_chunks_of_object(self.identity, max_chunk_bytes)
+            return
         try:
             status = os.stat(self.path)
             if not stat.S_ISREG(status.st_mode):
@@ -118,25 +127,43 @@ def _read_chunks(
     path: str, identity: tuple[int, int], num_bytes: int, max_chunk_bytes: int
 ) -> _Chunks:
     del identity  # part of the cache's key
+    with open(path, "rb", buffering=0) as file:
+        return _follow(
+            path,
+            lambda offset: os.pread(file.fileno(), HEADER_BYTES, offset),
+            num_bytes,
+            max_chunk_bytes,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _read_chunks_of_object(identity: Identity, max_chunk_bytes: int) -> _Chunks:
+    path, *_, num_bytes = identity
+    return _follow(path, RemoteHeaders(identity).read, num_bytes, max_chunk_bytes)
+
+
+def _follow(
+    path: str, read_header: Callable[[int], bytes], num_bytes: int, max_chunk_bytes: int
+) -> _Chunks:
+    """Go from header to header."""
     offsets = array("q")
     headers = bytearray()
     counts = array("q", [0])
-    with open(path, "rb", buffering=0) as file:
-        offset = 0
-        while offset < num_bytes:
-            data = os.pread(file.fileno(), HEADER_BYTES, offset)
-            try:
-                if len(data) < HEADER_BYTES:
-                    raise BrokenChunkError(
-                        f"has {len(data)} bytes of its {HEADER_BYTES}-byte header: truncated"
-                    )
-                header = Header.unpack(data)
-                header.check(num_bytes - offset - HEADER_BYTES, max_chunk_bytes)
-            except BrokenChunkError as error:
-                raise broken(path, len(offsets), offset, error) from error
-            offsets.append(offset)
-            headers += data
-            counts.append(header.num_records)
-            offset += HEADER_BYTES + header.compressed_bytes
+    offset = 0
+    while offset < num_bytes:
+        data = read_header(offset)
+        try:
+            if len(data) < HEADER_BYTES:
+                raise BrokenChunkError(
+                    f"has {len(data)} bytes of its {HEADER_BYTES}-byte header: truncated"
+                )
+            header = Header.unpack(data)
+            header.check(num_bytes - offset - HEADER_BYTES, max_chunk_bytes)
+        except BrokenChunkError as error:
+            raise broken(path, len(offsets), offset, error) from error
+        offsets.append(offset)
+        headers += data
+        counts.append(header.num_records)
+        offset += HEADER_BYTES + header.compressed_bytes
     first_records = np.cumsum(np.frombuffer(counts, np.int64))
     return _Chunks(num_bytes, np.frombuffer(offsets, np.int64), bytes(headers), first_records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from io import BufferedReader
+from itertools import pairwise
 
 from elasticdl.data.recordio.chunk import (
     DEFAULT_MAX_CHUNK_BYTES,
@@ -12,6 +13,7 @@ from elasticdl.data.recordio.chunk import (
     ChunkReader,
 )
 from elasticdl.data.recordio.index import Index, broken
+from elasticdl.data.recordio.remote import RemoteChunks
 from elasticdl.errors import DataError, UsageError
 
 
@@ -63,7 +65,7 @@ class Scanner:
         index = self.index
         if self.start == self.end:
             return
-        with _open(index.path) as file:
+        with _open(index) as file:
             reader = ChunkReader(file, index.max_chunk_bytes)
             for chunk in range(index.chunk_of(self.start), index.chunk_of(self.end - 1) + 1):
                 offset = index.offset(chunk)
@@ -105,10 +107,13 @@ def read_range(
     return [record for records in scanner.batches() for record in records]
 
 
-def _open(path: str) -> BufferedReader:
+def _open(index: Index) -> BufferedReader | RemoteChunks:
+    if index.identity is not None:
+        starts = [index.offset(chunk) for chunk in range(index.num_chunks)]
+        return RemoteChunks(index.identity, dict(pairwise([*starts, index.num_bytes])))
     try:
-        return open(path, "rb")
+        return open(index.path, "rb")
     except OSError as error:
         raise DataError(
-            f"RecordIO file '{path}': {error.strerror}; name a readable file"
+            f"RecordIO file '{index.path}': {error.strerror}; name a readable file"
         ) from error

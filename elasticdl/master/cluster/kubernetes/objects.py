@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.credentials import credential_items
+from elasticdl.data.filesystems import is_object
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
     CHECK,
@@ -108,7 +109,7 @@ def described(spec: JobSpec, image: str) -> dict[str, bytes]:
     """The files that describe a job to its pods, whose paths are theirs."""
     zoo = spec.model_zoo
     if zoo is not None and not spec.image:
-        zoo = ZOO if "://" in zoo else OWN_ZOO
+        zoo = ZOO if "://" in zoo and not is_object(zoo) else OWN_ZOO
     template = f"{DESCRIPTION}/{TEMPLATE_FILE}" if spec.pod_template else None
     changes = {"image": image, "model_zoo": zoo, "dry_run": False, "pod_template": template}
     files = {JOB_FILE: spec.model_copy(update=changes).to_yaml().encode()}
