@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -35,7 +36,6 @@ _BASE_PACKAGES = "ca-certificates,python3,python3-pip,python3-venv"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _MOST_BYTES = 20 << 30
 _START_S = 60
-_STOP_S = 60
 _BASE_S = 900
 _IN_THE_BACKGROUND = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -118,7 +118,10 @@ class Engine:
         except DockerException:
             pass  # It does not answer: its containers end with it.
         finally:
-            self._daemon.kill(15)
+            try:
+                self._daemon.kill(signal.SIGTERM)
+            except TimeoutError:
+                self._daemon.kill()
             _unmount_below(self.directory)
             _unmount_below(DATA)
             self._lock.__exit__(None, None, None)

@@ -30,9 +30,10 @@ NAME = "elasticdl"
 _TAG_CHARACTERS = 12
 _LINES_OF_FAILURE = 15
 _SHOW_EVERY_S = 5.0
-_ENGINE_S = 60.0
-"""How long the engine may be silent; a step of a build is not, unless it stands still."""
+_ENGINE_S = 30.0
+"""How long an engine has to answer at all."""
 _SILENT_S = 1800.0
+"""How long it may say nothing: while a step is quiet, or a registry takes a large layer."""
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _MIB = 1 << 20
 
@@ -182,6 +183,7 @@ def _engine() -> Iterator[docker.DockerClient]:
     try:
         engine = docker.from_env(timeout=_ENGINE_S)
         engine.ping()
+        engine.api.timeout = int(_SILENT_S)
     except docker.errors.DockerException as error:
         raise UsageError(
             f"no Docker engine: {_line_of(error)}; start it, set DOCKER_HOST, or give --image"
@@ -215,7 +217,7 @@ def _build(
         decode=True,
         rm=True,
         forcerm=True,
-        timeout=int(_SILENT_S),
+        timeout=int(_SILENT_S),  # Else it would wait for ever.
         labels=dict(labels),
         network_mode=None if has_bridge else "host",
         use_config_proxy=True,
