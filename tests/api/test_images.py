@@ -63,6 +63,7 @@ def test_the_wheel_is_what_this_process_runs_and_can_be_installed(tmp_path: Path
     (info,) = target.glob("elasticdl-*.dist-info")
     found = metadata.Distribution.at(info)
     assert found.metadata["Name"] == "elasticdl"
+    assert found.metadata["Requires-Python"] == ">=3.11"
     assert set(found.requires or ()) >= {one for one in dependencies() if one.startswith("numba")}
     assert (target / "bin" / "elasticdl").exists()
 

@@ -106,6 +106,7 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
 
 def _metadata() -> str:
     lines = ["Metadata-Version: 2.1", f"Name: {PACKAGE}", f"Version: {elasticdl.__version__}"]
+    lines.append(f"Requires-Python: {importlib.metadata.metadata(PACKAGE)['Requires-Python']}")
     lines += [f"Requires-Dist: {text}" for text in _requires()]
     return "\n".join([*lines, f"Provides-Extra: {EXTRA}", ""])
 
