@@ -31,7 +31,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.garbage import collect_rarely
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2

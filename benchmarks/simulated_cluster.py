@@ -17,7 +17,7 @@ from typing import Any
 
 from elasticdl.data.shards import Shard
 from elasticdl.heartbeat import FIRST_PAUSE_S, LONGEST_PAUSE_S
-from elasticdl.master import ledger_events, membership
+from elasticdl.master import ledger_events, membership_events
 from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
@@ -237,7 +237,7 @@ class SimulatedCluster:
         self._cost("ledger", event).add(time.thread_time() - began)
         return actions
 
-    def _tell_membership(self, event: membership.Event) -> None:
+    def _tell_membership(self, event: membership_events.Event) -> None:
         began = time.thread_time()
         actions = self.membership.handle(event, self.now)
         self._cost("membership", event).add(time.thread_time() - began)
@@ -255,37 +255,37 @@ class SimulatedCluster:
             elif isinstance(action, ledger_events.TaskDone):
                 assert action.task.id not in self._done, f"{action.task} was done twice"
                 self._done.add(action.task.id)
-                self._tell_membership(membership.Progressed())
+                self._tell_membership(membership_events.Progressed())
             elif isinstance(action, ledger_events.CheckpointWanted):
                 self._checkpoint_if_wanted()
             elif isinstance(action, ledger_events.JobDone | ledger_events.JobFailed):
                 self._ended = action
 
-    def _carry_out_membership(self, actions: list[membership.Action]) -> None:
+    def _carry_out_membership(self, actions: list[membership_events.Action]) -> None:
         for action in actions:
-            if isinstance(action, membership.Launch):
+            if isinstance(action, membership_events.Launch):
                 self._launch(action.spec)
-            elif isinstance(action, membership.Stop):
+            elif isinstance(action, membership_events.Stop):
                 self._end(action.spec)
-            elif isinstance(action, membership.WorkerGone):
+            elif isinstance(action, membership_events.WorkerGone):
                 lost = ledger_events.WorkerLost(action.spec.index, action.spec.incarnation)
                 self._carry_out(self._tell_ledger(lost))
-            elif isinstance(action, membership.PartitionUp):
+            elif isinstance(action, membership_events.PartitionUp):
                 self._incarnations[action.spec.index] = action.spec.incarnation
                 self._restore(action.spec.index)
                 up = ledger_events.PartitionStarted(
                     action.spec.index, action.spec.incarnation, action.closed
                 )
                 self._carry_out(self._tell_ledger(up))
-            elif isinstance(action, membership.PartitionLost):
+            elif isinstance(action, membership_events.PartitionLost):
                 lost_ps = ledger_events.PartitionLost(action.spec.index)
                 self._carry_out(self._tell_ledger(lost_ps))
-            elif isinstance(action, membership.GiveUp):
+            elif isinstance(action, membership_events.GiveUp):
                 raise AssertionError(f"the job was given up: {action.message}")
 
     def _tick(self) -> None:
         self._carry_out(self._tell_ledger(ledger_events.Tick()))
-        self._tell_membership(membership.Tick())
+        self._tell_membership(membership_events.Tick())
         self._after(TICK_S, self._tick)
 
     # ------------------------------------------------------------------ instances
@@ -305,10 +305,10 @@ class SimulatedCluster:
         if not self.membership.is_current(spec):
             return
         address = f"host-{spec.index}:{spec.incarnation}"
-        registered = membership.Registered(spec, address, closed=self._committed)
+        registered = membership_events.Registered(spec, address, closed=self._committed)
         if self.membership.is_news(registered):
             self._tell_membership(registered)
-        self._tell_membership(membership.Heard(spec))
+        self._tell_membership(membership_events.Heard(spec))
         self._after(HEARTBEAT_S, self._serve, spec)
 
     def _join(self, spec: InstanceSpec, pause_s: float = FIRST_PAUSE_S) -> None:
@@ -316,7 +316,7 @@ class SimulatedCluster:
         worker = self._workers.get(spec)
         if worker is None or not self.membership.is_current(spec):
             return
-        self._tell_membership(membership.Registered(spec))
+        self._tell_membership(membership_events.Registered(spec))
         began = time.thread_time()
         partitions = self.membership.partitions()
         self.costs.setdefault("membership partitions", Cost()).add(time.thread_time() - began)
@@ -335,7 +335,7 @@ class SimulatedCluster:
     def _beat(self, worker: Worker) -> None:
         if not worker.alive or worker.cut:
             return
-        self._tell_membership(membership.Heard(worker.spec))
+        self._tell_membership(membership_events.Heard(worker.spec))
         grants = tuple(work.grant for work in worker.held)
         held = ledger_events.LeasesHeld(worker.spec.index, worker.spec.incarnation, grants)
         self._carry_out(self._tell_ledger(held))
@@ -369,7 +369,7 @@ class SimulatedCluster:
         spec = InstanceSpec(Role.PS, index, self._incarnations.get(index, 0))
         if self.membership.is_current(spec):
             self.deaths["parameter servers"] += 1
-            self._tell_membership(membership.Ended(spec, End.of_exit_code(-9)))
+            self._tell_membership(membership_events.Ended(spec, End.of_exit_code(-9)))
         self._after(self._until_ps_death(), self._lose_partition)
 
     def _restore(self, index: int) -> None:
@@ -544,7 +544,7 @@ class SimulatedCluster:
             return
         self.deaths[how] += 1
         self._end(spec)
-        self._tell_membership(membership.Ended(spec, End.of_exit_code(-9)))
+        self._tell_membership(membership_events.Ended(spec, End.of_exit_code(-9)))
 
     def _end(self, spec: InstanceSpec) -> None:
         """The process is gone; what it had pushed stays."""

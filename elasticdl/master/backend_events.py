@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from elasticdl.master import membership as membership_module
+from elasticdl.master import membership_events
 from elasticdl.master.cluster.backend import (
     BackendEvent,
     InstanceEnded,
@@ -31,7 +31,7 @@ class BackendEvents:
         self._membership = membership
         self._told = set(told)
 
-    def take(self, event: BackendEvent) -> tuple[list[Note], membership_module.Event | None]:
+    def take(self, event: BackendEvent) -> tuple[list[Note], membership_events.Event | None]:
         """Return what is to be written down of an event, and what the membership is to hear."""
         match event:
             case InstanceWaits():
@@ -46,9 +46,9 @@ class BackendEvents:
         self._told.add((kind, spec))
         return is_new
 
-    def _waits(self, event: InstanceWaits) -> tuple[list[Note], membership_module.Event | None]:
+    def _waits(self, event: InstanceWaits) -> tuple[list[Note], membership_events.Event | None]:
         spec, notes = event.spec, []
-        heard = membership_module.Waiting(spec, event.why, event.is_error, event.for_room)
+        heard = membership_events.Waiting(spec, event.why, event.is_error, event.for_room)
         # What it waits for is told again and again, in other words: once will do.
         kind = f"{WAITS} in vain" if event.is_error else WAITS
         if self._membership.can_wait(spec) and self._is_new(kind, spec):
@@ -56,14 +56,14 @@ class BackendEvents:
             notes.append(Note(WAITS, body, f"{spec} waits: {event.why}"))
         return notes, heard
 
-    def _started(self, event: InstanceStarted) -> tuple[list[Note], membership_module.Event | None]:
+    def _started(self, event: InstanceStarted) -> tuple[list[Note], membership_events.Event | None]:
         if not self._is_new("started", event.spec):
             return [], None
         where = {"where": event.where} if event.where else {}
         note = Note("started", {**body_of(event.spec), "pid": event.pid, **where})
-        return [note], membership_module.Started(event.spec, event.where)
+        return [note], membership_events.Started(event.spec, event.where)
 
-    def _ended(self, event: InstanceEnded) -> tuple[list[Note], membership_module.Event | None]:
+    def _ended(self, event: InstanceEnded) -> tuple[list[Note], membership_events.Event | None]:
         spec = event.spec
         if not self._is_new("exited", spec):
             return [], None
@@ -72,10 +72,10 @@ class BackendEvents:
         is_master = spec.role is Role.MASTER
         text = f"the master was lost ({reason}); another one goes on" if is_master else ""
         note = Note("exited", {**body_of(spec), "reason": reason}, text)
-        return [note], membership_module.Ended(spec, event.end)
+        return [note], membership_events.Ended(spec, event.end)
 
 
-def launched(action: membership_module.Launch) -> Note:
+def launched(action: membership_events.Launch) -> Note:
     """What is written down of an instance that the backend will be asked for."""
     body = {**body_of(action.spec), "reason": action.reason}
     if action.needs.memory_factor != 1:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import Launch, Stop
+from elasticdl.master.membership_events import Launch, Stop
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger_events
-from elasticdl.master import membership as membership_module
+from elasticdl.master import ledger_events, membership_events
 from elasticdl.master.backend_events import BackendEvents, launched
 from elasticdl.master.backend_requests import BackendRequests
 from elasticdl.master.cluster.backend import Backend, BackendEvent
@@ -180,7 +179,7 @@ class Coordinator:
             if self.plan.lanes:
                 self._roll_back()
         else:
-            stops = [membership_module.Stop(one, 0) for one in recovered.given_up]
+            stops = [membership_events.Stop(one, 0) for one in recovered.given_up]
             self._transactions.ask_backend(*stops)
         self._to_confirm = {one.spec for one in self._membership.instances()}
         self._carry_out_membership(self._membership.go_on(now))
@@ -208,7 +207,7 @@ class Coordinator:
         with self._transactions.begin():
             now = self._clock.tick()
             self._handle(ledger_events.Tick())
-            self._carry_out_membership(self._membership.handle(membership_module.Tick(), now))
+            self._carry_out_membership(self._membership.handle(membership_events.Tick(), now))
 
     def end(self, outcome: Outcome) -> None:
         """End the job, once: workers are told to leave when they next ask."""
@@ -224,7 +223,7 @@ class Coordinator:
     def _is_over(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self._transactions.end_job()
-        self._membership.handle(membership_module.JobOver(), self._clock.now())
+        self._membership.handle(membership_events.JobOver(), self._clock.now())
         self._ledger.end()
 
     # ------------------------------------------------------------- writing it down
@@ -250,7 +249,7 @@ class Coordinator:
         self._transactions.note(*notes)
         for action in actions:
             if isinstance(action, ledger_events.TaskDone):
-                self._membership.handle(membership_module.Progressed(), self._clock.now())
+                self._membership.handle(membership_events.Progressed(), self._clock.now())
             elif isinstance(action, ledger_events.CheckpointWanted):
                 self.checkpoint_wanted.set()
             elif isinstance(action, ledger_events.PhaseEnded):
@@ -271,7 +270,7 @@ class Coordinator:
 
     # ------------------------------------------------------------- instances' requests
 
-    def register(self, event: membership_module.Registered) -> bool:
+    def register(self, event: membership_events.Registered) -> bool:
         """An instance is there; False if it is not a current incarnation."""
         with self._transactions.begin():
             if not self._membership.is_current(event.spec):
@@ -318,7 +317,7 @@ class Coordinator:
         with self._transactions.begin(waits):
             if not self._membership.is_current(spec):
                 return False
-            self._membership.handle(membership_module.Heard(spec), self._clock.now())
+            self._membership.handle(membership_events.Heard(spec), self._clock.now())
             if spec.role is Role.WORKER:
                 self._confirm(spec, grants)
                 self._handle(ledger_events.LeasesHeld(spec.index, spec.incarnation, tuple(grants)))
@@ -363,7 +362,7 @@ class Coordinator:
         """A worker returns leases unharmed, and may say that it leaves."""
         with self._transactions.begin():
             if goodbye:
-                self._membership.handle(membership_module.Leaving(spec), self._clock.now())
+                self._membership.handle(membership_events.Leaving(spec), self._clock.now())
             self._handle(ledger_events.GrantsReturned(tuple(grants)))
 
     def scale(self, num_workers: int) -> None:
@@ -371,7 +370,7 @@ class Coordinator:
         with self._transactions.begin():
             text = f"scaling to {count_of(num_workers, 'worker')}"
             self._note("scaled", {"num_workers": num_workers}, text=text)
-            event = membership_module.Scaled(num_workers)
+            event = membership_events.Scaled(num_workers)
             self._carry_out_membership(self._membership.handle(event, self._clock.now()))
 
     def rescale(self, num_ps: int) -> str:
@@ -487,7 +486,7 @@ class Coordinator:
             self._roll_back()
         else:
             self._handle(ledger_events.PartitionsPlaced(num_ps))
-        placed = membership_module.Placed(num_ps)
+        placed = membership_events.Placed(num_ps)
         self._carry_out_membership(self._membership.handle(placed, self._clock.now()))
 
     def checkpoint_failed(self, number: int, why: str, is_loud: bool = True) -> None:
@@ -506,31 +505,31 @@ class Coordinator:
 
     # -------------------------------------------------------------- carrying out
 
-    def _carry_out_membership(self, actions: Sequence[membership_module.Action]) -> None:
+    def _carry_out_membership(self, actions: Sequence[membership_events.Action]) -> None:
         """Carry out what membership decided; the backend, which may be slow, is asked later."""
         for action in actions:
-            if isinstance(action, membership_module.Launch):
+            if isinstance(action, membership_events.Launch):
                 self._transactions.note(launched(action))
                 self._transactions.ask_backend(action)
-            elif isinstance(action, membership_module.Adopt):
+            elif isinstance(action, membership_events.Adopt):
                 self._adopted = action.specs
-            elif isinstance(action, membership_module.Stop):
+            elif isinstance(action, membership_events.Stop):
                 self._transactions.ask_backend(action)
-            elif isinstance(action, membership_module.WorkerGone):
+            elif isinstance(action, membership_events.WorkerGone):
                 self._worker_gone(action)
-            elif isinstance(action, membership_module.PartitionUp):
+            elif isinstance(action, membership_events.PartitionUp):
                 self._partition_up(action)
-            elif isinstance(action, membership_module.PartitionLost):
+            elif isinstance(action, membership_events.PartitionLost):
                 spec = action.spec
                 text = f"{spec} is gone: {action.reason}"
                 self._note("gone", {**body_of(spec), "reason": action.reason}, text=text)
                 self._handle(ledger_events.PartitionLost(spec.index))
-            elif isinstance(action, membership_module.RollBack):
+            elif isinstance(action, membership_events.RollBack):
                 self._roll_back()
-            elif isinstance(action, membership_module.GiveUp):
+            elif isinstance(action, membership_events.GiveUp):
                 self.end(Outcome("failed", action.message + action.log_tail))
 
-    def _partition_up(self, action: membership_module.PartitionUp) -> None:
+    def _partition_up(self, action: membership_events.PartitionUp) -> None:
         spec = action.spec
         event = ledger_events.PartitionStarted(spec.index, spec.incarnation, action.closed)
         followed = self._handle(event)
@@ -557,7 +556,7 @@ class Coordinator:
         self._handle(ledger_events.PartitionsPlaced(num_ps))
         self._handle(ledger_events.CheckpointCommitted(checkpoint.number, checkpoint.closed))
 
-    def _worker_gone(self, action: membership_module.WorkerGone) -> None:
+    def _worker_gone(self, action: membership_events.WorkerGone) -> None:
         spec, reason = action.spec, action.reason
         self._losses.pop(spec.index, None)
         self._note("gone", {**body_of(spec), "reason": reason}, text=f"{spec} is gone: {reason}")

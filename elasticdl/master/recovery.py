@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.errors import JobError
-from elasticdl.master import membership as membership_module
+from elasticdl.master import membership_events
 from elasticdl.master.cluster_state import COMMITTED
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import FILE_NAME, Entry, read_journal
@@ -60,11 +60,11 @@ class Recovered:
                 needs = Needs(body.get("memory_factor", 1.0))
                 membership.was_launched(spec_of(body), now, needs)
             elif entry.kind == "started":
-                started = membership_module.Started(spec_of(body), body.get("where", ""))
+                started = membership_events.Started(spec_of(body), body.get("where", ""))
                 membership.handle(started, now)
             elif entry.kind == "registered":
                 closed = body["closed"]
-                event = membership_module.Registered(
+                event = membership_events.Registered(
                     spec_of(body),
                     body["address"],
                     body["pid"],

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from elasticdl.errors import JobError
-from elasticdl.master import ledger_events, membership
+from elasticdl.master import ledger_events, membership_events
 from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.instances import Instance, Role
@@ -58,7 +58,7 @@ class MasterServicer:
         """
         spec = from_message(request.instance)
         is_ps = spec.role is Role.PS
-        event = membership.Registered(
+        event = membership_events.Registered(
             spec,
             request.address,
             request.pid,

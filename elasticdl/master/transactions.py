@@ -12,7 +12,7 @@ from elasticdl.logs.line import fields
 from elasticdl.master.backend_requests import BackendRequests
 from elasticdl.master.job_view import Messages
 from elasticdl.master.journal import Journal, Told
-from elasticdl.master.membership import Launch, Stop
+from elasticdl.master.membership_events import Launch, Stop
 from elasticdl.master.story import Note
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from elasticdl.errors import JobError
 from elasticdl.master.history import History
 from elasticdl.master.journal import Journal
 from elasticdl.master.ledger_events import TaskCompleted
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.api.test_jobs_events import job_dir
 from tests.master.test_coordinator import PS, WORKER

@@ -21,7 +21,7 @@ from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.exits import End
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.instances import InstanceSpec, Role
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.story import Outcome
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters

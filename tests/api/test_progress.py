@@ -30,7 +30,7 @@ from elasticdl.dashboard.events import JobEvent
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.exits import End
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from tests.master.test_coordinator import PS, WORKER
 from tests.master.test_recovery import Masters
 

@@ -19,7 +19,7 @@ from elasticdl.dashboard.server import MOST_CONNECTIONS, DashboardServer
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from tests.dashboard.schema import checked
 from tests.dashboard.test_sources import PLAN
 from tests.master.test_coordinator import PS, WORKER

@@ -21,7 +21,7 @@ from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import FILE_NAME
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.dashboard.schema import checked
 from tests.master.test_coordinator import PS, WORKER

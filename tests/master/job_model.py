@@ -36,7 +36,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.ledger import Ledger
-from elasticdl.master.membership import Launch, Registered
+from elasticdl.master.membership_events import Launch, Registered
 from elasticdl.master.recovery import recovered_from
 from elasticdl.master.tasks import JobPlan, Task, TaskKind
 from elasticdl.ps.progress import CLOSED, GroupProgress, Progress

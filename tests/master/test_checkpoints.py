@@ -18,7 +18,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.exits import End
 from elasticdl.master.instances import Instance, InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of

@@ -17,7 +17,7 @@ from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 
 PS = InstanceSpec(Role.PS, 0, 1)

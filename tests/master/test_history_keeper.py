@@ -15,7 +15,7 @@ from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.master.vitals import JobVitals
 from tests.master.test_coordinator import PS, WORKER

@@ -15,7 +15,7 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.journal import Journal, read_journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2

@@ -7,14 +7,13 @@ import signal
 
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role, State
-from elasticdl.master.membership import (
-    MOST_POLLS_PER_S,
+from elasticdl.master.membership import MOST_POLLS_PER_S, Membership
+from elasticdl.master.membership_events import (
     Ended,
     GiveUp,
     Heard,
     JobOver,
     Launch,
-    Membership,
     PartitionLost,
     PartitionUp,
     Placed,

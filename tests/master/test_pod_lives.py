@@ -9,14 +9,14 @@ import pytest
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Needs, Role, State
-from elasticdl.master.membership import (
+from elasticdl.master.membership import Membership
+from elasticdl.master.membership_events import (
     Action,
     Adopt,
     Ended,
     GiveUp,
     Heard,
     Launch,
-    Membership,
     PartitionLost,
     Progressed,
     Registered,

@@ -10,14 +10,14 @@ import pytest
 from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger_events, membership
+from elasticdl.master import ledger_events, membership_events
 from elasticdl.master.cluster.backend import InstanceEnded, InstanceStarted
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.exits import End
 from elasticdl.master.instances import InstanceSpec, Role, State
 from elasticdl.master.journal import FILE_NAME, Journal, read_journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.recovery import last_incarnation, recover
 from elasticdl.master.tasks import JobPlan, TaskKind
 from tests.master.test_coordinator import PS, WORKER, Recorder
@@ -103,7 +103,7 @@ def test_ends_that_nobody_saw_are_told_by_the_supervisor_and_old_ones_change_not
 
 
 def test_who_was_given_up_and_may_still_live_is_ended(masters):
-    silent = membership.WorkerGone(WORKER, "not heard from for 30 s")
+    silent = membership_events.WorkerGone(WORKER, "not heard from for 30 s")
     with masters.coordinator._transactions.begin():
         masters.coordinator._carry_out_membership([silent])
     masters.next()

@@ -24,7 +24,7 @@ from elasticdl.master.ledger_events import (
     TaskCompleted,
     WorkerLost,
 )
-from elasticdl.master.membership import Registered, Tick
+from elasticdl.master.membership_events import Registered, Tick
 from elasticdl.master.recorded_ledger import RecordedLedger
 from elasticdl.master.tasks import EvaluationSchedule, JobPlan, TaskKind
 from tests.master import plans

@@ -30,7 +30,7 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.journal import Journal
-from elasticdl.master.membership import Registered
+from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
