@@ -212,6 +212,7 @@ def test_certificates_that_are_not_the_jobs_are_refused_by_both_sides(served, st
     assert shown.tls is not None
     server = served["elasticdl.Standby"][0]
     as_we_are = dataclasses.replace(shown.tls, authority=ours.authority)
+    until(lambda: not server._connections)  # What was refused above is counted.
     with refusals(Reason.UNAUTHENTICATED) as counted:
         transport = connect(server, dataclasses.replace(shown, tls=as_we_are), "ps")
         with pytest.raises(RpcUnauthenticated, match="it refuses this side's certificate"):
