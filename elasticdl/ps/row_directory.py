@@ -10,8 +10,6 @@ from elasticdl.ps.id_index import IdIndex
 MOST_REMEMBERED = 1 << 20
 """Ids of lookups whose rows are kept: 16 MiB, a hundred minibatches of 10,000 ids."""
 
-_REMEMBERED_BYTES = 16
-
 
 class RowDirectory:
     """Gives ids rows 0, 1, 2, …, the last ones that became free first. Not thread-safe."""
@@ -33,9 +31,8 @@ class RowDirectory:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of ids, index, and what is remembered."""
-        remembered = self._num_remembered * _REMEMBERED_BYTES
-        return self.end_row * self._row_ids.row_bytes + self._index.num_bytes + remembered
+        """Memory of ids and index; not what is remembered, which comes and goes."""
+        return self.end_row * self._row_ids.row_bytes + self._index.num_bytes
 
     @property
     def row_ids(self) -> np.ndarray:

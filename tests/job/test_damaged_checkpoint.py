@@ -73,7 +73,12 @@ def flip_a_byte(path: Path) -> None:
 
 def parameter_server(job: Job, index: int) -> int:
     """The process of one; a master that is stopped could not be asked."""
-    return next(one.pid for one in job.running("ps") if one.instance.index == index)
+
+    def pids() -> list[int]:
+        return [one.pid for one in job.running("ps") if one.instance.index == index]
+
+    (pid,) = wait_until("a parameter server", pids)
+    return pid
 
 
 def told(job: Job, kind: str) -> list[JobEvent]:

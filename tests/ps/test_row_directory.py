@@ -32,6 +32,7 @@ def test_what_is_remembered_is_recalled_once_and_by_the_same_ids_only():
     np.testing.assert_array_equal(directory.recall(ids.copy()), rows)
     assert directory.recall(ids) is None
     assert directory.recall(ids[:0]) is None
+    remember(directory, ids)
     assert directory.num_bytes == directory_of(np.arange(100)).num_bytes
 
 
