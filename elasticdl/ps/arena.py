@@ -16,6 +16,9 @@ from elasticdl.ps.huge_pages import FOLDER, HUGE_BYTES, can_fold, fold
 _GRANULE_BYTES = 2 << 20
 # Below, pages of 2 MiB would be mostly empty, and small ones are all in the processor's tables.
 _HUGE_FROM_BYTES = 64 << 20
+# Address space of a large one. Moving pages that were put together takes them apart, each for half
+# a millisecond: so it is made to move while there are none, and not again.
+_REACH_BYTES = 64 << 30
 _FLAGS = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 if hasattr(mmap, "MAP_POPULATE"):  # Linux; the mmap module has no name for MAP_NORESERVE
     _FLAGS["flags"] |= getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -24,9 +27,10 @@ if hasattr(mmap, "MAP_POPULATE"):  # Linux; the mmap module has no name for MAP_
 class Arena:
     """A two-dimensional array of zeros whose number of rows can grow. Not thread-safe.
 
-    Address space is taken in advance, memory only when a row is first written. Growing moves page
-    tables (mremap) where the system can, and copies where it cannot. Large ones get huge pages once
-    they are filled, or where the system cannot do that, as they are.
+    Address space is taken in advance, for large ones as much as they will ever need; memory only
+    when a row is first written. Growing moves page tables (mremap) where the system can, and copies
+    where it cannot. Large ones get huge pages once they are filled, or where the system cannot do
+    that, as they are.
 
     Args:
       dtype: element type.
@@ -61,15 +65,25 @@ class Arena:
         if num_rows <= len(self.rows):
             return
         num_bytes = _round_up(max(num_rows, 2 * len(self.rows)) * self.row_bytes)
+        is_large = num_bytes >= self._huge_from_bytes
         with self._lock:
-            self._resize(num_bytes)
-        if num_bytes < self._huge_from_bytes:
+            if not is_large or not self._reach(num_bytes):
+                self._resize(num_bytes)
+        if not is_large:
             return
         if can_fold():
             FOLDER.add(self)
         elif hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # A kernel without them.
                 self._map.madvise(mmap.MADV_HUGEPAGE)
+
+    def _reach(self, num_bytes: int) -> bool:
+        """Take address space for a long while; return whether the system gives that much."""
+        try:
+            self._resize(max(_REACH_BYTES, _round_up(4 * num_bytes)))
+        except MemoryError:
+            return False
+        return True
 
     def _resize(self, num_bytes: int) -> None:
         self._num_folded_bytes = 0  # What moved may have fallen apart.

@@ -50,7 +50,7 @@ def test_what_is_filled_is_put_together_while_it_is_used(monkeypatch: pytest.Mon
     rows.reserve(4 * count)
     rows.rows[count : 2 * count, 0] = expected
     np.testing.assert_array_equal(rows.rows[: 2 * count, 0], np.tile(expected, 2))
-    assert not rows.rows[2 * count :].any()
+    assert not rows.rows[2 * count : 4 * count].any()
 
 
 @needs_folding
@@ -74,3 +74,30 @@ def test_what_is_short_lived_keeps_its_pages(monkeypatch: pytest.MonkeyPatch) ->
     # Nor does a system that gives huge pages to everybody give it any.
     assert "nh" in flags or not can_fold()
     assert not huge_bytes(rows.rows.ctypes.data)
+
+
+def grown(monkeypatch: pytest.MonkeyPatch, reach_bytes: int) -> tuple[Arena, set[int]]:
+    """Return what was large from 4 MiB on and grew to 32, and where it was meanwhile."""
+    monkeypatch.setattr(arena, "_HUGE_FROM_BYTES", 2 * HUGE_BYTES)
+    monkeypatch.setattr(arena, "_REACH_BYTES", reach_bytes)
+    rows, places = Arena(np.int64, 1), set()
+    for huge_pages in (2, 4, 8, 16):
+        count = huge_pages * HUGE_BYTES // 8
+        rows.reserve(count)
+        rows.rows[count // 2 : count, 0] = np.arange(count // 2, count)
+        places.add(rows.rows.ctypes.data)
+    np.testing.assert_array_equal(rows.rows[count // 4 : count, 0], np.arange(count // 4, count))
+    return rows, places
+
+
+def test_what_is_large_does_not_move_when_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, places = grown(monkeypatch, 1 << 30)
+    assert len(places) == 1
+    assert rows.rows.nbytes >= 1 << 30
+
+
+def test_where_there_is_no_address_space_what_is_needed_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, _ = grown(monkeypatch, 1 << 62)
+    assert rows.rows.nbytes == 16 * HUGE_BYTES
