@@ -32,7 +32,7 @@ RESULTS = Path("benchmarks/results")
 PICTURES = Path("docs/pictures")
 BENCHMARKS = {
     "peers": "--rounds=1 --seconds=6 --warm_up=4 --forms=ready,parsed "
-    "--only=ours_async_apart,ours_async_1,ours_sync_1,ceiling,fit,tf_keras_fit,pss_1",
+    "--only=ours_async_apart,ours_async_2,ours_sync_2,ceiling,fit,tf_keras_fit,pss_2",
     "wire": "",
     "kernels": "--rounds=31",
     "recordio": "--rounds=3",

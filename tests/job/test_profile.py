@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -72,8 +73,8 @@ def test_a_profile_has_every_role_and_its_sums_are_within_the_time_there_was(sta
 @pytest.mark.timeout(600)
 def test_an_input_function_that_takes_its_time_is_the_verdict_also_while_it_runs(start, capsys):
     job = start("--model_def=slow_input.SlowInput", "--num_epochs=2", records=1600)
-    verdict = wait_until("a verdict", lambda: job.running("worker") and _recent(str(job.directory)))
-    assert verdict["phase"] == "parse"
+    # The first steps say little: what a busy machine made them wait for may stand out for a while.
+    wait_until("the verdict", lambda: job.running("worker") and _recent(job.directory) == "parse")
     assert main(["jobs", "status", str(job.directory)]) == 0
     assert "bottleneck: workers wait for input" in capsys.readouterr().out
     assert job.wait() == 0, job.terminal()
@@ -82,5 +83,6 @@ def test_an_input_function_that_takes_its_time_is_the_verdict_also_while_it_runs
     assert jobs.status(str(job.directory))["total"]["bottleneck"]["phase"] == "parse"
 
 
-def _recent(job: str) -> dict | None:
-    return jobs.status(job)["recent"].get("bottleneck")
+def _recent(job: Path) -> str | None:
+    """What limits a job now."""
+    return (jobs.status(str(job))["recent"].get("bottleneck") or {}).get("phase")
