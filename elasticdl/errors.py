@@ -40,3 +40,7 @@ class UserCodeError(JobError):
     def __init__(self, message: str, traceback_text: str = "") -> None:
         super().__init__(message)
         self.traceback_text = traceback_text
+
+
+class Detached(KeyboardInterrupt):
+    """Ctrl-C was pressed, and the job goes on: says how it is followed and ended."""

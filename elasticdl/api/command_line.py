@@ -33,7 +33,7 @@ with stopping_at_once(" ".join(["elasticdl", *sys.argv[1:2]])):
         kubernetes,
         zoo,
     )
-    from elasticdl.errors import ElasticDLError, UsageError, UserCodeError
+    from elasticdl.errors import Detached, ElasticDLError, UsageError, UserCodeError
     from elasticdl.masking import masked
 
 COMMANDS: list[Command] = [
@@ -147,7 +147,8 @@ def _show(name: str, error: ElasticDLError, with_traceback: bool) -> None:
 
 def _show_stop(name: str, stop: BaseException) -> None:
     notes = getattr(stop, "__notes__", [])
-    print("; ".join([f"{name}: stopped", *notes]), file=sys.stderr)
+    how = str(stop) if isinstance(stop, Detached) else "stopped"
+    print("; ".join([f"{name}: {how}", *notes]), file=sys.stderr)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -16,8 +16,8 @@ from elasticdl.api.preflight import preflight
 from elasticdl.api.progress import open_progress
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.validation import validate, with_columns
-from elasticdl.errors import JobError, UsageError, UserCodeError
-from elasticdl.job_spec import JOB_FILE, JobSpec, options_of
+from elasticdl.errors import Detached, JobError, UsageError, UserCodeError
+from elasticdl.job_spec import JOB_FILE, JobSpec, jobs_home, options_of
 from elasticdl.model.keras_choice import with_keras
 from elasticdl.model.zoo_sources import is_repository, with_zoo
 
@@ -47,10 +47,7 @@ def run_job(job_spec: JobSpec) -> JobResult:
       KeyboardInterrupt: Ctrl-C was pressed; its note says what there is.
     """
     if job_spec.cluster == "kubernetes":
-        raise UsageError(
-            "cluster=kubernetes: this version submits no job to a cluster; "
-            f"elasticdl {job_spec.command} --dry_run prints what it would submit"
-        )
+        return _run_pods(job_spec)
     try:
         job_spec = _with_zoo(job_spec)
         validate(job_spec)
@@ -75,6 +72,30 @@ def run_job(job_spec: JobSpec) -> JobResult:
         raise
 
 
+def _run_pods(job_spec: JobSpec) -> JobResult:
+    """Launch a job of pods, and stay with it to its end."""
+    try:
+        from elasticdl.api.kubernetes import following
+    except ImportError as error:
+        raise UsageError(
+            f"cluster=kubernetes: {error}; what jobs of pods need is installed by "
+            "pip install 'elasticdl[kubernetes]'"
+        ) from None
+    try:
+        with open_progress(job_spec) as show:
+            return following.launch(job_spec, show)
+    except Detached:
+        raise
+    except KeyboardInterrupt as stop:
+        stop.add_note("nothing was launched")
+        raise
+    except JobError as error:
+        _add_how_to_go_on(
+            error, job_spec.model_copy(update={"job_dir": str(jobs_home() / job_spec.job_name)})
+        )
+        raise
+
+
 def resume_job(job: str, **shown: Any) -> tuple[JobSpec, JobResult]:
     """Go on with a job that was stopped, failed or lost, from its journal and last checkpoint.
 
@@ -90,6 +111,8 @@ def resume_job(job: str, **shown: Any) -> tuple[JobSpec, JobResult]:
     try:
         with open_progress(job_spec) as show:
             return job_spec, placed.resume(job_spec, show)
+    except Detached:
+        raise
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(_what_is_there(job_spec))
         raise

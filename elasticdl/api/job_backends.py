@@ -11,20 +11,28 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from elasticdl.api.kubernetes.record import PREFIX, is_submitted
 from elasticdl.api.launcher import LAUNCHER_LOCK, connect_to_master, resume
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.api.supervisor import FILE_NAME, LOCK_FILE
 from elasticdl.dashboard.events import JobEvent, JobEvents
-from elasticdl.errors import JobError
+from elasticdl.errors import JobError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec, jobs_home, resolve_job_dir
 from elasticdl.logs.files import find_logs
 from elasticdl.logs.line import LogLine
 from elasticdl.master.file_lock import is_owned
 from elasticdl.master.master import RESULT_FILE
+from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
+
+if TYPE_CHECKING:
+    from elasticdl.api.kubernetes.place import Clusters
+
+STOP_S = 10.0
 
 
 class LogFollower(Protocol):
@@ -88,7 +96,15 @@ class PlacedJob(Protocol):
         ...
 
     def dashboard(self) -> str | None:
-        """The URL of its page while it runs; None if it has none."""
+        """The URL of its page while it runs; None if it has none that stays."""
+        ...
+
+    def page(self, port: int = 0) -> AbstractContextManager[str | None]:
+        """The URL of its page while it runs, for the length of a block; None if it has none.
+
+        Args:
+          port: of this machine, where the page is brought here; 0: any.
+        """
         ...
 
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
@@ -97,6 +113,14 @@ class PlacedJob(Protocol):
 
     def events(self) -> Iterator[JobEvent]:
         """What happened to it so far, in order; JobError where that cannot be read."""
+        ...
+
+    def stop(self, now: bool) -> None:
+        """End it; JobError where it does not run.
+
+        Args:
+          now: without asking its master.
+        """
         ...
 
     def resume(self, spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
@@ -135,6 +159,10 @@ class LocalJob:
         except (OSError, ValueError):
             return None
 
+    @contextlib.contextmanager
+    def page(self, port: int = 0) -> Iterator[str | None]:
+        yield self.dashboard()
+
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
         return find_logs(self.directory, role, index)
 
@@ -144,19 +172,50 @@ class LocalJob:
     def resume(self, spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         return resume(spec, on_status)
 
+    def stop(self, now: bool) -> None:
+        if now:
+            raise UsageError(
+                f"--now: is for jobs of pods, and job '{self.known_as}' runs on this machine; "
+                "leave it out"
+            )
+        with master_of(self) as master:
+            request = master_pb2.StopRequest(reason="stopped on request")
+            master.call_until("Stop", request, STOP_S)
 
-class ThisMachine:
-    """The jobs of this person on this machine."""
 
-    def find(self, job: str) -> LocalJob:
-        return LocalJob(job, resolve_job_dir(job))
+class Places:
+    """The jobs of this person: on this machine, and of pods; and pods' jobs of others.
 
-    def jobs(self) -> list[LocalJob]:
+    `k8s:NAMESPACE/NAME` names a job of pods wherever it was submitted.
+    """
+
+    def find(self, job: str) -> PlacedJob:
+        if job.startswith(PREFIX):
+            return _clusters().find(job)
+        return self._of_directory(job, resolve_job_dir(job))
+
+    def jobs(self) -> list[PlacedJob]:
         found = sorted(jobs_home().glob(f"*/{JOB_FILE}"), key=os.path.getmtime, reverse=True)
-        return [LocalJob(path.parent.name, path.parent) for path in found]
+        return [self._of_directory(path.parent.name, path.parent) for path in found]
+
+    def _of_directory(self, known_as: str, directory: Path) -> PlacedJob:
+        if is_submitted(directory):
+            return _clusters().of_directory(known_as, directory)
+        return LocalJob(known_as, directory)
 
 
-PLACE: JobPlace = ThisMachine()
+def _clusters() -> Clusters:
+    try:
+        from elasticdl.api.kubernetes.place import Clusters
+    except ImportError as error:
+        raise UsageError(
+            f"jobs of pods: {error}; what they need is installed by "
+            "pip install 'elasticdl[kubernetes]'"
+        ) from None
+    return Clusters()
+
+
+PLACE: JobPlace = Places()
 
 
 @contextlib.contextmanager

@@ -15,23 +15,32 @@ from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 
 
-def running_dashboard(job: str) -> str | None:
-    """Return the URL of a running job's page; None if the job does not run.
+def show_dashboard(job: str, port: int, tell: Callable[[str], None]) -> None:
+    """Say where a job's page is; where nobody else serves it here, do so until interrupted.
+
+    Args:
+      port: to serve it at; 0: any.
+      tell: called with the URL.
 
     Raises:
-      UsageError: there is no such job.
+      UsageError: there is no such job, or the port is taken.
       JobError: it runs without a page.
     """
     placed = PLACE.find(job)
     if not placed.is_running():
-        return None
-    url = placed.dashboard()
-    if url is None:
-        raise JobError(
-            f"job '{job}': it serves no page (--dashboard=false, or it is about to start); "
-            f"elasticdl jobs report {job} makes a file of it"
-        )
-    return url
+        serve_dashboard(job, port, tell)
+        return
+    if (url := placed.dashboard()) is not None:
+        tell(url)
+        return
+    with placed.page(port) as url:
+        if url is None:
+            raise JobError(
+                f"job '{job}': it serves no page (--dashboard=false, or it is about to start); "
+                f"elasticdl jobs report {job} makes a file of it"
+            )
+        tell(url)
+        threading.Event().wait()
 
 
 def serve_dashboard(job: str, port: int, tell: Callable[[str], None]) -> None:

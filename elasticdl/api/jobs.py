@@ -1,4 +1,7 @@
-"""What can be asked of a job, running or ended; JOB is a name or a directory everywhere."""
+"""What can be asked of a job, running or ended.
+
+JOB is a name or a directory everywhere, or `k8s:NAMESPACE/NAME` for a job of pods.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def audit(job: str) -> dict[str, Any]:
     placed = PLACE.find(job)
     result = result_of(placed)
     if result:
-        found = _final_audit(placed.directory)
+        found = result.get("audit") or _final_audit(placed.directory)
         if found:
             return found
     else:
@@ -80,8 +83,13 @@ def status(job: str) -> dict[str, Any]:
       UsageError: there is no such job.
     """
     placed = PLACE.find(job)
-    url = placed.dashboard() if placed.is_running() else None
-    found = {"name": placed.directory.name, **_looked_at(placed, url), "dashboard": url}
+    url = None
+    with contextlib.ExitStack() as pages:
+        page = None
+        if placed.is_running():
+            url, page = placed.dashboard(), pages.enter_context(placed.page())
+        looked = _looked_at(placed, page)
+    found = {"name": placed.directory.name, **looked, "dashboard": url}
     figures = read_figures(placed.directory / FIGURES_FILE)
     with contextlib.suppress(JobError), master_of(placed) as master:
         request = master_pb2.StatusRequest(with_figures=True)
@@ -125,14 +133,16 @@ def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -
         raise JobError(f"job '{job}': {ack.message}")
 
 
-def stop(job: str) -> None:
-    """End a running job; what it has written so far stays.
+def stop(job: str, now: bool = False) -> None:
+    """End a running job; what it has written so far stays. Of a job of pods no object is left.
+
+    Args:
+      now: of a job of pods: delete it at once, without asking its master.
 
     Raises:
       JobError: the job does not run.
     """
-    with master_of(PLACE.find(job)) as master:
-        master.call_until("Stop", master_pb2.StopRequest(reason="stopped on request"), DEADLINE_S)
+    PLACE.find(job).stop(now)
 
 
 def wait(job: str, timeout_s: float | None = None) -> dict[str, Any]:
@@ -205,8 +215,11 @@ def _planned(directory: Path) -> int | None:
 
 
 def _state(job: PlacedJob) -> str:
-    """How a job ended, `running`, or `lost`."""
-    return result_of(job).get("state") or ("running" if job.is_running() else "lost")
+    """How a job ended, `running`, `lost`, or `unknown` where its cluster does not answer."""
+    try:
+        return result_of(job).get("state") or ("running" if job.is_running() else "lost")
+    except JobError:
+        return "unknown"
 
 
 def _began(directory: Path) -> float:

@@ -195,7 +195,7 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
       UserCodeError, JobError, KeyboardInterrupt: as `launch`.
     """
     with _only_launcher(spec):
-        _set_result_aside(spec)
+        set_result_aside(spec)
         on_status(JobStatus(state="resuming", message=f"job {spec.job_name} goes on"))
         (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
         supervisor.clean_up(spec)
@@ -255,7 +255,7 @@ def _only_launcher(spec: JobSpec) -> Iterator[None]:
                 lock.close()
 
 
-def _set_result_aside(spec: JobSpec) -> None:
+def set_result_aside(spec: JobSpec) -> None:
     """Make room for the result of a job that goes on.
 
     Raises:

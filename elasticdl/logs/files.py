@@ -101,20 +101,17 @@ class InstanceLog:
             with contextlib.suppress(FileNotFoundError):
                 if _MAYBE_ERROR.search(path.read_bytes()) is None:
                     continue
-                lines = self._lines_of([path])
-                for line in lines:
-                    if line.is_error:
-                        announces = line.event.endswith(":") and not line.traceback
-                        has_rest = line.level == OUTPUT or announces
-                        return _with_rest(line, lines) if has_rest else line
+                found = first_error_in(self._lines_of([path]))
+                if found is not None:
+                    return found
         return None
 
     def follower(self) -> Follower:
         """Reads it as it grows."""
         return Follower(self)
 
-    def _reader(self) -> _Reader:
-        return _Reader(LogLine("", self.role, self.index, self.incarnation, OUTPUT, ""))
+    def _reader(self) -> LineReader:
+        return LineReader(LogLine("", self.role, self.index, self.incarnation, OUTPUT, ""))
 
 
 class Follower:
@@ -192,7 +189,7 @@ def _identity(file: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-class _Reader:
+class LineReader:
     """Makes lines of a log of lines of its files; `empty` says whose they are.
 
     What was printed is read without passwords; what was logged was written without.
@@ -262,6 +259,19 @@ def end_of_log(path: str | Path, most_bytes: int = 2000) -> str:
     if first is not None and str(first) not in told:
         told = f"{str(first)[:most_bytes]}\n…\n{told}"
     return f"; the end of {path}:\n{told}"
+
+
+def first_error_in(lines: Iterator[LogLine]) -> LogLine | None:
+    """Return the first of an instance's lines that tells of an error; None: no error.
+
+    Its `traceback` has what was printed right after it where that belongs to it.
+    """
+    for line in lines:
+        if line.is_error:
+            announces = line.event.endswith(":") and not line.traceback
+            has_rest = line.level == OUTPUT or announces
+            return _with_rest(line, lines) if has_rest else line
+    return None
 
 
 def _with_rest(first: LogLine, lines: Iterator[LogLine]) -> LogLine:

@@ -84,14 +84,16 @@ def test_a_template_that_breaks_a_pod_is_found_before_anything_is_made(
     assert "pod_template: spec.restartPolicy cannot be changed" in error
 
 
-def test_a_job_is_not_submitted_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    error = refused(TRAIN, capsys)
-    assert "cluster=kubernetes: this version submits no job" in error
-    assert "elasticdl train --dry_run" in error
+def test_a_job_without_a_cluster_is_not_launched_and_that_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert "no cluster is known" in refused(TRAIN, capsys)
 
 
-def test_a_function_says_the_same() -> None:
-    with pytest.raises(UsageError, match="this version submits no job"):
+def test_a_function_says_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="no cluster is known"):
         elasticdl.predict(
             cluster="kubernetes",
             trained_model="/data/output",

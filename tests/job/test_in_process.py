@@ -16,7 +16,7 @@ import pytest
 
 import elasticdl
 from elasticdl.api import jobs
-from elasticdl.api.job_pages import running_dashboard
+from elasticdl.api.job_backends import PLACE
 from elasticdl.api.result import audit_line
 from elasticdl.data import example
 from elasticdl.data.recordio import Scanner
@@ -394,7 +394,7 @@ def test_it_tells_how_far_it_is_while_it_trains_and_is_found_and_stopped(start):
     wait_until("progress", lambda: re.search(r"training, epoch .* records", job.terminal()))
     url = re.search(r"dashboard: (http://\S+)", job.terminal())[1]
     name = str(job.directory)
-    assert running_dashboard(name) == url
+    assert PLACE.find(name).dashboard() == url
     wait_until("a task's end", job.records_done)
     status = jobs.status(name)
     assert status["progress"]["records_done"] > 0

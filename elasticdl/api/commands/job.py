@@ -18,7 +18,7 @@ from elasticdl.api.result import JobResult, audit_line, metrics_line
 from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.temporary import own_temporary_directory
 from elasticdl.dashboard.finite import finite
-from elasticdl.errors import ElasticDLError
+from elasticdl.errors import Detached, ElasticDLError
 from elasticdl.job_spec import JobSpec
 from elasticdl.masking import masked
 
@@ -86,8 +86,9 @@ def telling_failure(json_events: bool) -> Iterator[None]:
         yield
     except (ElasticDLError, KeyboardInterrupt, SystemExit) as error:
         if json_events:
-            failed = isinstance(error, ElasticDLError)
-            told = {"state": "failed", "error": str(error)} if failed else {"state": "stopped"}
+            told = {"state": "detached" if isinstance(error, Detached) else "stopped"}
+            if isinstance(error, ElasticDLError):
+                told = {"state": "failed", "error": str(error)}
             _print_result(told)
         raise
 

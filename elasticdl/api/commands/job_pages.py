@@ -9,29 +9,25 @@ from elasticdl.api.commands import Command
 from elasticdl.api.commands.jobs import add_option, jobs_parser
 from elasticdl.api.parser import whole_number
 
-_DASHBOARD = "say where a running job's page is, or serve that of one that has ended"
+_DASHBOARD = "say where a running job's page is, or serve it here"
 _REPORT = "write a job's whole story into one HTML file"
 
 
 def _dashboard(words: Sequence[str]) -> None:
     examples = ["elasticdl jobs dashboard mnist-1"]
     parser = jobs_parser("dashboard", _DASHBOARD, "JOB [--port=N]", examples)
-    add_option(parser, "port", "N", "where to serve a job that has ended (default: any)")
+    add_option(parser, "port", "N", "where to serve it, unless the job does (default: any)")
     parsed = vars(parser.parse(words))
     port = whole_number(parsed, "port", most=65_535, example=8080) or 0
 
-    from elasticdl.api.job_pages import running_dashboard, serve_dashboard
+    from elasticdl.api.job_pages import show_dashboard
 
     def tell(url: str) -> None:
         print(
             json.dumps({"job": parsed["job"], "url": url}) if "json" in parsed else url, flush=True
         )
 
-    url = running_dashboard(parsed["job"])
-    if url is not None:
-        tell(url)
-    else:
-        serve_dashboard(parsed["job"], port, tell)
+    show_dashboard(parsed["job"], port, tell)
 
 
 def _report(words: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ _EVENTS = "tell what happened to a job: deaths, leases, checkpoints, decisions"
 _LOGS = "show what a job's instances logged and printed, by time"
 _WAIT = "wait until a job has ended"
 
-_ROLES = ("master", "ps", "worker", "supervisor", "spares")
+_ROLES = ("master", "ps", "worker", "check", "supervisor", "spares")
 _ENDS = {"succeeded": 0}
 """Exit codes of `jobs wait`; 1 for every other end."""
 
@@ -160,11 +160,14 @@ def status_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _stop(words: Sequence[str]) -> None:
-    parsed = jobs_parser("stop", _STOP, "JOB", ["elasticdl jobs stop mnist-1"]).parse(words)
+    examples = ["elasticdl jobs stop mnist-1", "elasticdl jobs stop k8s:training/mnist-1 --now"]
+    parser = jobs_parser("stop", _STOP, "JOB [--now]", examples)
+    add_switch(parser, "now", "of a job of pods: delete it at once, without asking its master")
+    parsed = parser.parse(words)
 
     from elasticdl.api import jobs
 
-    jobs.stop(parsed.job)
+    jobs.stop(parsed.job, **({"now": True} if "now" in parsed else {}))
     if _wants_json(parsed):
         print(json.dumps({"job": parsed.job, "state": "stopping"}))
     else:

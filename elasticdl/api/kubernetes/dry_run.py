@@ -49,14 +49,18 @@ def objects_of(spec: JobSpec) -> str:
             "pip install 'elasticdl[kubernetes]'"
         ) from None
     objects = submission_objects(spec, spec.image, make_certificates(spec.job_name))
-    _check_pods(spec)
+    check_instances(spec, spec.image)
     return _NOTE + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
 
 
-def _check_pods(spec: JobSpec) -> None:
-    """Make a pod of each kind that the master will: what is wrong with them is said here."""
+def check_instances(spec: JobSpec, image: str) -> None:
+    """Make a pod of each kind that the master will: what is wrong with them is said here.
+
+    Raises:
+      UsageError: one cannot be made.
+    """
     owner = Owner(object_name(spec.job_name), "")
-    by = LaunchedBy(owner, spec.image, "", 1, "")
+    by = LaunchedBy(owner, image, "", 1, "")
     check_pod(spec, 1, Needs(), by)
     for role in (Role.PS, Role.WORKER):
         instance_pod(spec, InstanceSpec(role, 0, 1), Needs(), by)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import urllib3
@@ -22,6 +24,9 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from elasticdl.errors import JobError
+
+if TYPE_CHECKING:
+    from websocket import WebSocket
 
 Json = dict[str, Any]
 
@@ -148,13 +153,15 @@ class KubeClient:
     Args:
       configuration: the official client's.
       namespace: of all objects that are asked for.
+      context: of the kubeconfig that says so, if one does.
     """
 
-    def __init__(self, configuration: Configuration, namespace: str) -> None:
+    def __init__(self, configuration: Configuration, namespace: str, context: str = "") -> None:
         # Whether to ask again is for whoever knows what is asked for.
         configuration.retries = False
         self._api = ApiClient(configuration)
         self.namespace = namespace
+        self.context = context
 
     @classmethod
     def in_cluster(cls) -> KubeClient:
@@ -176,12 +183,15 @@ class KubeClient:
         """
         configuration = Configuration()
         try:
-            contexts, current = config.list_kube_config_contexts()
-            config.load_kube_config(context=context or None, client_configuration=configuration)
+            # The library has read the variable when it was imported.
+            file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+            contexts, current = config.list_kube_config_contexts(file)
+            config.load_kube_config(file, context or None, configuration)
         except (config.ConfigException, OSError) as error:
             raise KubeError(f"no cluster is known: {error}") from error
         chosen = next((one for one in contexts if one["name"] == context), current)
-        return cls(configuration, namespace or chosen["context"].get("namespace") or "default")
+        namespace = namespace or chosen["context"].get("namespace") or "default"
+        return cls(configuration, namespace, chosen["name"])
 
     def create(self, made: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Json:
         """Create an object; return it as it is then. It is asked for once.
@@ -291,6 +301,55 @@ class KubeClient:
             raise _error_of(response.status, _read(response, deadline))
         return _read(response, deadline, most_bytes).decode(errors="replace")
 
+    def log_since(self, pod: str, container: str, since: str, previous: bool = False) -> bytes:
+        """Return what a container printed from a second on, each line after its time.
+
+        Args:
+          since: RFC 3339; empty: from the beginning.
+          previous: as of `log_tail`.
+        """
+        query = {"container": container, "timestamps": "true"}
+        query |= {"sinceTime": since} if since else {}
+        query |= {"previous": "true"} if previous else {}
+        deadline = time.monotonic() + TIMEOUT_S
+        response = self._send("GET", f"{self._path('Pod', pod)}/log", None, TIMEOUT_S, query)
+        content = _read(response, deadline)
+        if response.status != 200:
+            raise _error_of(response.status, content)
+        return content
+
+    def open_port(self, pod: str, port: int) -> WebSocket:
+        """Connect to a port of a pod, by the protocol `v4.channel.k8s.io`.
+
+        Channel 0 has what is sent and received, channel 1 what went wrong; the first message of
+        each is the port's number.
+        """
+        # Not for masters, which do without.
+        from kubernetes.stream.ws_client import websocket_proxycare
+        from websocket import WebSocket, WebSocketBadStatusException, WebSocketException
+
+        path = f"{self._path('Pod', pod)}/portforward"
+        opened = WebSocket(sslopt=_tls_options(self._api.configuration))
+        try:
+            _, url, shown, *_ = self._api.param_serialize(
+                "GET", path, auth_settings=["BearerToken"]
+            )
+            shown = {name.lower(): value for name, value in shown.items()}
+            kept = [f"{name}: {shown[name]}" for name in ("authorization",) if name in shown]
+            how = websocket_proxycare({}, self._api.configuration, url, shown)
+            opened.connect(
+                f"ws{url.removeprefix('http')}?ports={port}",
+                header=kept,
+                subprotocols=["v4.channel.k8s.io"],
+                timeout=CONNECT_S,
+                **how,
+            )
+        except WebSocketBadStatusException as error:
+            raise _error_of(error.status_code, error.resp_body or b"") from error
+        except (WebSocketException, OSError) as error:
+            raise NotAsked(f"the apiserver is not reached: {error}") from error
+        return opened
+
     def close(self) -> None:
         """Close the connections that nothing is asked over."""
         self._api.close()
@@ -347,6 +406,20 @@ class KubeClient:
             raise Unanswered(f"the apiserver does not answer: {error}") from error
         response: urllib3.HTTPResponse = answer.response
         return response
+
+
+def _tls_options(configuration: Configuration) -> dict[str, Any]:
+    """By what a web socket knows the apiserver, and is known to it."""
+    if not configuration.verify_ssl:
+        found: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
+    else:
+        found = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": configuration.ssl_ca_cert}
+    named = {
+        "certfile": configuration.cert_file,
+        "keyfile": configuration.key_file,
+        "server_hostname": configuration.tls_server_name,
+    }
+    return found | {name: value for name, value in named.items() if value}
 
 
 def _selecting(

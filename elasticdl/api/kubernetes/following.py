@@ -1,0 +1,236 @@
+"""Submits a job of pods, and shows of it what is shown of a job of this machine until it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from elasticdl.api.image.build import image_of_job
+from elasticdl.api.kubernetes.dry_run import check_instances
+from elasticdl.api.kubernetes.place import KubernetesJob
+from elasticdl.api.kubernetes.submission import check_free, remove, submit
+from elasticdl.api.launcher import Following, read_result, set_result_aside
+from elasticdl.api.result import JobResult, JobStatus
+from elasticdl.errors import Detached, JobError, UsageError
+from elasticdl.job_spec import JobSpec, jobs_home
+from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError
+from elasticdl.master.cluster.kubernetes.names import (
+    COMPONENT_LABEL,
+    INDEX_LABEL,
+    selecting,
+)
+from elasticdl.master.cluster.kubernetes.objects import TEMPLATE_FILE
+from elasticdl.master.cluster.kubernetes.pod_state import Waits, state_of
+from elasticdl.master.exits import End
+from elasticdl.master.instances import Role
+from elasticdl.rpc import RpcError
+
+Json = dict[str, Any]
+OnStatus = Callable[[JobStatus], None]
+
+POLL_S = 0.25
+LOOK_S = 1.0
+"""How often the apiserver is asked what became of the Job and of pods that wait."""
+
+
+def launch(spec: JobSpec, on_status: OnStatus) -> JobResult:
+    """Make the image of a job, submit the job, and follow it to its end.
+
+    Args:
+      on_status: called several times a second with where the job stands.
+
+    Raises:
+      UsageError: nothing was submitted.
+      UserCodeError, JobError: it failed.
+      Detached: Ctrl-C was pressed, and it goes on.
+    """
+    check_instances(spec, spec.image)
+    directory = jobs_home() / spec.job_name
+    check_free(directory)
+    try:
+        client = KubeClient.of_kubeconfig("", spec.namespace)
+    except KubeError as error:
+        raise UsageError(f"{error}; give KUBECONFIG a file that knows one") from None
+    image = image_of_job(spec, lambda line: on_status(_said(line, "building the image")))
+    on_status(_said(f"submitting job {spec.job_name} to namespace {client.namespace}"))
+    submitted = submit(spec, image, directory, client)
+    return follow(KubernetesJob(spec.job_name, directory, submitted, client), on_status)
+
+
+def resume(job: KubernetesJob, spec: JobSpec, on_status: OnStatus) -> JobResult:
+    """Submit a job again that does not run, under the same name, and follow it to its end.
+
+    Args:
+      spec: as its directory has it.
+
+    Raises:
+      UsageError: it runs, or has succeeded.
+      UserCodeError, JobError, Detached: as of `launch`.
+    """
+    directory = job.directory
+    if job.is_running():
+        raise UsageError(
+            f"job '{job.known_as}': it still runs; elasticdl jobs stop {job.known_as} ends it"
+        )
+    set_result_aside(spec)
+    on_status(_said(f"removing what is left of job {spec.job_name}"))
+    remove(job.client, job.submitted)
+    template = directory / TEMPLATE_FILE
+    spec = spec.model_copy(
+        update={
+            "job_dir": job.submitted.job_dir or spec.job_dir,
+            "pod_template": str(template) if template.exists() else None,
+        }
+    )
+    on_status(_said(f"job {spec.job_name} goes on"))
+    job.submitted = submit(spec, spec.image, directory, job.client, again=True)
+    return follow(job, on_status)
+
+
+def follow(job: KubernetesJob, on_status: OnStatus) -> JobResult:
+    """Show how a job goes on until it has ended.
+
+    Raises:
+      UserCodeError, JobError: it failed, or was deleted.
+      Detached: Ctrl-C was pressed, and it goes on.
+    """
+    spec = JobSpec.load(job.directory)
+    try:
+        with _Follower(job, spec, on_status) as follower:
+            while not follower.has_ended():
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        raise Detached(_detached(job)) from None
+    except SystemExit as end:  # SIGTERM: the job is not tied to who started it.
+        end.add_note(_detached(job))
+        raise
+    return read_result(spec)
+
+
+def waiting_pods(job: KubernetesJob) -> Iterator[tuple[str, Waits | End]]:
+    """Which pods of a job wait, or have ended, and why.
+
+    Raises:
+      KubeError: the apiserver refuses, or is away.
+    """
+    for pod in job.client.list("Pod", selecting(job.submitted.name)).items:
+        state = state_of(pod)
+        if isinstance(state, Waits):
+            state = state_of(pod, _events_of(job.client, pod))
+        if isinstance(state, Waits | End):
+            labels = pod["metadata"]["labels"]
+            component = labels.get(COMPONENT_LABEL, "pod")
+            index = f" {labels[INDEX_LABEL]}" if INDEX_LABEL in labels else ""
+            yield f"{component}{index}", state
+
+
+class _Follower:
+    """Asks a job's master where it stands, and the apiserver while there is none."""
+
+    def __init__(self, job: KubernetesJob, spec: JobSpec, on_status: OnStatus) -> None:
+        self._job = job
+        self._spec = spec
+        self._on_status = on_status
+        self._stack = contextlib.ExitStack()
+        self._following: Following | None = None
+        self._due = 0.0
+        self._told: dict[str, str] = {}
+        self._stuck_since: float | None = None
+        self._was_gone = False
+
+    def __enter__(self) -> _Follower:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def has_ended(self) -> bool:
+        """Look once; tell what is new; return whether the result is here.
+
+        Raises:
+          JobError: it was deleted, or its master's pod cannot start.
+        """
+        is_heard = self._hear_master()
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + LOOK_S
+        try:
+            if self._job.fetch_result():
+                return True
+            self._look_for_job()
+            if not is_heard:
+                self._tell_of_pods(now)
+                self._connect()
+        except KubeError as error:
+            self._tell("cluster", f"the cluster does not answer: {error}")
+        return False
+
+    def _hear_master(self) -> bool:
+        if self._following is None:
+            return False
+        try:
+            self._following.look()
+        except RpcError:  # It checks the model, ends, or another one begins.
+            return False
+        self._stuck_since = None
+        return True
+
+    def _connect(self) -> None:
+        if self._following is not None or (master := self._job.connect()) is None:
+            return
+        page = self._stack.enter_context(self._job.page())
+        self._following = Following(master, page, self._on_status)
+        self._stack.callback(self._following.close)
+        if page is not None:
+            self._tell("page", f"dashboard: {page} (as long as this command runs)")
+
+    def _look_for_job(self) -> None:
+        if self._job.job() is not None:
+            self._was_gone = False
+        elif not self._was_gone:
+            self._was_gone = True  # It may have ended between the two questions.
+        else:
+            raise JobError(f"job '{self._job.known_as}': somebody deleted it")
+
+    def _tell_of_pods(self, now: float) -> None:
+        is_stuck = ""
+        for who, state in waiting_pods(self._job):
+            if isinstance(state, Waits):
+                self._tell(who, f"{who} waits: {state.why}")
+                if state.is_error and who == Role.MASTER.value:
+                    is_stuck = state.why
+            elif who == Role.MASTER.value:
+                self._tell(who, f"{who}: {state.describe()}")
+        if not is_stuck:
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or now
+        if now - self._stuck_since > self._spec.start_deadline:
+            # Nobody else can: there is no master.
+            error = f"the master's pod did not start in {self._spec.start_deadline:g} s: {is_stuck}"
+            self._job.end_failed(error)
+            raise JobError(error)
+
+    def _tell(self, who: str, text: str) -> None:
+        if self._told.get(who) != text:
+            self._told[who] = text
+            self._on_status(_said(text))
+
+
+def _events_of(client: KubeClient, pod: Json) -> list[Json]:
+    return client.list("Event", fields={"involvedObject.uid": pod["metadata"]["uid"]}).items
+
+
+def _said(text: str, state: str = "starting") -> JobStatus:
+    return JobStatus(state=state, message=text)
+
+
+def _detached(job: KubernetesJob) -> str:
+    name = job.known_as
+    return (
+        f"detached; job {name} goes on: elasticdl jobs logs {name} -f follows it, elasticdl jobs "
+        f"stop {name} ends it, elasticdl jobs wait {name} fetches its result, which is kept there"
+    )
