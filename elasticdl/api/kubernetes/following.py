@@ -96,8 +96,10 @@ def follow(job: KubernetesJob, on_status: OnStatus) -> JobResult:
       UserCodeError, JobError: it failed, or was deleted.
       Detached: Ctrl-C was pressed, and it goes on.
     """
-    spec = JobSpec.load(job.directory)
     try:
+        namespace = job.submitted.namespace
+        on_status(_said(f"job {job.known_as} is in namespace {namespace}; Ctrl-C detaches from it"))
+        spec = JobSpec.load(job.directory)
         with _Follower(job, spec, on_status) as follower:
             while not follower.has_ended():
                 time.sleep(POLL_S)
