@@ -36,7 +36,10 @@ def describe_exit(exit_code: int) -> str:
 
 
 class Cause(StrEnum):
-    """Why an instance ended."""
+    """Why an instance ended.
+
+    NOT_STARTED with no exit code: it was refused; with one: nobody could start its container.
+    """
 
     EXITED = "exited"
     KILLED = "killed"
@@ -68,8 +71,15 @@ class End:
 
     @property
     def is_crash(self) -> bool:
-        """Whether it ended by its own doing."""
+        """Whether it ended by its own doing, or nobody could start its container."""
+        if self.cause is Cause.NOT_STARTED:
+            return not self.is_refused
         return self.cause in (Cause.EXITED, Cause.KILLED) and is_crash(self.exit_code)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the cluster will not have it: another one like it will fare no better."""
+        return self.cause is Cause.NOT_STARTED and self.exit_code == 0
 
     @property
     def is_out_of_memory(self) -> bool:

@@ -84,7 +84,7 @@ class Replacement:
         self._unready[key] = 0 if instance.was_ready or is_process else self._unready[key] + 1
         pause_s = _pause_s(self._unready[key] - 1)
         why = ""
-        if end.cause is Cause.NOT_STARTED:
+        if end.is_refused:
             why = f"{instance.spec} cannot be launched: {end.message}"
         elif end.is_out_of_memory:
             why = self._more_memory(instance)

@@ -26,7 +26,7 @@ _CLONE_NEWNET = 0x40000000
 def forward(
     directory: Path, listen: str, connect: str, *, into: Machine, from_outside: bool
 ) -> str:
-    """Start to forward; returns the address that it listens at.
+    """Have a process that forwards; returns the address that it listens at.
 
     Args:
       directory: for its files.
@@ -37,6 +37,8 @@ def forward(
     """
     name = f"forward-{'in' if from_outside else 'out'}-{connect.rpartition(':')[2]}"
     daemon, file = Daemon(directory, name), directory / f"{name}.address"
+    if daemon.is_running() and file.exists():
+        return file.read_text()
     file.unlink(missing_ok=True)
     side = "--connect_in" if from_outside else "--listen_in"
     command = [sys.executable, "-m", "tests.cluster.forward", f"--listen={listen}"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from elasticdl.master.cluster.kubernetes.names import instance_labels, pod_name
+from elasticdl.master.cluster.kubernetes.pod_state import is_event_of
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from elasticdl.master.membership import InstanceSpec, Role
 from tests.cluster.api import Api
@@ -62,7 +63,8 @@ def path_of(pod: Pod) -> str:
 def events_of(api: Api, pod: Pod) -> list[dict[str, Any]]:
     metadata = pod["metadata"]
     url = f"/api/v1/namespaces/{metadata['namespace']}/events"
-    return api.call("GET", f"{url}?fieldSelector=involvedObject.uid={metadata['uid']}")["items"]
+    found = api.call("GET", f"{url}?fieldSelector=involvedObject.name={metadata['name']}")["items"]
+    return [event for event in found if is_event_of(event, pod)]
 
 
 def wait_for(

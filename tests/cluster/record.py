@@ -29,10 +29,12 @@ from tests.cluster.pods import (
 DIRECTORY = Path(__file__).parents[1] / "master/kubernetes/recorded"
 _FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.2; done"
 _NODE_LOST_S = 240
+_STEPS = 10
+_STEP_S = 3
 _SPEC = ("nodeName", "priority", "restartPolicy", "terminationGracePeriodSeconds")
 _EVENT = (
     *("reason", "message", "type", "count", "firstTimestamp", "lastTimestamp", "eventTime"),
-    *("series", "action", "reportingComponent", "source"),
+    *("series", "action", "reportingComponent", "source", "involvedObject"),
 )
 _UNITS = {"": 1, "m": 0.001, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
@@ -74,6 +76,7 @@ class Recorder:
             "preempted": lambda: self.preempted(is_waited_for=True),
             "node-lost": self.node_lost,
             "evicted-for-memory": self.evicted_for_memory,
+            "evicted-for-memory-at-once": self.evicted_for_memory_at_once,
         }
 
     def create(self, script: str, **more: Any) -> Pod:
@@ -174,12 +177,29 @@ class Recorder:
         return self.made(script, phase_is("Failed"), container=mounts, volumes=[volume])
 
     def evicted_for_memory(self) -> Pod:
-        """It takes what pods of its node may have, and has asked for less."""
-        room = int(self.allocatable("node-1", "memory")) >> 20
+        """It takes what pods of its node may have, and has asked for less; its kubelet measures."""
+        step = self.room_mib() // _STEPS
+        script = (
+            f"for i in $(seq {_STEPS}); do dd if=/dev/zero of=/held/$i bs=1M count={step}; "
+            f"sleep {_STEP_S}; done; dd if=/dev/zero of=/held/last bs=1M count=24; sleep 1000"
+        )
+        held = {"name": "held", "emptyDir": {"medium": "Memory"}}
+        more = {
+            "resources": {"requests": {"memory": "16Mi"}},
+            "volumeMounts": [{"name": "held", "mountPath": "/held"}],
+        }
+        pod = self.create(script, container=more, volumes=[held], nodeName="node-1")
+        return wait_for(self.api, pod, phase_is("Failed"))
+
+    def evicted_for_memory_at_once(self) -> Pod:
+        """It takes that before it is measured: its kubelet does not know how much it had."""
         more = {"resources": {"requests": {"memory": "16Mi"}}}
-        script = f"dd if=/dev/zero of=/dev/null bs={room + 8}M"
+        script = f"dd if=/dev/zero of=/dev/null bs={self.room_mib() + 8}M"
         pod = self.create(script, container=more, nodeName="node-1")
         return wait_for(self.api, pod, phase_is("Failed"))
+
+    def room_mib(self) -> int:
+        return int(self.allocatable("node-1", "memory")) >> 20
 
     def out_of_cpu(self) -> Pod:
         more = {"resources": {"requests": {"cpu": "100"}}}

@@ -287,6 +287,15 @@ def test_what_the_apiserver_refuses_fails_the_job_with_its_words():
     assert message == "worker 0 cannot be launched: pods is forbidden"
 
 
+def test_a_container_that_nobody_can_start_counts_as_a_crash():
+    membership = asked_for(most_crashes=2)
+    end = End(Cause.NOT_STARTED, 128, "StartError: exec: no such file")
+    assert launches(membership.handle(Ended(worker(0), end), 2.0)) == []
+    assert launches(membership.handle(Tick(), 3.0)) == [Launch(worker(0, 2))]
+    (message,) = given_up(membership.handle(Ended(worker(0, 2), end), 4.0))
+    assert message.endswith("worker 0 last: not started: StartError: exec: no such file")
+
+
 @pytest.mark.parametrize("cause", [Cause.EVICTED, Cause.DELETED, Cause.OUT_OF_MEMORY])
 @pytest.mark.parametrize("role", [Role.PS, Role.WORKER])
 def test_who_ends_again_and_again_before_it_is_ready_comes_ever_more_slowly(cause, role):

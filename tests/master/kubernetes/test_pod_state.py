@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from elasticdl.master.cluster.backend import InstanceEnded, InstanceStarted, InstanceWaits
-from elasticdl.master.cluster.kubernetes.pod_state import Runs, Waits, classify, state_of
+from elasticdl.master.cluster.kubernetes.pod_state import (
+    Runs,
+    Waits,
+    classify,
+    is_event_of,
+    state_of,
+)
 from elasticdl.master.exits import Cause, End
 from tests.master.kubernetes.jobs import worker
 from tests.master.kubernetes.pods import (
@@ -59,6 +65,9 @@ def disrupted(made: Pod, reason: str) -> Pod:
         (terminated(WHO, 1), [], Cause.EXITED, 1),
         (terminated(WHO, 76), [], Cause.EXITED, 76),
         (terminated(WHO, 128), [], Cause.EXITED, 128),
+        (terminated(WHO, 128, "StartError"), [], Cause.NOT_STARTED, 128),
+        (terminated(WHO, 127, "ContainerCannotRun"), [], Cause.NOT_STARTED, 127),
+        (deleted(terminated(WHO, 128, "StartError")), [], Cause.DELETED, 128),
         (terminated(WHO, 137), [], Cause.KILLED, -9),
         (terminated(WHO, 139), [], Cause.KILLED, -11),
     ],
@@ -83,7 +92,8 @@ def test_who_ends_by_its_own_doing_crashes(exit_code: int, is_crash: bool) -> No
 
 @pytest.mark.parametrize("cause", [c for c in Cause if c not in (Cause.EXITED, Cause.KILLED)])
 def test_what_the_cluster_does_is_no_crash(cause: Cause) -> None:
-    assert not End(cause, 1).is_crash
+    assert End(cause, 1).is_crash == (cause is Cause.NOT_STARTED)
+    assert not End(cause).is_crash
     assert End(cause, message="so it is").describe() == f"{cause}: so it is"
 
 
@@ -166,6 +176,28 @@ def test_what_a_pod_was_only_warned_of_is_not_why_it_waits() -> None:
     made = waiting(WHO, "ContainerCreating")
     assert state_of(made, [warned]) == Waits("ContainerCreating")
     assert state_of(made, [failed_before, warned]) == Waits("FailedMount: x", is_error=True)
+
+
+@pytest.mark.parametrize(
+    ("involved", "time", "is_of_it"),
+    [
+        ({"uid": "uid-1"}, "2026-01-01T00:00:00Z", True),
+        ({"uid": "uid-2"}, "2026-01-01T00:00:02Z", False),
+        # The taint manager's Events have no uid.
+        ({}, "2026-01-01T00:00:02Z", True),
+        ({}, "2026-01-01T00:00:00Z", False),
+        ({"kind": "Job"}, "2026-01-01T00:00:02Z", False),
+        ({"name": "another"}, "2026-01-01T00:00:02Z", False),
+    ],
+)
+def test_an_event_is_of_the_pod_that_it_names(
+    involved: dict[str, str], time: str, is_of_it: bool
+) -> None:
+    made = pod(WHO, uid="uid-1")
+    made["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z"
+    told = event("TaintManagerEviction", time=time)
+    told["involvedObject"] = {"kind": "Pod", "name": made["metadata"]["name"], **involved}
+    assert is_event_of(told, made) == is_of_it
 
 
 def test_an_init_container_that_fails_is_named() -> None:

@@ -47,6 +47,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     partition_service,
     selector_patch,
 )
+from elasticdl.master.cluster.kubernetes.pod_state import is_event_of
 from elasticdl.master.cluster.kubernetes.pod_table import STUCK_S, PodEvent, PodTable
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from elasticdl.master.cluster.kubernetes.reflector import Reflector
@@ -354,9 +355,10 @@ class KubernetesBackend:
         return events
 
     def _list_events(self, pod: Mapping[str, Any]) -> Sequence[Json]:
-        uid = pod["metadata"].get("uid", "")
+        name = pod["metadata"]["name"]
         try:
-            return self._client.list("Event", fields={"involvedObject.uid": uid}).items
+            found = self._client.list("Event", fields={"involvedObject.name": name}).items
         except KubeError as error:
-            logger.info("no Events of pod '%s': %s", pod["metadata"]["name"], error)
+            logger.info("no Events of pod '%s': %s", name, error)
             return ()
+        return [event for event in found if is_event_of(event, pod)]

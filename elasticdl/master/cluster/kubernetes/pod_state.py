@@ -20,6 +20,8 @@ OUT_OF_MEMORY_EXIT_CODE = 77
 """Of an instance whose process the kernel killed for its memory: its parent has seen that."""
 _KILLED = 128
 _SIGKILL_EXIT_CODE = 137
+# What runtimes call the end of a container that they could not start: containerd and CRI-O, Docker.
+_START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
 # Reasons for which a container that waits will wait until somebody mends something.
 _ERRORS = frozenset(
     {
@@ -144,6 +146,8 @@ def end_of(pod: Json, events: Sequence[Json] = ()) -> End:
         return End(Cause.NODE_LOST, signal, status.get("message", ""))
     if _is_deleted(pod) or not terminated:
         return End(Cause.DELETED, signal, "its pod was deleted")
+    if terminated.get("reason") in _START_ERRORS:
+        return End(Cause.NOT_STARTED, exit_code or _KILLED, said)
     if exit_code > _KILLED:
         return End(Cause.KILLED, signal, said)
     return End(Cause.EXITED, exit_code, said)
@@ -170,6 +174,19 @@ def last_end(pod: Json) -> End | None:
                 }
             )
     return None
+
+
+def is_event_of(event: Json, pod: Json) -> bool:
+    """Whether an Event of a pod's name is of this pod.
+
+    That of who deletes the pods of a lost node has no uid: then it must not be older than the pod.
+    """
+    metadata, involved = pod["metadata"], event.get("involvedObject") or {}
+    if involved.get("kind", "Pod") != "Pod" or involved.get("name") != metadata["name"]:
+        return False
+    if involved.get("uid"):
+        return involved["uid"] == metadata.get("uid")
+    return _time_of(event) >= metadata.get("creationTimestamp", "")
 
 
 def _container(status: Json) -> Json:
