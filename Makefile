@@ -69,6 +69,9 @@ $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@echo "Installing into .venv (the longest part, and silent) ..."
 	@$(PIP) install -qq --editable '.[zoo,dev,tensorboard,kubernetes]'
 	@$(INSTALL_TF_KERAS)
+	@$(BIN)/python -m venv .venv/s3-server
+	@.venv/s3-server/bin/python -m pip --disable-pip-version-check install -qq \
+	  'moto[s3]>=5.1,<6' 'flask>=3,<4' 'flask-cors>=5,<7'
 	@touch $@ $(TRAIN_STAMP)
 
 $(DATA)/.complete: model_zoo/mnist/make_data.py | $(TRAIN_STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -52,7 +53,11 @@ class ObjectServer:
         """Start it, or start it again where it was: of S3 then nothing is left."""
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command(), stdout=log, stderr=log, start_new_session=True
+                self._command(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + READY_S
         while True:
@@ -191,6 +196,12 @@ _NEEDS = {
 }
 
 
+def _die_with_parent() -> None:
+    """Have the kernel end this process with the one of the tests, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
 def _program(scheme: str) -> list[str]:
     """The program of a server; nothing where it is not installed."""
     if scheme == "s3":
@@ -275,7 +286,9 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture
-def line(store: Store) -> Iterator[Line]:
-    """The way to the store, whole again after the test."""
-    yield store.server.line
-    store.server.line.mend()
+def line(request: pytest.FixtureRequest) -> Iterator[Line]:
+    """The way to the test's store, whole again after the test."""
+    kind = next(one for one in ("store", "s3", "gcs") if one in request.fixturenames)
+    way = request.getfixturevalue(kind).server.line
+    yield way
+    way.mend()

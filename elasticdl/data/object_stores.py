@@ -1,4 +1,4 @@
-"""Objects of S3 and of Google Cloud Storage as files; the only place that imports `pyarrow.fs`.
+"""Objects of S3 and of Google Cloud Storage as files: all that a job knows of `pyarrow.fs`.
 
 What a store cannot do is an `OSError` of which `strerror` says what, in one line, and `filename`
 the path: `FileNotFoundError` (no such object or bucket), `PermissionError` (no credentials, or not
@@ -36,7 +36,7 @@ REACH_S = 5.0
 """In which an endpoint that was named takes a connection."""
 CALL_S = 20.0
 """For about how long the stores' libraries try one request again, and wait for each byte."""
-_S3_ATTEMPTS = 6
+_S3_ATTEMPTS = 4
 _PIECE_BYTES = 64 << 20
 _AT_A_TIME = 8
 _LONGEST_PAUSE_S = 10.0

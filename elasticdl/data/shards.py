@@ -192,6 +192,7 @@ def _hint(directory: str, name: str, paths: Sequence[str]) -> str:
     ending = os.path.splitext(name)[1] or ".recordio"
     ending = ".recordio" if glob.has_magic(ending) else ending
     right = f"give a path or a pattern such as data/*{ending}"
+    names = [one for one in names if one.endswith(ending)] or names
     of_stem = {os.path.splitext(one)[0]: one for one in reversed(names)}  # Endings are all alike.
     close = difflib.get_close_matches(os.path.splitext(name)[0], of_stem, n=1, cutoff=0.6)
     if close:

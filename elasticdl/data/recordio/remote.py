@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
 from elasticdl.data.objects import Identity, opened
 from elasticdl.data.recordio.chunk import HEADER_BYTES
 from elasticdl.errors import DataError
@@ -36,28 +39,38 @@ class RemoteHeaders:
 
 
 class RemoteChunks:
-    """Stands for an open file where `ChunkReader` reads: a chunk is one request."""
+    """Stands for an open file where `ChunkReader` reads: a request for a large chunk or some small.
 
-    def __init__(self, known: Identity, ends: dict[int, int]) -> None:
+    Args:
+      known: the object.
+      bounds: where the chunks that are wanted begin, ascending, and where the last one ends.
+    """
+
+    def __init__(self, known: Identity, bounds: Sequence[int]) -> None:
         self._known = known
-        self._ends = ends
-        self._chunk = memoryview(b"")
+        self._bounds = bounds
+        self._start, self._data = 0, memoryview(b"")
         self._position = 0
 
     def seek(self, offset: int) -> None:
-        """Read the chunk at an offset."""
-        data = read_part(self._known, offset, self._ends[offset] - offset)
-        self._chunk, self._position = memoryview(data), 0
+        """Go to the chunk at an offset."""
+        self._position = offset - self._start
+        if not 0 <= self._position < len(self._data):
+            chunk = bisect_left(self._bounds, offset)
+            last = bisect_right(self._bounds, offset + _AHEAD_BYTES) - 1
+            end = self._bounds[max(chunk + 1, last)]
+            data = read_part(self._known, offset, end - offset)
+            self._start, self._data, self._position = offset, memoryview(data), 0
 
     def read(self, num_bytes: int) -> bytes:
-        """Return the next bytes of the chunk."""
-        part = self._chunk[self._position : self._position + num_bytes]
+        """Return the next bytes."""
+        part = self._data[self._position : self._position + num_bytes]
         self._position += len(part)
         return bytes(part)
 
     def readinto(self, target: memoryview) -> int:
-        """Copy the next bytes of the chunk; return how many there were."""
-        part = self._chunk[self._position : self._position + len(target)]
+        """Copy the next bytes; return how many there were."""
+        part = self._data[self._position : self._position + len(target)]
         target[: len(part)] = part
         self._position += len(part)
         return len(part)
@@ -66,7 +79,7 @@ class RemoteChunks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._chunk.release()
+        self._data.release()
 
 
 def read_part(known: Identity, offset: int, num_bytes: int) -> bytes:

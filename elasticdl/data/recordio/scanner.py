@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from io import BufferedReader
-from itertools import pairwise
 
 from elasticdl.data.recordio.chunk import (
     DEFAULT_MAX_CHUNK_BYTES,
@@ -65,7 +64,7 @@ class Scanner:
         index = self.index
         if self.start == self.end:
             return
-        with _open(index) as file:
+        with self._open() as file:
             reader = ChunkReader(file, index.max_chunk_bytes)
             for chunk in range(index.chunk_of(self.start), index.chunk_of(self.end - 1) + 1):
                 offset = index.offset(chunk)
@@ -86,6 +85,21 @@ class Scanner:
                 except OSError as error:
                     raise broken(index.path, chunk, offset, f"is unreadable: {error}") from error
 
+    def _open(self) -> BufferedReader | RemoteChunks:
+        index = self.index
+        if index.identity is not None:
+            chunks = range(index.chunk_of(self.start), index.chunk_of(self.end - 1) + 2)
+            bounds = [index.offset(one) for one in chunks if one < index.num_chunks]
+            if chunks.stop > index.num_chunks:
+                bounds.append(index.num_bytes)
+            return RemoteChunks(index.identity, bounds)
+        try:
+            return open(index.path, "rb")
+        except OSError as error:
+            raise DataError(
+                f"RecordIO file '{index.path}': {error.strerror}; name a readable file"
+            ) from error
+
 
 def read_range(
     path: str | os.PathLike[str],
@@ -105,15 +119,3 @@ def read_range(
             f"{start} to {start + count}; was it replaced by a shorter one?"
         )
     return [record for records in scanner.batches() for record in records]
-
-
-def _open(index: Index) -> BufferedReader | RemoteChunks:
-    if index.identity is not None:
-        starts = [index.offset(chunk) for chunk in range(index.num_chunks)]
-        return RemoteChunks(index.identity, dict(pairwise([*starts, index.num_bytes])))
-    try:
-        return open(index.path, "rb")
-    except OSError as error:
-        raise DataError(
-            f"RecordIO file '{index.path}': {error.strerror}; name a readable file"
-        ) from error
