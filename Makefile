@@ -30,6 +30,9 @@ INSTALL_TF_KERAS = $(PIP) install -qq --no-deps "tf-keras==$$($(BIN)/python -c \
 	'from importlib.metadata import version as v, packages_distributions as p; \
 	print(*v(p()["tensorflow"][0]).split(".")[:2], "*", sep=".")')"
 
+# What S3 needs of moto[server], which brings much besides; tests/object_stores.py says the same.
+S3_SERVER = 'moto[s3]>=5.2,<6' 'flask>=3,<4' 'flask-cors>=5,<7'
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
@@ -70,8 +73,7 @@ $(TEST_STAMP): setup.py pyproject.toml $(PROTO) | $(BIN)/python
 	@$(PIP) install -qq --editable '.[zoo,dev,tensorboard,kubernetes]'
 	@$(INSTALL_TF_KERAS)
 	@$(BIN)/python -m venv .venv/s3-server
-	@.venv/s3-server/bin/python -m pip --disable-pip-version-check install -qq \
-	  'moto[s3]>=5.1,<6' 'flask>=3,<4' 'flask-cors>=5,<7'
+	@.venv/s3-server/bin/python -m pip --disable-pip-version-check install -qq $(S3_SERVER)
 	@touch $@ $(TRAIN_STAMP)
 
 $(DATA)/.complete: model_zoo/mnist/make_data.py | $(TRAIN_STAMP)

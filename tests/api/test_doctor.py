@@ -6,11 +6,9 @@ import json
 import os
 import re
 import resource
-import shutil
 import socket
 import subprocess
 import sys
-import urllib.request
 from importlib import metadata
 
 import pytest
@@ -19,8 +17,8 @@ from elasticdl.api import doctor, doctor_data
 from elasticdl.api.command_line import main
 from elasticdl.api.doctor import Finding, works
 from elasticdl.api.doctor_data import look_at_data
+from elasticdl.data.filesystems import file_system
 from tests.job.clicks_data import write_clicks
-from tests.job.real_jobs import wait_until
 
 NEEDED = {"Python", "TensorFlow", "Keras", "cores", "memory", "open files", "loopback"}
 
@@ -178,38 +176,25 @@ def test_what_is_no_store_is_said_with_what_would_be():
     assert there.do == "give s3://BUCKET/PATH, gs://BUCKET/PATH or a local path"
 
 
-@pytest.mark.skipif(shutil.which("moto_server") is None, reason="no S3 server is installed")
-def test_an_object_store_is_listed_and_read_and_says_what_is_wrong(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
-    server = subprocess.Popen(
-        ["moto_server", "-H", host, "-p", port],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until("the store", lambda: not socket.socket().connect_ex((host, int(port))), 60.0)
-        for name in ("", "some/a.csv", "some/b.csv", "some/c.txt"):
-            url = f"http://{address}/clicks-bucket/{name}"
-            urllib.request.urlopen(urllib.request.Request(url, b"x\n1\n", method="PUT")).close()
-        options = f"?endpoint_override={address}&scheme=http&region=us-east-1"
-        begin = "s3://joe:s3cret@clicks-bucket/some"
-        places = [f"{begin}/*.csv{options}", f"{begin}/c.txt{options}", f"{begin}{options}"]
-        found = look_at_data(",".join([*places, f"{begin}/d.csv{options}"]))
-        assert [one.state for one in found] == ["warning"] * 3 + ["failed"]
-        assert "2 files, and 'a.csv' can be read" in found[0].found
-        assert "1 file, and 'c.txt' can be read" in found[1].found
-        assert "3 files, and 'a.csv' can be read" in found[2].found
-        assert "the store answers and has no such file" in found[3].found
-        assert "aws s3 cp" in found[0].do
-        assert "s3cret" not in str(found)
-        (gone,) = look_at_data(f"s3://joe:s3cret@gone-bucket/a/*.csv{options}")
-        assert gone.state == "failed"
-        assert "bucket's name" in gone.do
-    finally:
-        server.terminate()
-        server.wait(30)
+def test_an_object_store_is_listed_and_read_and_says_what_is_wrong(s3):
+    files, bucket = file_system(s3.root)
+    for name in ("a.csv", "b.csv", "c.txt"):
+        files.put(f"{bucket}/some/{name}", b"x\n1\n")
+    address = s3.endpoint.removeprefix("http://")
+    options = f"?endpoint_override={address}&scheme=http&region=us-east-1"
+    begin = f"s3://joe:s3cret@{bucket.removeprefix('s3://')}/some"
+    places = [f"{begin}/*.csv{options}", f"{begin}/c.txt{options}", f"{begin}{options}"]
+    found = look_at_data(",".join([*places, f"{begin}/d.csv{options}"]))
+    assert [one.state for one in found] == ["warning"] * 3 + ["failed"]
+    assert "2 files, and 'a.csv' can be read" in found[0].found
+    assert "1 file, and 'c.txt' can be read" in found[1].found
+    assert "3 files, and 'a.csv' can be read" in found[2].found
+    assert "the store answers and has no such file" in found[3].found
+    assert "aws s3 cp" in found[0].do
+    assert "s3cret" not in str(found)
+    (gone,) = look_at_data(f"s3://joe:s3cret@gone-bucket/a/*.csv{options}")
+    assert gone.state == "failed"
+    assert "bucket's name" in gone.do
 
 
 def test_the_installed_ranges_are_those_of_the_project():

@@ -189,7 +189,7 @@ def test_a_store_that_is_back_in_time_is_waited_for(store, line):
 
 def test_a_store_that_is_away_is_an_error_in_time(store, line, monkeypatch):
     monkeypatch.setattr(object_stores, "_connected", {})
-    monkeypatch.setattr(object_stores, "CALL_S", 2.0)
+    monkeypatch.setattr(object_stores, "CALL_S", 0.5)
     monkeypatch.setattr(object_stores, "_S3_ATTEMPTS", 2)
     use_stores(Stores(line.endpoint, line.endpoint))
     files, path = file_system(f"{store.root}/a")
