@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import touching
 from benchmarks.figures import Figure, add_arguments, finish
-from elasticdl.instance import usable_cores
+from elasticdl.cores import usable_cores
 from elasticdl.ps import kernels
 from elasticdl.ps.arena import Arena
 from elasticdl.ps.embedding_table import EmbeddingTable

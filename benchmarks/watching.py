@@ -20,7 +20,7 @@ from pathlib import Path
 import elasticdl
 from benchmarks.figures import Figure, add_arguments, finish
 from benchmarks.workloads import MODEL_ZOO, WORKLOADS
-from elasticdl.instance import usable_cores
+from elasticdl.cores import usable_cores
 
 PAUSE_S = 1.0
 MOST_PERCENT = 1.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from elasticdl.instance import resident_bytes
 from elasticdl.phases import PHASES
@@ -15,13 +17,18 @@ from elasticdl.rpc import Client, DeadlinePassed, RpcError
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-START_DEADLINE_S = 120.0
+ORPHAN_S = 900.0
+"""How long an instance waits for a master that does not answer; then it ends by itself."""
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.25
 
 
 class NotAMember(Exception):
     """The master does not know this incarnation (any more): it was replaced, and must leave."""
+
+
+class Orphaned(DeadlinePassed):
+    """No master answered for so long that there will be none: the instance must leave."""
 
 
 class Heartbeat:
@@ -32,10 +39,11 @@ class Heartbeat:
       instance: who this is.
       grants: tells which grants the instance works on.
       loss: tells the latest loss, None where there is none.
-      on_end: called once, from that thread, with why: `finished` or `replaced`.
+      on_end: called once, from that thread, with why: `finished`, `replaced` or `orphaned`.
       on_cluster: called, from that thread, with the version of the cluster as the master has it.
       doing: says what the instance is at, in words.
       metrics_address: where the instance serves metrics of its own; empty where it does not.
+      orphan_s: after so long without an answer the instance is an orphan.
       partition: what a parameter server counted; None for others, and before it holds anything.
     """
 
@@ -50,7 +58,9 @@ class Heartbeat:
         doing: Callable[[], str] = lambda: "",
         partition: Callable[[], master_pb2.PartitionCounts | None] = lambda: None,
         metrics_address: str = "",
+        orphan_s: float = ORPHAN_S,
     ) -> None:
+        self._orphan_s = orphan_s
         self._doing = doing
         self._partition = partition
         self._metrics_address = metrics_address
@@ -72,6 +82,7 @@ class Heartbeat:
         self._stopped.set()
 
     def _beat(self) -> None:
+        answered = time.monotonic()
         while not self._stopped.wait(INTERVAL_S):
             loss = self._loss()
             request = master_pb2.HeartbeatRequest(
@@ -85,9 +96,13 @@ class Heartbeat:
             try:
                 reply = self._master.call("Heartbeat", request, timeout_s=5.0)
             except RpcError as error:
-                # The master may be restarting; whoever launched this ends it if it never returns.
+                # The master may be restarting.
                 logger.warning("the master is not heard: %s", error)
+                if time.monotonic() - answered > self._orphan_s:
+                    self._on_end("orphaned")
+                    return
                 continue
+            answered = time.monotonic()
             if not reply.accepted or reply.job_finished:
                 self._on_end("finished" if reply.job_finished else "replaced")
                 return
@@ -103,14 +118,35 @@ class Heartbeat:
         )
 
 
+def call_master(
+    master: Client,
+    method: str,
+    request: Any,
+    give_up: Callable[[], bool] = lambda: False,
+    orphan_s: float = ORPHAN_S,
+) -> Any:
+    """Call a master, which may be away for long.
+
+    Raises:
+      Orphaned: none answered.
+      DeadlinePassed: `give_up` said so.
+    """
+    try:
+        return master.call_until(method, request, orphan_s, give_up=give_up)
+    except DeadlinePassed as error:
+        if give_up():
+            raise
+        raise Orphaned(str(error)) from None
+
+
 def register(master: Client, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:
     """Tell the master that an instance is there.
 
     Raises:
       NotAMember: this incarnation is not wanted (any more).
-      DeadlinePassed: the master does not answer.
+      Orphaned: no master answers.
     """
-    reply = master.call_until("Register", request, START_DEADLINE_S)
+    reply = call_master(master, "Register", request)
     if not reply.accepted:
         raise NotAMember
     return reply
@@ -133,21 +169,20 @@ def wait_for_cluster(
     master: Client,
     instance: master_pb2.InstanceId,
     pid: int,
-    deadline_s: float = START_DEADLINE_S,
     give_up: threading.Event | None = None,
 ) -> master_pb2.Cluster:
-    """Register and wait until every parameter server is up.
+    """Register and wait until every parameter server is up, as long as a master says that it waits.
 
     Raises:
       NotAMember: this incarnation is not wanted (any more), or it gave up.
-      DeadlinePassed: some parameter server did not come up in time.
+      Orphaned: no master answers.
     """
     stop = give_up or threading.Event()
     request = master_pb2.RegisterRequest(instance=instance, pid=pid)
-    waited_s, pause_s = 0.0, FIRST_PAUSE_S
-    while waited_s < deadline_s:
+    pause_s = FIRST_PAUSE_S
+    while True:
         try:
-            reply = master.call_until("Register", request, deadline_s, give_up=stop.is_set)
+            reply = call_master(master, "Register", request, stop.is_set)
         except DeadlinePassed:
             if stop.is_set():
                 raise NotAMember from None
@@ -159,6 +194,4 @@ def wait_for_cluster(
         rest_s = max(pause_s, reply.retry_after_s)
         if stop.wait(rest_s):
             raise NotAMember
-        waited_s += rest_s
         pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
-    raise DeadlinePassed(f"not all parameter servers were up after {deadline_s:.0f} s")

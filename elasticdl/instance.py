@@ -25,6 +25,8 @@ from elasticdl.logs.writing import keep_small, start_log
 PARENT_VARIABLE = "ELASTICDL_PARENT_PID"
 STUCK_EXIT_CODE = 75
 """Of a worker whose model code hung; EX_TEMPFAIL of sysexits.h."""
+ORPHAN_EXIT_CODE = 76
+"""Of an instance whose master never came back: nobody's fault; EX_PROTOCOL of sysexits.h."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -33,13 +35,17 @@ _PR_SET_CHILD_SUBREAPER = 36
 class InstanceArguments:
     """How an instance is told who it is; `supervisor`, and its session, only where there is one.
 
-    master_incarnation: of the master that launched it, where that is told: no older one is heard.
-    dashboard: of a master, the descriptor of the socket that its page is served at, if it is.
+    listen: where it is to be reached, where that is told; port 0 is any. advertise: where others
+    are to reach it, if that is elsewhere. master_incarnation: of the master that launched it, where
+    that is told: no older one is heard. dashboard: of a master, the descriptor of the socket that
+    its page is served at, if it is.
     """
 
     spec: JobSpec
     index: int
     incarnation: int
+    listen: str
+    advertise: str
     master: str
     master_incarnation: int
     supervisor: str
@@ -57,8 +63,11 @@ def allow_many_connections() -> None:
 def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> InstanceArguments:
     """Read the command line of `python -m elasticdl.<role>`."""
     parser = argparse.ArgumentParser(prog=f"python -m elasticdl.{role}")
-    parser.add_argument("--job_dir", required=True, help="the job's directory")
-    parser.add_argument("--credentials", default="", help="directory with the job token")
+    parser.add_argument("--job_dir", required=True, help="where the job writes what is its own")
+    parser.add_argument("--description", default="", help="directory with job.yaml; else job_dir")
+    parser.add_argument("--credentials", default="", help="directory with the job token; job_dir")
+    parser.add_argument("--listen", default="", help="address to listen at, host:port")
+    parser.add_argument("--advertise", default="", help="address at which others reach it")
     parser.add_argument("--index", type=int, default=0, help="which instance of the role")
     parser.add_argument("--incarnation", type=int, default=1, help="which life of it")
     parser.add_argument("--master", default="", help="address of the master, host:port")
@@ -69,9 +78,11 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     parser.add_argument(EARLY, action="store_true", help="started before its job was there")
     given = parser.parse_args(arguments)
     return InstanceArguments(
-        spec=JobSpec.load(given.job_dir),
+        spec=JobSpec.load(given.description or given.job_dir, given.job_dir),
         index=given.index,
         incarnation=given.incarnation,
+        listen=given.listen,
+        advertise=given.advertise,
         master=given.master,
         master_incarnation=given.master_incarnation,
         supervisor=given.supervisor,
@@ -101,13 +112,6 @@ def child_environment(keras: str | None) -> dict[str, str]:
         "TF_USE_LEGACY_KERAS": "1" if keras == "legacy" else "0",
         PARENT_VARIABLE: str(os.getpid()),
     }
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def resident_bytes() -> int:

@@ -35,6 +35,8 @@ from elasticdl.options import (
 from elasticdl.pod_rules import JOB_DIR_OF_POD, check_pods, check_processes
 
 JOB_FILE = "job.yaml"
+CHECKED_FILE = "checked.yaml"
+"""What a check resolved of a job, beside its description; it holds over that."""
 
 
 class JobSpec(AllOptions):
@@ -204,17 +206,24 @@ class JobSpec(AllOptions):
         return self.job_name if is_home else self.job_dir
 
     @classmethod
-    def load(cls, job_dir: str | Path) -> JobSpec:
-        """Read the spec saved in a job's directory (or a job file); its directory is the job's."""
-        path = Path(job_dir)
+    def load(cls, description: str | Path, job_dir: str | Path = "") -> JobSpec:
+        """Read the spec saved in a directory (or a job file), and what a check resolved of it.
+
+        Args:
+          description: the directory, which is the job's, or the file in it.
+          job_dir: the job's, where that is another.
+        """
+        path = Path(description)
         if path.is_dir():
             path /= JOB_FILE
         content = _read_yaml(str(path))
+        if (path.parent / CHECKED_FILE).exists():
+            content |= _read_yaml(str(path.parent / CHECKED_FILE))
         command = str(content.pop("command", None))
         if command not in COMMANDS:
             raise UsageError(f"{path}: command {command!r}; it should be one of {one_of(COMMANDS)}")
         spec = cls.of_options(command, content, f"{path}: ")
-        return spec.model_copy(update={"job_dir": absolute_path(str(path.parent))})
+        return spec.model_copy(update={"job_dir": absolute_path(str(job_dir or path.parent))})
 
 
 def _declared() -> dict[str, Option]:

@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import elasticdl
-from elasticdl.instance import usable_cores
+from elasticdl.cores import allowed_cores, cpu_quota
 from elasticdl.job_spec import jobs_home
 from elasticdl.master.file_lock import is_owned, own_file
 
@@ -212,7 +212,7 @@ def tensorflow_works() -> Iterator[Finding]:
 
 def cores() -> Iterator[Finding]:
     """How many this process may use."""
-    number, quota = usable_cores(), _cpu_quota()
+    number, quota = allowed_cores(), cpu_quota()
     found = f"{number} usable"
     if quota is not None and quota < number:
         found += f", {quota:g} by the container's quota"
@@ -418,14 +418,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_quota() -> float | None:
-    """How many cores' time the container has; None: as much as there is."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return int(quota) / int(period)
-    return None
 
 
 def _cgroup_number(name: str) -> int | None:

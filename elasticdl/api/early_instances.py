@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elasticdl.api.spares import kill_group
+from elasticdl.cores import usable_cores
 from elasticdl.early import EARLY, READY
-from elasticdl.instance import usable_cores
 from elasticdl.master.instances import InstanceSpec
 
 

@@ -20,8 +20,7 @@ import yaml
 
 from elasticdl.api.image.kernels import kernel_variables
 from elasticdl.instance import adopt_orphans, child_environment
-from elasticdl.job_spec import JOB_FILE
-from elasticdl.master.cluster.kubernetes.objects import CHECKED_FILE
+from elasticdl.job_spec import CHECKED_FILE, JOB_FILE
 from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_CODE
 
 MODULES = {

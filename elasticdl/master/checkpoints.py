@@ -125,6 +125,7 @@ class Checkpoints:
         self._number = max([*journaled, *numbers_in(self._root)], default=0)
         last = self._coordinator.committed
         kept = 0 if last is None else last.number
+        self._coordinator.tenure.wait_until_sure()
         remove(self._root, [number for number in numbers_in(self._root) if number > kept])
         remove_partial(self._root)
         if last is not None:
@@ -170,6 +171,7 @@ class Checkpoints:
                 raise JobError(why_failed(replies))
             if verdict is Verdict.WRITTEN:
                 manifest = self._manifest(moment, replies)
+                self._coordinator.tenure.wait_until_sure()
                 write_manifest(self._root, manifest)
                 seconds = time.monotonic() - began
                 if not self._commit(reason, moment, manifest, seconds):

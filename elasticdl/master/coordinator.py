@@ -34,7 +34,6 @@ from elasticdl.master.journal import Journal
 from elasticdl.master.ledger import GRANTS_PER_MASTER, Ledger
 from elasticdl.master.ledger_events import Action
 from elasticdl.master.membership import Membership
-from elasticdl.master.memory_growth import growth_of
 from elasticdl.master.placement import ASKED, PLACED, Placement, damaged, restored
 from elasticdl.master.plan import plan_body
 from elasticdl.master.recorded_ledger import (
@@ -48,13 +47,14 @@ from elasticdl.master.recovery import PLAN, RESUMED, Recovered, body_of
 from elasticdl.master.running_clock import RunningClock
 from elasticdl.master.story import Note, Outcome, Story, definition
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.tenure import LocalTenure, Tenure
 from elasticdl.master.transactions import Transactions
+from elasticdl.master.wanted import membership_of
 from elasticdl.master.wording import count_of
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.2
-START_S = 180.0
 T = TypeVar("T")
 _RESCALED_IN = (TaskKind.INITIALIZE, TaskKind.TRAINING)
 
@@ -71,6 +71,7 @@ class Coordinator:
       session: the supervisor's; instances belong to the one that launched them.
       recovered: what the masters before left; None for the first.
       clock: makes one that goes on from a reading.
+      tenure: while it is not sure, nothing is decided; for a master that is alone, always.
 
     Attributes:
       when_on_disk: as of `Transactions`; for whom a request, told not to, does not wait.
@@ -87,7 +88,9 @@ class Coordinator:
         session: str = "",
         recovered: Recovered | None = None,
         clock: Callable[[float], RunningClock] = RunningClock,
+        tenure: Tenure | None = None,
     ) -> None:
+        self.tenure = tenure or LocalTenure(incarnation)
         self.spec = spec
         self.plan = plan
         self._placement = Placement(
@@ -97,12 +100,12 @@ class Coordinator:
         self.checkpoint_wanted = threading.Event()
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
-        self._backend = backend
         self._journal = journal
         self._lock = threading.RLock()
         # A terminal asks for what came after the last message it has, also if another master's.
         self._messages = Messages(first_number=incarnation << 20)
-        self._requests = BackendRequests(backend, journal, self.ended, self._backend_failed)
+        ended, failed = self.ended, self._backend_failed
+        self._requests = BackendRequests(backend, journal, self.tenure, ended, failed)
         self._transactions = Transactions(
             self._lock, journal, self._messages, self._requests, self._is_on_disk, self.ended
         )
@@ -113,17 +116,7 @@ class Coordinator:
         # Workers that are still to say which of the grants of before they hold.
         self._to_confirm: set[InstanceSpec] = set()
         self._clock = clock(self._recorded.clock)
-        self._membership = Membership(
-            max(1, spec.num_workers),
-            spec.num_ps,
-            silence_s=spec.lease_s,
-            start_s=max(START_S, spec.lease_s),
-            restart_together=plan.lanes > 0,
-            min_workers=spec.min_workers,
-            start_deadline_s=spec.start_deadline,
-            waits_for_room=spec.cluster == "kubernetes",
-            memory=growth_of(spec),
-        )
+        self._membership = membership_of(spec, restart_together=plan.lanes > 0)
         self._events = BackendEvents(self._membership, recovered.told if recovered else ())
         self._adopted: tuple[InstanceSpec, ...] = ()
         self._losses: dict[int, float] = {}
@@ -146,13 +139,7 @@ class Coordinator:
 
     def start(self) -> None:
         """Launch everything that does not run, and begin to watch."""
-        try:
-            self._backend.adopt(self._adopted)
-            self._backend.watch(self._on_backend_event)
-        except Exception as error:
-            logger.exception("the backend failed")
-            self._backend_failed(error)
-        self._requests.start()
+        self._requests.start(self._adopted, self._on_backend_event)
         threading.Thread(target=self._tick_forever, name="tick", daemon=True).start()
 
     def _begin(self) -> None:
@@ -204,10 +191,20 @@ class Coordinator:
 
     def tick(self) -> None:
         """Let time pass: leases that nobody extended end, and who is silent is given up."""
+        if not self.tenure.is_sure():
+            with self._lock:
+                self._clock.stand_still()
+            return
         with self._transactions.begin():
-            now = self._clock.tick()
+            stood_still, now = self._clock.stands_still, self._clock.tick()
+            if stood_still:
+                self._membership.handle(membership_events.AllHeard(), now)
             self._handle(ledger_events.Tick())
             self._carry_out_membership(self._membership.handle(membership_events.Tick(), now))
+
+    def stop(self) -> None:
+        """Decide nothing any more, though the job is not over."""
+        self.ended.set()
 
     def end(self, outcome: Outcome) -> None:
         """End the job, once: workers are told to leave when they next ask."""

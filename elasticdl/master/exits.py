@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-from elasticdl.instance import STUCK_EXIT_CODE
+from elasticdl.instance import ORPHAN_EXIT_CODE, STUCK_EXIT_CODE
 
 # Signals by which the instance's own code crashed; any other signal is somebody else's doing.
 CRASHES = frozenset(
@@ -20,13 +20,15 @@ _HAD_MORE = ("has larger consumption of memory", "exceeds its request")
 
 def is_crash(exit_code: int) -> bool:
     """Whether a process ended by its own doing."""
-    return exit_code >= 0 or -exit_code in CRASHES
+    return (exit_code >= 0 and exit_code != ORPHAN_EXIT_CODE) or -exit_code in CRASHES
 
 
 def describe_exit(exit_code: int) -> str:
     """Return how a process ended, in words."""
     if exit_code == STUCK_EXIT_CODE:
         return "its model code hung for longer than --task_timeout; its log says where"
+    if exit_code == ORPHAN_EXIT_CODE:
+        return "no master answered it any more"
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

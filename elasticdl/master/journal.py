@@ -55,12 +55,17 @@ class Journal:
 
     Args:
       job_dir: the job's directory; the file is made if it is not there.
+      wait_until_sure: asked when a group is on disk and before anybody is told: it returns once
+        this is the job's one master.
 
     Raises:
       JobError: it cannot be opened or written, or another process writes it.
     """
 
-    def __init__(self, job_dir: str | Path) -> None:
+    def __init__(
+        self, job_dir: str | Path, wait_until_sure: Callable[[], None] = lambda: None
+    ) -> None:
+        self._wait_until_sure = wait_until_sure
         self.path = Path(job_dir) / FILE_NAME
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
@@ -227,6 +232,7 @@ class Journal:
                     self._changed.notify_all()
                 self._tell()
                 continue
+            self._wait_until_sure()
             with self._changed:
                 del self._waiting[: len(group)]
                 self._committed = group[-1][0] if group else self._committed

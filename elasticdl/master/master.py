@@ -32,6 +32,7 @@ from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import TaskKind
+from elasticdl.master.tenure import LocalTenure, Tenure
 from elasticdl.master.vitals import JobVitals, describe_partitions
 from elasticdl.phases import Figures
 from elasticdl.proto import master_pb2, ps_pb2
@@ -54,6 +55,7 @@ class Master:
       connect: makes a transport to a parameter server.
       incarnation: which master of the job this is.
       session: of the supervisor; one of another session has to launch everything anew.
+      tenure: tells whether this is the job's one master; None where there cannot be another.
 
     Raises:
       UsageError: the data cannot be read.
@@ -67,15 +69,24 @@ class Master:
         connect: Callable[[Instance], Transport],
         incarnation: int = 1,
         session: str = "",
+        tenure: Tenure | None = None,
     ) -> None:
+        self._tenure = tenure or LocalTenure(incarnation)
         self._spec = spec
         self._backend = backend
         self._connect = connect
-        self._journal = Journal(spec.job_dir)
+        self._journal = Journal(spec.job_dir, self._tenure.wait_until_sure)
         recovered = recover(spec.job_dir)
         self._plan = recovered.plan if recovered else make_plan(spec)
         self.coordinator = Coordinator(
-            spec, self._plan, backend, self._journal, incarnation, session, recovered
+            spec,
+            self._plan,
+            backend,
+            self._journal,
+            incarnation,
+            session,
+            recovered,
+            tenure=self._tenure,
         )
         self.began = next(self._journal.entries()).time
         self._checkpoints: Checkpoints | None = None
@@ -246,6 +257,7 @@ class Master:
         self._give_events(outcome)
         path = Path(self._spec.job_dir) / RESULT_FILE
         unfinished = path.with_suffix(".tmp")
+        self._tenure.wait_until_sure()
         unfinished.write_text(json.dumps(result, indent=2) + "\n")
         os.replace(unfinished, path)
         return outcome
@@ -266,6 +278,16 @@ class Master:
         deadline = time.monotonic() + LEAVE_S
         while self.coordinator.look(workers_left) and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def step_down(self) -> None:
+        """Do nothing more, and let another master go on: the job is not over."""
+        self.keeper.stop()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+        self.coordinator.stop()
+        self._backend.close()
+        self._journal.close()
+        self._tenure.release()
 
     def close(self) -> None:
         """Stop watching and close the journal."""

@@ -14,6 +14,7 @@ from elasticdl.master.instances import Instance, InstanceSpec, Needs, Role, Stat
 from elasticdl.master.membership_events import (
     Action,
     Adopt,
+    AllHeard,
     Ended,
     Event,
     GiveUp,
@@ -119,6 +120,7 @@ class Membership:
             Scaled: self._scaled,
             Placed: self._placed,
             Progressed: self._progressed,
+            AllHeard: self._all_heard,
             JobOver: self._job_over,
             Tick: self._tick,
         }
@@ -336,6 +338,11 @@ class Membership:
     def _leaving(self, event: Leaving, now: float) -> list[Action]:
         if self.is_current(event.spec):
             self._enter(self._present[event.spec.role, event.spec.index], State.STOPPING)
+        return []
+
+    def _all_heard(self, event: AllHeard, now: float) -> list[Action]:
+        for instance in self._present.values():
+            instance.heard = now
         return []
 
     def _waiting(self, event: Waiting, now: float) -> list[Action]:

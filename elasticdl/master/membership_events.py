@@ -92,6 +92,11 @@ class Progressed(Event):
 
 
 @dataclass(frozen=True)
+class AllHeard(Event):
+    """Nobody could be heard for a while, and whose fault that was: the master's own."""
+
+
+@dataclass(frozen=True)
 class JobOver(Event):
     """Nobody is replaced any more."""
 

@@ -25,7 +25,7 @@ class Tenure(Protocol):
         ...
 
     def release(self) -> None:
-        """Let the next master begin at once: this one does nothing any more."""
+        """Let the next master begin at once: this one is never sure again."""
         ...
 
 

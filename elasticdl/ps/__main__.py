@@ -9,8 +9,9 @@ import threading
 from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
 from elasticdl.freed_memory import keep_freed_memory
-from elasticdl.heartbeat import Heartbeat, NotAMember, find_cluster
+from elasticdl.heartbeat import ORPHAN_S, Heartbeat, NotAMember, Orphaned, find_cluster
 from elasticdl.instance import (
+    ORPHAN_EXIT_CODE,
     InstanceArguments,
     allow_many_connections,
     die_with_parent,
@@ -60,18 +61,24 @@ def run(arguments: InstanceArguments) -> int:
         Service(ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"], partition),
         Service(ps_pb2.DESCRIPTOR.services_by_name["Standby"], Copies(arguments.incarnation)),
     ]
-    server = StreamServer(services, arguments.credentials, LISTEN, newest_master=newest_master)
+    server = StreamServer(
+        services, arguments.credentials, arguments.listen or LISTEN, newest_master=newest_master
+    )
+    address = arguments.advertise or server.address
     instance = master_pb2.InstanceId(
         role="ps", index=arguments.index, incarnation=arguments.incarnation
     )
     transport = GrpcTransport(arguments.master, arguments.credentials, newest_master=newest_master)
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
 
+    reasons: list[str] = []
+    finished = threading.Event()
+
     def on_end(why: str) -> None:
-        # After a finished job the partition goes on answering (the audit is being made) until the
-        # supervisor ends it; a replaced one must not answer anybody any more.
-        if why == "replaced":
-            ended.set()
+        # After a finished job the partition goes on answering (the audit is being made) until it is
+        # ended, or nobody is there to do that; a replaced one must not answer anybody any more.
+        reasons.append(why)
+        (finished if why == "finished" else ended).set()
 
     def connect(other: master_pb2.Partition) -> Transport:
         return StreamTransport(other.address, arguments.credentials)
@@ -96,14 +103,18 @@ def run(arguments: InstanceArguments) -> int:
         metrics_address=own.address if own is not None else "",
     )
     try:
-        said = join(master, instance, partition, server.address, heartbeat.start, connect)
-        logger.info("serves partition %d on %s", arguments.index, server.address)
+        said = join(master, instance, partition, address, heartbeat.start, connect)
+        logger.info("serves partition %d on %s", arguments.index, address)
         if spec.ps_standby:
             standby.start(lambda: find_cluster(master, said))
-        while not ended.wait(1.0):
+        while not ended.wait(1.0) and not finished.is_set():
             pass
+        if finished.is_set() and not ended.wait(ORPHAN_S):
+            reasons.append("orphaned")
     except NotAMember:
         logger.warning("this incarnation is not wanted any more")
+    except Orphaned:
+        reasons.append("orphaned")
     finally:
         heartbeat.stop()
         if own is not None:
@@ -111,6 +122,9 @@ def run(arguments: InstanceArguments) -> int:
         standby.stop()
         server.stop()
         master.close()
+    if "orphaned" in reasons:
+        logger.warning("there is no master any more")
+        return ORPHAN_EXIT_CODE
     return 0
 
 

@@ -43,6 +43,7 @@ def join(
 
     Raises:
       NotAMember: this incarnation is not wanted (any more).
+      Orphaned: no master answers.
       JobError: the checkpoint cannot be read.
     """
     request = master_pb2.RegisterRequest(instance=instance, address=address, pid=os.getpid())

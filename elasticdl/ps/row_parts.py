@@ -10,7 +10,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from elasticdl.instance import usable_cores
+from elasticdl.cores import usable_cores
 
 PART_ROWS = 4096
 """Rows that a thread takes at a time: 0.1 ms of work or more."""

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
+from typing import NoReturn
 
+from elasticdl.cores import usable_cores
 from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
 from elasticdl.freed_memory import keep_freed_memory
-from elasticdl.heartbeat import Heartbeat, NotAMember, register
+from elasticdl.heartbeat import Heartbeat, NotAMember, Orphaned, register
 from elasticdl.instance import (
+    ORPHAN_EXIT_CODE,
     InstanceArguments,
     die_with_parent,
     on_sigterm,
     parse_arguments,
     start_logging,
-    usable_cores,
 )
 from elasticdl.job_spec import JobSpec
 from elasticdl.logs.line import fields
 from elasticdl.model.keras_choice import use_keras
 from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
+from elasticdl.pod_options import parse_quantity, parse_resources
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, NewestMaster, StreamTransport
 from elasticdl.trace_file import trace_instance
@@ -35,8 +39,17 @@ IMPORTS = ("elasticdl.worker.devices", "elasticdl.worker.watchdog", "elasticdl.w
 
 
 def share_of_threads(spec: JobSpec) -> int:
-    """Threads TensorFlow may use in one worker, when a machine's workers share its cores."""
-    return spec.worker_threads or max(1, usable_cores() // max(1, spec.num_workers))
+    """Threads TensorFlow may use in one worker, when a machine's workers share its cores.
+
+    A pod has what it asked for to itself, and may have no limit.
+    """
+    if spec.worker_threads:
+        return spec.worker_threads
+    if spec.cluster == "local":
+        return max(1, usable_cores() // max(1, spec.num_workers))
+    asked_for = parse_resources(spec.worker_resource_request).get("cpu")
+    cores = usable_cores()
+    return cores if asked_for is None else min(cores, math.ceil(parse_quantity(asked_for)))
 
 
 def run(arguments: InstanceArguments) -> int:
@@ -57,7 +70,10 @@ def run(arguments: InstanceArguments) -> int:
     try:
         register(master, master_pb2.RegisterRequest(instance=instance, pid=os.getpid()))
         heartbeat = Heartbeat(
-            master, instance, on_end=lambda why: leaving.set(), doing=lambda: "imports TensorFlow"
+            master,
+            instance,
+            on_end=lambda why: _orphaned() if why == "orphaned" else leaving.set(),
+            doing=lambda: "imports TensorFlow",
         )
         heartbeat.start()
 
@@ -90,7 +106,7 @@ def run(arguments: InstanceArguments) -> int:
         heartbeat = Heartbeat(
             master,
             instance,
-            on_end=lambda why: worker.leave(),
+            on_end=lambda why: _orphaned() if why == "orphaned" else worker.leave(),
             grants=lambda: worker.grants,
             loss=lambda: worker.loss,
             on_cluster=worker.note_cluster,
@@ -108,20 +124,33 @@ def run(arguments: InstanceArguments) -> int:
         heartbeat.stop()
     except NotAMember:
         logger.warning("this incarnation is not wanted any more")
+    except Orphaned as error:
+        logger.warning("there is no master any more: %s", error)
+        return ORPHAN_EXIT_CODE
     return 0
 
 
-def main() -> int:
+def _orphaned() -> None:
+    """End this process: whatever it is at, nobody will be told of it."""
+    logger.warning("there is no master any more")
+    _exit(ORPHAN_EXIT_CODE)
+
+
+def main() -> NoReturn:
     """Entry point. Threads of TensorFlow are not waited for: everything is told by then."""
     die_with_parent()
     if not wait_for_job(IMPORTS):
-        return 0
+        sys.exit(0)
     arguments = parse_arguments("worker")
     start_logging("worker", arguments)
     if arguments.spec.profile:
         trace_instance(arguments.spec.job_dir, "worker", arguments.index, arguments.incarnation)
     code = run(arguments)
     PHASES.close()
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elasticdl.heartbeat import call_master
 from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 MOST_HELD = 2
 MOST_HELD_WITH_LANES = 1 << 16
-DEADLINE_S = 300.0
 _OF_MINIBATCHES = (
     master_pb2.TaskKind.TRAINING,
     master_pb2.TaskKind.EVALUATION,
@@ -95,7 +95,7 @@ class Leases:
         """Wait for the next task; None once the job is over or `stop` was called.
 
         Raises:
-          DeadlinePassed: the master did not answer for long.
+          Orphaned: no master answered.
           RpcError: it refused.
         """
         wait = PHASES.waiting_for_task()
@@ -204,7 +204,7 @@ class Leases:
             )
 
     def _tell(self, method: str, request: Any) -> None:
-        self._master.call_until(method, request, DEADLINE_S)
+        call_master(self._master, method, request)
 
     def _release(self, grants: Sequence[int]) -> None:
         with self._changed:
@@ -245,9 +245,7 @@ class Leases:
         """Ask once; return the number of the next request: one that was answered is over."""
         request = master_pb2.LeaseRequest(instance=self._instance, request=number)
         with PHASES.leasing.measure(Phase.LEASE):
-            reply = self._master.call_until(
-                "Lease", request, DEADLINE_S, give_up=self._stopped.is_set
-            )
+            reply = call_master(self._master, "Lease", request, self._stopped.is_set)
         if reply.pin_over > self._pin_over:
             self._pin_over = reply.pin_over
             self._on_pin_over(reply.pin_over)

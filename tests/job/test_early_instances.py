@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from elasticdl.api.launcher import JobProcess
-from elasticdl.instance import usable_cores
+from elasticdl.cores import usable_cores
 from elasticdl.job_spec import JobSpec
 from tests.job.real_jobs import wait_until
 

@@ -48,3 +48,7 @@ class ModelClock(RunningClock):
 
     def tick(self) -> float:
         return self.now()
+
+    @property
+    def stands_still(self) -> bool:
+        return False

@@ -28,8 +28,8 @@ from elasticdl.master.membership_events import (
     Waiting,
     WorkerGone,
 )
-from elasticdl.master.memory_growth import growth_of
 from elasticdl.master.replacement import MOST_RAISES, Memory
+from elasticdl.master.wanted import growth_of
 
 OUT_OF_MEMORY = End(Cause.OUT_OF_MEMORY, -9)
 DELETED = End(Cause.DELETED)

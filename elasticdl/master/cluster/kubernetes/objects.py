@@ -13,7 +13,7 @@ from typing import Any
 
 from elasticdl.credentials import credential_items
 from elasticdl.data.filesystems import is_object
-from elasticdl.job_spec import JOB_FILE, JobSpec
+from elasticdl.job_spec import CHECKED_FILE, JOB_FILE, JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
     CHECK,
     INCARNATION_LABEL,
@@ -51,8 +51,6 @@ Objects = list[Object]
 DESCRIPTION = "/etc/elasticdl/job"
 CREDENTIALS = "/etc/elasticdl/credentials"
 TEMPLATE_FILE = "pod_template.yaml"
-CHECKED_FILE = "checked.yaml"
-"""What the check resolved, in the job's ConfigMap; it holds over the job's description."""
 ZOO = "/model_zoo"
 OWN_ZOO = "/model_zoo/custom"
 """Where an image has a zoo that was cloned, and one that was a directory of the submitter."""

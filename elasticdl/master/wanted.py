@@ -1,4 +1,4 @@
-"""How much more memory the instances of a job may get, as its options say."""
+"""What instances a job wants, as its options say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,26 @@ from decimal import Decimal
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.resources import memory_limit
 from elasticdl.master.instances import Needs, Role
+from elasticdl.master.membership import Membership
 from elasticdl.master.replacement import Memory
 from elasticdl.pod_options import mebibytes, parse_quantity
+
+START_S = 180.0
+
+
+def membership_of(spec: JobSpec, restart_together: bool) -> Membership:
+    """The membership with which a job begins."""
+    return Membership(
+        max(1, spec.num_workers),
+        spec.num_ps,
+        silence_s=spec.lease_s,
+        start_s=max(START_S, spec.lease_s),
+        restart_together=restart_together,
+        min_workers=spec.min_workers,
+        start_deadline_s=spec.start_deadline,
+        waits_for_room=spec.cluster == "kubernetes",
+        memory=growth_of(spec),
+    )
 
 
 def growth_of(spec: JobSpec) -> Memory:
@@ -18,8 +36,7 @@ def growth_of(spec: JobSpec) -> Memory:
         for role in (Role.PS, Role.WORKER):
             limit = memory_limit(spec, role.value, Needs())
             if limit:
-                wanted = float(parse_quantity(spec.memory_limit_max)) / limit
-                most[role] = max(1.0, wanted)
+                most[role] = max(1.0, float(parse_quantity(spec.memory_limit_max)) / limit)
 
     def text(role: Role, needs: Needs) -> str:
         limit = memory_limit(spec, role.value, needs)
