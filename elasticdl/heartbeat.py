@@ -43,7 +43,6 @@ class Heartbeat:
       on_cluster: called, from that thread, with the version of the cluster as the master has it.
       doing: says what the instance is at, in words.
       metrics_address: where the instance serves metrics of its own; empty where it does not.
-      orphan_s: after so long without an answer the instance is an orphan.
       partition: what a parameter server counted; None for others, and before it holds anything.
     """
 
@@ -58,9 +57,7 @@ class Heartbeat:
         doing: Callable[[], str] = lambda: "",
         partition: Callable[[], master_pb2.PartitionCounts | None] = lambda: None,
         metrics_address: str = "",
-        orphan_s: float = ORPHAN_S,
     ) -> None:
-        self._orphan_s = orphan_s
         self._doing = doing
         self._partition = partition
         self._metrics_address = metrics_address
@@ -98,7 +95,7 @@ class Heartbeat:
             except RpcError as error:
                 # The master may be restarting.
                 logger.warning("the master is not heard: %s", error)
-                if time.monotonic() - answered > self._orphan_s:
+                if time.monotonic() - answered > ORPHAN_S:
                     self._on_end("orphaned")
                     return
                 continue
@@ -123,7 +120,6 @@ def call_master(
     method: str,
     request: Any,
     give_up: Callable[[], bool] = lambda: False,
-    orphan_s: float = ORPHAN_S,
 ) -> Any:
     """Call a master, which may be away for long.
 
@@ -132,7 +128,7 @@ def call_master(
       DeadlinePassed: `give_up` said so.
     """
     try:
-        return master.call_until(method, request, orphan_s, give_up=give_up)
+        return master.call_until(method, request, ORPHAN_S, give_up=give_up)
     except DeadlinePassed as error:
         if give_up():
             raise

@@ -96,7 +96,8 @@ class Checkpoints:
         self._coordinator.checkpoint_wanted.set()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
-        remove_partial(self._root)
+        if self._coordinator.tenure.is_sure():  # Else it may be another master's.
+            remove_partial(self._root)
 
     # ------------------------------------------------------------------ its thread
 
@@ -185,7 +186,7 @@ class Checkpoints:
                 client.close()
             if verdict is not Verdict.WRITTEN:
                 with contextlib.suppress(OSError):  # It is no checkpoint, whatever it is.
-                    remove(self._root, [number])
+                    self._remove([number])
         why = {
             Verdict.LOST: "a parameter server was lost meanwhile",
             Verdict.AGAIN: "its step had passed on a parameter server, or was not reached; another "
@@ -355,7 +356,12 @@ class Checkpoints:
             except JobError as error:
                 logger.warning("checkpoints before %d are kept: %s", number, error)
                 needed.update(one for one in numbers if one < number)
-        remove(self._root, [number for number in numbers if number not in needed])
+        self._remove([number for number in numbers if number not in needed])
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        """Remove checkpoints; where another master may act they are left to that one."""
+        if self._coordinator.tenure.is_sure():
+            remove(self._root, numbers)
 
 
 def _ask(client: Client, request: ps_pb2.SnapshotRequest) -> ps_pb2.SnapshotReply:

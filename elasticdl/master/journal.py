@@ -63,7 +63,7 @@ class Journal:
     """
 
     def __init__(
-        self, job_dir: str | Path, wait_until_sure: Callable[[], None] = lambda: None
+        self, job_dir: str | Path, *, wait_until_sure: Callable[[], None] = lambda: None
     ) -> None:
         self._wait_until_sure = wait_until_sure
         self.path = Path(job_dir) / FILE_NAME

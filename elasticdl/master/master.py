@@ -75,7 +75,7 @@ class Master:
         self._spec = spec
         self._backend = backend
         self._connect = connect
-        self._journal = Journal(spec.job_dir, self._tenure.wait_until_sure)
+        self._journal = Journal(spec.job_dir, wait_until_sure=self._tenure.wait_until_sure)
         recovered = recover(spec.job_dir)
         self._plan = recovered.plan if recovered else make_plan(spec)
         self.coordinator = Coordinator(
