@@ -80,7 +80,13 @@ def check_pods(values: Values, shown: Shown) -> None:
     if values["dashboard_host"] != "127.0.0.1":
         raise UsageError(
             f"{shown('dashboard_host')}={values['dashboard_host']}: {pods} the page is reached "
-            f"through the cluster's port forwarding; leave it out"
+            f"through the cluster's port forwarding; leave it out, or give "
+            f"{shown('dashboard_service')}=NodePort"
+        )
+    if values["dashboard_service"] != "none" and not values["dashboard"]:
+        raise UsageError(
+            f"{shown('dashboard_service')}={values['dashboard_service']}: there is no page with "
+            f"{shown('dashboard')}=false; leave one of them out"
         )
     volumes = parse_volumes(values["volume"])
     for name in PATHS:

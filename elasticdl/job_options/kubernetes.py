@@ -268,3 +268,12 @@ class KubernetesOptions(BaseModel):
         metavar="none|result|pods|all",
         example="result",
     )
+
+    dashboard_service: Literal["none", "NodePort", "LoadBalancer"] = option(
+        "none",
+        "service that opens the job's page to whoever reaches the cluster; it has no login",
+        group=_GROUP,
+        commands=JOB,
+        metavar="none|NodePort|LoadBalancer",
+        example="NodePort",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 from pathlib import Path
@@ -103,9 +104,25 @@ def test_a_function_says_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         )
 
 
-def test_no_image_is_built_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in TRAIN if not word.startswith("--image")]
-    assert "--dry_run: builds no image" in refused([*words, "--dry_run"], capsys)
+def test_without_an_image_it_is_said_which_one_would_be_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word for word in TRAIN if not word.startswith("--image")] + ["--dry_run"]
+    assert "docker_image_repository: not given" in refused(words, capsys)
+    words += ["--docker_image_repository=registry.example.com/team/", "--base_image=ours:1"]
+    text = printed_by(words, capsys)
+    said = [line for line in text.splitlines() if line.startswith("#")]
+    assert "No image is built" in said[1]
+    assert "of the zoo" in said[1]
+    assert "model_zoo upon" in said[1]
+    assert said[2] == "# ours:1, and pushed as registry.example.com/team/elasticdl; its digest " + (
+        "stands in the pods then."
+    )
+    job, secret, _ = yaml.safe_load_all(text)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/team/elasticdl"
+    described = yaml.safe_load(base64.b64decode(secret["data"]["job.yaml"]))
+    assert described["model_zoo"] == "/model_zoo/custom"
 
 
 def test_the_roles_are_printed_for_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,12 +73,27 @@ def image_of_job(spec: JobSpec, show: Show = print) -> str:
         assert spec.model_zoo is not None
         zoo = resolve_zoo(spec.model_zoo, elasticdl_home())
         check_zoo(spec.model_copy(update={"model_zoo": str(zoo.directory)}))
+    built_as(spec)
+    assert spec.docker_image_repository is not None
+    return build_image(zoo, spec.docker_image_repository, spec.base_image, show=show)
+
+
+def built_as(spec: JobSpec) -> str:
+    """Name the image that is built for a job which has none, without tag or digest.
+
+    Raises:
+      UsageError: nobody said where it is pushed to.
+    """
     if not spec.docker_image_repository:
         raise UsageError(
             "docker_image_repository: not given, and an image has to be built; give where it is "
             "pushed to, e.g. --docker_image_repository=registry.example.com/team, or --image"
         )
-    return build_image(zoo, spec.docker_image_repository, spec.base_image, show=show)
+    return _name_in(spec.docker_image_repository, NAME)
+
+
+def _name_in(repository: str, name: str) -> str:
+    return f"{repository.rstrip('/')}/{name}"
 
 
 def build_image(
@@ -102,7 +117,7 @@ def build_image(
     """
     with _engine() as engine:
         image = _build(engine, make_context(zoo, base_image), _labels(zoo), show)
-        target = f"{repository.rstrip('/')}/{name}"
+        target = _name_in(repository, name)
         tag = image.removeprefix("sha256:")[:_TAG_CHARACTERS]
         engine.api.tag(image, target, tag)
         return _push(engine, target, tag, show)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from elasticdl.api.image.build import built_as, image_of_trained_model
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import object_name
@@ -20,27 +21,21 @@ from elasticdl.master.cluster.kubernetes.objects import (
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 
 _NOTE = "# Holds the job's keys: whoever has read this may stop the job and read what it learned.\n"
+_OPEN = "# Opens the job's page, which has no login, to whoever reaches the cluster.\n"
+_UNBUILT = """\
+# No image is built for this: without --dry_run one is, of {what} upon
+# {base}, and pushed as {image}; its digest stands in the pods then.
+# elasticdl zoo build and elasticdl zoo push make one that can be given as --image.
+"""
 
 
 def objects_of(spec: JobSpec) -> str:
     """The Job, the Secret and the Service of a job, as `kubectl apply -f` takes them.
 
     Raises:
-      UsageError: there is no image, or no pod of the job could be made.
+      UsageError: there is no image and none could be built, or no pod of the job could be made.
     """
-    image = spec.image
-    if not image and spec.trained_model is not None:
-        from elasticdl.api.image.build import image_of_trained_model
-
-        with suppress(UsageError):  # It may be where only pods can read it.
-            image = image_of_trained_model(spec.trained_model) or ""
-    if not image:
-        raise UsageError(
-            "--dry_run: builds no image; give one that is there, "
-            "e.g. --image=registry.example.com/team/model:1 "
-            "(elasticdl zoo build and elasticdl zoo push make one)"
-        )
-    spec = spec.model_copy(update={"image": image})
+    image, note = _image_of(spec)
     try:
         from elasticdl.api.kubernetes.certificates import make_certificates
     except ImportError as error:
@@ -48,9 +43,25 @@ def objects_of(spec: JobSpec) -> str:
             f"--dry_run: {error}; what jobs of pods need is installed by "
             "pip install 'elasticdl[kubernetes]'"
         ) from None
-    objects = submission_objects(spec, spec.image, make_certificates(spec.job_name))
-    check_instances(spec, spec.image)
-    return _NOTE + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
+    objects = submission_objects(spec, image, make_certificates(spec.job_name))
+    check_instances(spec, image)
+    if spec.dashboard_service != "none":
+        note += _OPEN
+    return _NOTE + note + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
+
+
+def _image_of(spec: JobSpec) -> tuple[str, str]:
+    """What image the pods would run, and a comment where it is not built so far."""
+    if spec.image:
+        return spec.image, ""
+    what = f"the zoo {spec.model_zoo}"
+    if spec.trained_model is not None:
+        with suppress(UsageError):  # It may be where only pods can read it.
+            if found := image_of_trained_model(spec.trained_model):
+                return found, ""
+        what = f"the copy of a zoo in {spec.trained_model}"
+    image = built_as(spec)
+    return image, _UNBUILT.format(image=image, what=what, base=spec.base_image)
 
 
 def check_instances(spec: JobSpec, image: str) -> None:

@@ -37,7 +37,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     described,
     job_secret,
     master_job,
-    master_service,
+    services,
 )
 from elasticdl.rpc.roles import CLIENT
 
@@ -90,7 +90,7 @@ def submit(
         submitted = dataclasses.replace(submitted, uid=job["metadata"]["uid"])
         submitted.save(directory)
         owner = Owner(name, submitted.uid)
-        for each in (job_secret(spec, image, secret, owner), master_service(spec, owner)):
+        for each in (job_secret(spec, image, secret, owner), *services(spec, owner)):
             _create(client, _placed(each, client.namespace))
         _again(lambda: client.patch("Job", name, {"spec": {"parallelism": 1}}))
         undo.pop_all()

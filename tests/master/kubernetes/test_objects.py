@@ -16,6 +16,7 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
     checked_name,
     claim_name,
+    dashboard_service_name,
     instance_labels,
     instance_of,
     master_service_name,
@@ -39,6 +40,7 @@ from tests.master.kubernetes.jobs import BY, OPTIONS, SECRET, job, main_of, pod_
 TEMPLATE = "spec: {hostNetwork: true, containers: [{name: elasticdl, env: [{name: Z, value: z}]}]}"
 EVERYTHING: dict[str, Any] = {
     "namespace": "training",
+    "dashboard_service": "NodePort",
     "worker_pod_priority": "high=0.5,low",
     "master_pod_priority": "high",
     "node_selector": "disktype=ssd",
@@ -61,6 +63,7 @@ def all_objects(spec: JobSpec) -> Objects:
     return [
         *submission_objects(spec, BY.image, SECRET),
         *submission_objects(spec, BY.image, SECRET, owner)[1:],
+        *submission_objects(job(**EVERYTHING), BY.image, SECRET, owner),
         partition_service(spec, server(1, 4), owner),
         check_pod(spec, 1, Needs(), BY),
         *(pod_of(who, **EVERYTHING) for who in (worker(3, 7), server(1, 4))),
@@ -109,6 +112,7 @@ def test_a_jobs_name_becomes_one_that_objects_may_have(given: str, expected: str
     for made in (
         name,
         master_service_name(name),
+        dashboard_service_name(name),
         partition_service_name(name, 1023),
         claim_name(name),
         checked_name(name),
@@ -133,7 +137,7 @@ def test_an_instance_is_read_back_from_its_labels() -> None:
 def test_everything_belongs_to_the_job_and_has_its_label() -> None:
     spec = job(**EVERYTHING)
     made = all_objects(spec)
-    for one in [each for each in made if each["kind"] in ("Pod", "Service", "Secret")][2:]:
+    for one in [each for each in made if each["kind"] in ("Pod", "Service", "Secret")][3:]:
         (owner,) = one["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"]) == ("Job", "uid-1")
         assert not owner["blockOwnerDeletion"]
@@ -342,3 +346,16 @@ def test_the_roles_have_no_right_to_grant_or_to_read_secrets_of_others() -> None
     (subject,) = objects["RoleBinding", "elasticdl-master"]["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": "robot", "namespace": "training"}
     assert yaml.safe_dump_all(objects.values())
+
+
+def test_a_page_is_open_only_where_that_was_asked_for() -> None:
+    kinds = [one["metadata"]["name"] for one in submission_objects(job(), BY.image, SECRET)]
+    assert kinds == ["mnist-1", "mnist-1", "mnist-1-master"]
+    spec = job(dashboard_service="LoadBalancer", dashboard_port=8080)
+    page = submission_objects(spec, BY.image, SECRET, BY.owner)[-1]
+    assert page["metadata"]["name"] == "mnist-1-dashboard"
+    assert page["metadata"]["ownerReferences"][0]["uid"] == BY.owner.uid
+    assert page["spec"]["type"] == "LoadBalancer"
+    assert page["spec"]["ports"] == [{"name": "dashboard", "port": 8080, "targetPort": 8080}]
+    pod = submission_objects(spec, BY.image, SECRET)[0]["spec"]["template"]
+    assert page["spec"]["selector"].items() <= pod["metadata"]["labels"].items()

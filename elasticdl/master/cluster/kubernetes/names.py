@@ -52,6 +52,11 @@ def master_service_name(name: str) -> str:
     return f"{name}-master"
 
 
+def dashboard_service_name(name: str) -> str:
+    """The service that opens a job's page, if one does."""
+    return f"{name}-dashboard"
+
+
 def partition_service_name(name: str, index: int) -> str:
     """The service at which the parameter server of an index is, whatever its incarnation."""
     return f"{name}-ps-{index}"

@@ -23,6 +23,7 @@ from elasticdl.master.cluster.kubernetes.names import (
     check_pod_name,
     checked_name,
     claim_name,
+    dashboard_service_name,
     instance_labels,
     labels,
     master_service_name,
@@ -58,7 +59,8 @@ PORT = 2222
 HEALTH_PORT = 2223
 """Of a master, for `GET /healthz` alone; it answers from the start."""
 DASHBOARD_PORT = 2224
-"""Of a master's page, on the pod's loopback interface, where none is asked for."""
+"""Of a master's page, where no other is asked for; on the pod's loopback interface, unless a
+service opens it."""
 NODE_LOST_S = 30
 _RESTARTS = 2**31 - 1  # The Job never decides that a job has failed.
 _ENTRY = ["python", "-m", "elasticdl.api.pod"]
@@ -89,17 +91,17 @@ class LaunchedBy:
 def submission_objects(
     spec: JobSpec, image: str, secret: Mapping[str, bytes], owner: Owner | None = None
 ) -> Objects:
-    """The Job, Secret and Service with which a job begins.
+    """The Job, Secret and Services with which a job begins.
 
     Args:
       image: what the pods run.
       secret: the token, the keys and the certificates: `make_certificates`.
-      owner: of the Secret and the Service; none before there is the Job.
+      owner: of all but the Job; none before there is that.
     """
     return [
         master_job(spec, image),
         job_secret(spec, image, secret, owner),
-        master_service(spec, owner),
+        *services(spec, owner),
     ]
 
 
@@ -186,6 +188,27 @@ def master_service(spec: JobSpec, owner: Owner | None = None) -> Object:
     service = _service(spec, master_service_name(name), "master", owner)
     service["spec"]["selector"] = selecting(name, Role.MASTER.value)
     return service
+
+
+def services(spec: JobSpec, owner: Owner | None = None) -> Objects:
+    """Where the master is, and its page where that is to be open."""
+    made = [master_service(spec, owner)]
+    if spec.dashboard_service != "none":
+        name = object_name(spec.job_name)
+        page = _service(spec, dashboard_service_name(name), "master", owner)
+        port = page_port(spec)
+        page["spec"] = {
+            "type": spec.dashboard_service,
+            "selector": selecting(name, Role.MASTER.value),
+            "ports": [{"name": "dashboard", "port": port, "targetPort": port}],
+        }
+        made.append(page)
+    return made
+
+
+def page_port(spec: JobSpec) -> int:
+    """Where in its pod a master's page listens."""
+    return spec.dashboard_port or DASHBOARD_PORT
 
 
 def claim_map(spec: JobSpec, owner: Owner) -> Object:
