@@ -14,7 +14,7 @@ from typing import Any
 from elasticdl.api import jobs
 from elasticdl.api.launcher import connect_to_master
 from elasticdl.api.supervisor import FILE_NAME
-from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import RpcError
 

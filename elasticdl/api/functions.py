@@ -81,8 +81,9 @@ def _run_pods(job_spec: JobSpec) -> JobResult:
             f"cluster=kubernetes: {error}; what jobs of pods need is installed by "
             "pip install 'elasticdl[kubernetes]'"
         ) from None
+    here = job_spec.model_copy(update={"job_dir": str(jobs_home() / job_spec.job_name)})
     try:
-        with open_progress(job_spec) as show:
+        with open_progress(here) as show:
             return following.launch(job_spec, show)
     except Detached:
         raise
@@ -90,9 +91,7 @@ def _run_pods(job_spec: JobSpec) -> JobResult:
         stop.add_note("nothing was launched")
         raise
     except JobError as error:
-        _add_how_to_go_on(
-            error, job_spec.model_copy(update={"job_dir": str(jobs_home() / job_spec.job_name)})
-        )
+        _add_how_to_go_on(error, here)
         raise
 
 

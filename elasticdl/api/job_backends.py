@@ -25,7 +25,7 @@ from elasticdl.job_spec import JOB_FILE, JobSpec, jobs_home, resolve_job_dir
 from elasticdl.logs.files import find_logs
 from elasticdl.logs.line import LogLine
 from elasticdl.master.file_lock import is_owned
-from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, RpcError
 

@@ -33,7 +33,7 @@ from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.logs.files import LOGS
 from elasticdl.master.exits import describe_exit
 from elasticdl.master.file_lock import own_file
-from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, RpcError
 

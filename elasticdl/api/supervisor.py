@@ -43,8 +43,8 @@ from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.exits import describe_exit, is_crash
 from elasticdl.master.file_lock import own_file
 from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.journal import last_number
-from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.recovery import last_incarnation
 from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2

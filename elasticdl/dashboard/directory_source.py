@@ -38,10 +38,10 @@ from elasticdl.master.file_lock import own_file
 from elasticdl.master.history import COLUMNS, read_history
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import read_figures
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.job_view import Snapshot, learning_rate
 from elasticdl.master.journal import FILE_NAME as JOURNAL_FILE
 from elasticdl.master.journal import LOCK_NAME
-from elasticdl.master.master import RESULT_FILE
 from elasticdl.master.membership import Membership
 from elasticdl.master.recovery import Recovered, recover
 

@@ -38,8 +38,9 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.masking import masked
 from elasticdl.master.cluster_state import FAILED
 from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.job_view import learning_rate
-from elasticdl.master.master import RESULT_FILE, Master
+from elasticdl.master.master import Master
 from elasticdl.master.vitals import describe_partitions
 
 FRESH_S = 0.9

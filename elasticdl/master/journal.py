@@ -94,14 +94,7 @@ class Journal:
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS entries ("
-                "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
-            )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS history ("
-                "number INTEGER PRIMARY KEY, interval_s REAL, body TEXT)"
-            )
+            create_tables(self._db)
             (last,) = self._db.execute("SELECT MAX(number) FROM entries").fetchone()
         except sqlite3.Error as error:
             self._owned.close()
@@ -115,6 +108,12 @@ class Journal:
     def last_number(self) -> int:
         """Number of the newest entry, committed or not; 0 for none."""
         return self._number
+
+    @property
+    def told_number(self) -> int:
+        """Number of the newest entry that others may know of; 0 for none."""
+        with self._changed:
+            return self._committed
 
     def entries(self) -> Iterator[Entry]:
         """Yield those that are on disk, in order."""
@@ -295,6 +294,18 @@ class Journal:
         self._committer.join()
         self._db.close()
         self._owned.close()
+
+
+def create_tables(db: sqlite3.Connection) -> None:
+    """Make a journal's tables, where they are not there."""
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS entries ("
+        "number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, kind TEXT, body TEXT)"
+    )
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS history ("
+        "number INTEGER PRIMARY KEY, interval_s REAL, body TEXT)"
+    )
 
 
 def last_number(job_dir: str | Path, kind: str) -> int:

@@ -25,6 +25,7 @@ from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.instances import Instance
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
+from elasticdl.master.job_files import RESULT_FILE, JobFiles
 from elasticdl.master.job_view import partitions_of, workers_left
 from elasticdl.master.journal import Journal
 from elasticdl.master.plan import make_plan
@@ -41,8 +42,8 @@ from elasticdl.rpc import Client, Service, Transport
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
 LEAVE_S = 10.0
+TAKE_S = 10.0
 AUDIT_S = 30.0
 
 
@@ -103,7 +104,11 @@ class Master:
         self.keeper = HistoryKeeper(
             self.coordinator, self.vitals, self.history, self.figures, incarnation, event_file
         )
-        servicer = MasterServicer(self.coordinator, self.audit, self.figures, self.vitals)
+        self._session = session
+        self._files = JobFiles(spec, self._journal, session)
+        servicer = MasterServicer(
+            self.coordinator, self.audit, self.figures, self.vitals, self._files
+        )
         self.service = Service(master_pb2.DESCRIPTOR.services_by_name["Master"], servicer)
 
     def start(self) -> None:
@@ -213,7 +218,10 @@ class Master:
         return history
 
     def finish(self) -> Outcome:
-        """Write down how the job ended, once `coordinator.ended` is set."""
+        """Write down how the job ended, once `coordinator.ended` is set.
+
+        Whoever keeps a copy of the job elsewhere has a moment to take the result.
+        """
         outcome = self.coordinator.outcome
         assert outcome is not None
         partitions = describe_partitions(self.coordinator.look(partitions_of), self.vitals)
@@ -234,6 +242,7 @@ class Master:
         seconds = self.coordinator.story.training_seconds
         trained = sum(epoch["records"] for epoch in history)
         result = {
+            "session": self._session,
             "state": outcome.state,
             "error": outcome.error,
             "traceback": outcome.traceback,
@@ -260,6 +269,7 @@ class Master:
         self._tenure.wait_until_sure()
         unfinished.write_text(json.dumps(result, indent=2) + "\n")
         os.replace(unfinished, path)
+        self._files.wait_until_taken(TAKE_S)
         return outcome
 
     def _give_events(self, outcome: Outcome) -> None:

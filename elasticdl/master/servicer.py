@@ -15,6 +15,7 @@ from elasticdl.master.cluster.local import from_message, to_message
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.instances import Instance, Role
 from elasticdl.master.job_figures import JobFigures
+from elasticdl.master.job_files import JobFiles
 from elasticdl.master.story import Outcome
 from elasticdl.master.tasks import Task
 from elasticdl.master.vitals import JobVitals
@@ -37,6 +38,7 @@ class MasterServicer:
       audit: makes the job's audit as it stands.
       figures: what the instances say that they spend their time on; None where nobody asks.
       vitals: what they say of themselves; likewise.
+      files: the job's, for whoever keeps a copy elsewhere; likewise.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class MasterServicer:
         audit: Callable[[], dict[str, Any]],
         figures: JobFigures | None = None,
         vitals: JobVitals | None = None,
+        files: JobFiles | None = None,
     ) -> None:
+        self._files = files
         self._vitals = vitals
         self._figures = figures
         self._coordinator = coordinator
@@ -232,6 +236,21 @@ class MasterServicer:
     def get_audit(self, request: master_pb2.JobAuditRequest) -> master_pb2.JobAuditReply:
         """The audit as it stands."""
         return master_pb2.JobAuditReply(audit=json.dumps(self._audit()))
+
+    def fetch(self, request: master_pb2.FetchRequest) -> master_pb2.FetchReply:
+        """A piece of one of the job's files."""
+        return self._given_files().piece(request)
+
+    def fetch_journal(
+        self, request: master_pb2.FetchJournalRequest
+    ) -> master_pb2.FetchJournalReply:
+        """What a copy of the journal lacks, or a piece of it."""
+        return self._given_files().journal_piece(request)
+
+    def _given_files(self) -> JobFiles:
+        if self._files is None:
+            raise JobError("this master gives no files away")
+        return self._files
 
     def get_status(self, request: master_pb2.StatusRequest) -> master_pb2.JobStatus:
         """What the job looks like now."""

@@ -29,6 +29,8 @@ CALLERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Scale": (CLIENT,),
         "Stop": (CLIENT,),
         "GetAudit": (CLIENT,),
+        "Fetch": (CLIENT,),
+        "FetchJournal": (CLIENT,),
     },
     "elasticdl.ParameterServer": {
         "Initialize": (WORKER,),

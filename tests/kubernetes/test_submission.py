@@ -30,7 +30,7 @@ from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
 from elasticdl.master.cluster.kubernetes.client import KubeClient, NotFound
 from elasticdl.master.cluster.kubernetes.last_acts import STATE_ANNOTATION
-from elasticdl.master.cluster.kubernetes.names import claim_name, pod_name
+from elasticdl.master.cluster.kubernetes.names import claim_name, pod_name, result_name
 from elasticdl.master.cluster.kubernetes.objects import (
     LaunchedBy,
     Owner,
@@ -220,8 +220,9 @@ def test_a_result_that_was_asked_for_stays(person: Person) -> None:
 
 def remove_job(person: Person) -> None:
     """Delete the Job with what belongs to it, as a garbage collector would."""
-    for kind, name in (("Job", NAME), ("Secret", NAME), ("Service", f"{NAME}-master")):
-        person.admin.delete(kind, name)
+    for kind, name in (one.split() for one in person.left()):
+        if name != result_name(NAME):
+            person.admin.delete(kind, name, grace_s=0 if kind == "Pod" else None)
 
 
 def test_jobs_of_pods_are_listed_with_others_and_say_where_they_stand(person: Person) -> None:
@@ -299,10 +300,14 @@ def test_a_job_that_was_lost_is_submitted_again_under_its_name(person: Person) -
     again = Submitted.load(directory)
     assert again.job_dir == "/data/.elasticdl/mnist-1"
     assert Credentials.of_directory(directory).token != first
-    person.keep_result(state="failed", error="no luck again", traceback="")
+    person.keep_result(state="failed", error="no luck before", session=f"{placed.submitted.uid}.1")
+    assert not PLACE.find(NAME).directory.joinpath("result.json").exists()
+    person.admin.delete("ConfigMap", result_name(NAME))
+    uid = again.uid
+    person.keep_result(state="failed", error="no luck again", traceback="", session=f"{uid}.2")
+    remove_job(person)
     thread.join(30)
     assert "no luck again" in str(ended[0])
-    jobs.stop(NAME)
     assert person.left() == []
 
 
@@ -327,6 +332,7 @@ def test_whoever_follows_a_job_hears_why_it_waits_and_how_it_ended(person: Perso
         said.append(status.message)
         if "no room" in status.message:
             person.keep_result(state="failed", error="it ran out of luck", traceback="")
+            remove_job(person)
 
     with pytest.raises(JobError, match="it ran out of luck"):
         follow(placed, show)

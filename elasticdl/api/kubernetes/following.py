@@ -17,15 +17,16 @@ from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
 from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError
 from elasticdl.master.cluster.kubernetes.names import (
+    CHECK,
     COMPONENT_LABEL,
     INDEX_LABEL,
     selecting,
 )
 from elasticdl.master.cluster.kubernetes.objects import TEMPLATE_FILE
-from elasticdl.master.cluster.kubernetes.pod_state import Waits, state_of
+from elasticdl.master.cluster.kubernetes.pod_state import Runs, Waits, state_of
 from elasticdl.master.exits import End
 from elasticdl.master.instances import Role
-from elasticdl.rpc import RpcError
+from elasticdl.rpc import Client, RpcError
 
 Json = dict[str, Any]
 OnStatus = Callable[[JobStatus], None]
@@ -103,6 +104,8 @@ def follow(job: KubernetesJob, on_status: OnStatus) -> JobResult:
         with _Follower(job, spec, on_status) as follower:
             while not follower.has_ended():
                 time.sleep(POLL_S)
+            with contextlib.suppress(KubeError):
+                job.wait_until_gone()
     except KeyboardInterrupt:
         raise Detached(_detached(job)) from None
     except SystemExit as end:  # SIGTERM: the job is not tied to who started it.
@@ -111,8 +114,8 @@ def follow(job: KubernetesJob, on_status: OnStatus) -> JobResult:
     return read_result(spec)
 
 
-def waiting_pods(job: KubernetesJob) -> Iterator[tuple[str, Waits | End]]:
-    """Which pods of a job wait, or have ended, and why.
+def states_of_pods(job: KubernetesJob) -> Iterator[tuple[str, Waits | Runs | End]]:
+    """Which pods of a job wait, run, or have ended, and why.
 
     Raises:
       KubeError: the apiserver refuses, or is away.
@@ -121,10 +124,11 @@ def waiting_pods(job: KubernetesJob) -> Iterator[tuple[str, Waits | End]]:
         state = state_of(pod)
         if isinstance(state, Waits):
             state = state_of(pod, _events_of(job.client, pod))
-        if isinstance(state, Waits | End):
+        if state is not None:
             labels = pod["metadata"]["labels"]
             component = labels.get(COMPONENT_LABEL, "pod")
-            index = f" {labels[INDEX_LABEL]}" if INDEX_LABEL in labels else ""
+            is_one_of_many = INDEX_LABEL in labels and component != CHECK
+            index = f" {labels[INDEX_LABEL]}" if is_one_of_many else ""
             yield f"{component}{index}", state
 
 
@@ -136,6 +140,7 @@ class _Follower:
         self._spec = spec
         self._on_status = on_status
         self._stack = contextlib.ExitStack()
+        self._master: Client | None = None
         self._following: Following | None = None
         self._due = 0.0
         self._told: dict[str, str] = {}
@@ -160,7 +165,7 @@ class _Follower:
             return False
         self._due = now + LOOK_S
         try:
-            if self._job.fetch_result():
+            if self._has_result(is_heard):
                 return True
             self._look_for_job()
             if not is_heard:
@@ -169,6 +174,18 @@ class _Follower:
         except KubeError as error:
             self._tell("cluster", f"the cluster does not answer: {error}")
         return False
+
+    def _has_result(self, is_heard: bool) -> bool:
+        if is_heard:
+            try:
+                return self._job.fetch_result(self._master)
+            except RpcError:  # It ends: the cluster may keep the result.
+                pass
+            except KubeError:
+                raise
+            except JobError as error:
+                self._tell("copy", f"no copy of the job's journal and figures: {error}")
+        return self._job.fetch_result()
 
     def _hear_master(self) -> bool:
         if self._following is None:
@@ -183,11 +200,14 @@ class _Follower:
     def _connect(self) -> None:
         if self._following is not None or (master := self._job.connect()) is None:
             return
+        self._master = master
         page = self._stack.enter_context(self._job.page())
         self._following = Following(master, page, self._on_status)
         self._stack.callback(self._following.close)
         if page is not None:
             self._tell("page", f"dashboard: {page} (as long as this command runs)")
+        if opened := self._job.open_page():
+            self._tell("open page", opened)
 
     def _look_for_job(self) -> None:
         if self._job.job() is not None:
@@ -199,11 +219,14 @@ class _Follower:
 
     def _tell_of_pods(self, now: float) -> None:
         is_stuck = ""
-        for who, state in waiting_pods(self._job):
+        for who, state in states_of_pods(self._job):
             if isinstance(state, Waits):
                 self._tell(who, f"{who} waits: {state.why}")
                 if state.is_error and who == Role.MASTER.value:
                     is_stuck = state.why
+            elif isinstance(state, Runs):
+                if who == CHECK:
+                    self._tell(who, f"checking the model, on {state.node}")
             elif who == Role.MASTER.value:
                 self._tell(who, f"{who}: {state.describe()}")
         if not is_stuck:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.api.job_backends import Log
+from elasticdl.api.kubernetes.job_copy import JobCopy, write_privately
 from elasticdl.api.kubernetes.pod_logs import find_pod_logs
 from elasticdl.api.kubernetes.port_forward import NoMaster, PortForward, master_pod
 from elasticdl.api.kubernetes.record import (
@@ -30,13 +32,22 @@ from elasticdl.errors import JobError, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec, jobs_home
 from elasticdl.logs.files import find_logs
 from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError, NotFound
-from elasticdl.master.cluster.kubernetes.last_acts import STATE_ANNOTATION
-from elasticdl.master.cluster.kubernetes.names import result_name
-from elasticdl.master.cluster.kubernetes.objects import DASHBOARD_PORT, PORT
-from elasticdl.master.master import RESULT_FILE
+from elasticdl.master.cluster.kubernetes.last_acts import (
+    KEEP_ANNOTATION,
+    STATE_ANNOTATION,
+    is_of_job,
+)
+from elasticdl.master.cluster.kubernetes.names import (
+    dashboard_service_name,
+    result_name,
+)
+from elasticdl.master.cluster.kubernetes.objects import PORT, page_port
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, DeadlinePassed, GrpcTransport, RpcError
 from elasticdl.rpc.roles import CLIENT
+
+logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -44,6 +55,8 @@ LOOK_S = 1.0
 """How long is believed what the apiserver said."""
 STOP_S = 120.0
 """How long a master may take to end its job before the objects are deleted under it."""
+GONE_S = 30.0
+"""How long a master that has ended may take to remove what is left of its job."""
 _CALL_S = 10.0
 _PAUSE_S = 0.5
 
@@ -88,10 +101,11 @@ class KubernetesJob:
     def directory(self) -> Path:
         """What is known of the job, brought up to date as far as the cluster can be asked."""
         if time.monotonic() >= self._synced_at + LOOK_S:
+            self._synced_at = time.monotonic()
             with contextlib.suppress(KubeError):
                 self._describe()
-                self.fetch_result()
-            self._synced_at = time.monotonic()
+                if not self.fetch_result():
+                    self._bring()
         if not (self._directory / JOB_FILE).exists():
             raise UsageError(f"job '{self.known_as}': no Secret says what it is (any more)")
         return self._directory
@@ -106,7 +120,8 @@ class KubernetesJob:
     def connect(self) -> Client | None:
         try:
             master_pod(self.client, self.submitted.name)
-            credentials = Credentials.of_directory(self.directory)
+            self._describe()
+            credentials = Credentials.of_directory(self._directory)
         except (NoMaster, OSError):
             return None
         service = master_pb2.DESCRIPTOR.services_by_name["Master"]
@@ -122,8 +137,27 @@ class KubernetesJob:
         if not spec.dashboard:
             yield None
             return
-        with self.forward(spec.dashboard_port or DASHBOARD_PORT, port) as address:
+        with self.forward(page_port(spec), port) as address:
             yield f"http://{address}/"
+
+    def open_page(self) -> str:
+        """Who may see its page without a port forward, for people; empty: nobody.
+
+        Raises:
+          KubeError: the apiserver refuses, or is away.
+        """
+        name = dashboard_service_name(self.submitted.name)
+        try:
+            service = self.client.get("Service", name)
+        except NotFound:
+            return ""
+        (port,) = service["spec"]["ports"]
+        addresses = (service.get("status") or {}).get("loadBalancer", {}).get("ingress") or ()
+        where = " ".join(
+            f"http://{one.get('ip') or one.get('hostname')}:{port['port']}/" for one in addresses
+        )
+        where = where or f"port {port['nodePort']} of every node"
+        return f"the job's page has no login, and is open to whoever reaches {where}"
 
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
         return find_pod_logs(self.client, self.submitted.name, role, index) or find_logs(
@@ -196,26 +230,81 @@ class KubernetesJob:
         is_it = self.submitted.uid in ("", found["metadata"]["uid"])
         return found if is_it else None
 
-    def fetch_result(self) -> bool:
-        """Bring the result here, if it is kept in the cluster; return whether it is here.
+    def fetch_result(self, master: Client | None = None) -> bool:
+        """Bring the result here; return whether it is here.
 
-        Where the job is one's own it is removed there, unless it was to be kept.
+        Where the job is one's own it is not kept in the cluster any more, unless it was to be.
+
+        Args:
+          master: is asked for it, and for all else that is new; else it may be kept in the cluster.
 
         Raises:
           KubeError: the apiserver refuses, or is away.
+          RpcError, JobError: the master does not answer, or not as it should.
         """
         if (self._directory / RESULT_FILE).exists():
             return True
+        if master is not None and self._directory.exists():
+            taken = self._keep_nothing if self._is_own else None
+            if JobCopy(self._directory).bring(master, taken):
+                return True
         try:
             kept = self.client.get("ConfigMap", result_name(self.submitted.name))
         except NotFound:
             return False
-        self._write_result(json.loads(kept["data"][RESULT_FILE]))
-        if self._is_own and JobSpec.load(self._directory).keep_objects == "none":
-            metadata = kept["metadata"]
-            with contextlib.suppress(KubeError):  # `jobs stop` removes it as well.
-                self.client.delete("ConfigMap", metadata["name"], uid=metadata["uid"])
+        result = json.loads(kept["data"][RESULT_FILE])
+        if not is_of_job(result, self.submitted.uid):
+            return False
+        self._write_result(result)
+        self._forget(kept)
         return True
+
+    def wait_until_gone(self, most_s: float = GONE_S) -> None:
+        """Wait until its master has removed what is not to be kept, once its result is here.
+
+        Raises:
+          KubeError: the apiserver refuses, or is away.
+        """
+        ends = time.monotonic() + most_s
+        result = f"ConfigMap {result_name(self.submitted.name)}"
+        while set(self.objects()) - {result} and time.monotonic() < ends:
+            annotations = (self.job() or {"metadata": {}})["metadata"].get("annotations") or {}
+            if STATE_ANNOTATION in annotations and self._is_kept():
+                return
+            time.sleep(_PAUSE_S)
+        with contextlib.suppress(NotFound):  # Its master may have been in a hurry.
+            self._forget(self.client.get("ConfigMap", result_name(self.submitted.name)))
+
+    def _bring(self) -> None:
+        """Bring here what its master has, if there is one that answers."""
+        master = self.connect()
+        if master is None:
+            return
+        try:
+            self.fetch_result(master)
+        except KubeError:
+            raise
+        except (RpcError, JobError) as error:
+            logger.debug("job '%s': %s", self.known_as, error)
+        finally:
+            master.close()
+
+    def _keep_nothing(self) -> None:
+        """Say that the result need not be kept, as it is here."""
+        annotation = {KEEP_ANNOTATION: "none"}
+        with contextlib.suppress(KubeError):  # It is kept then, and removed below.
+            self.client.patch("Job", self.submitted.name, {"metadata": {"annotations": annotation}})
+
+    def _is_kept(self) -> bool:
+        return JobSpec.load(self._directory).keep_objects in ("pods", "all")
+
+    def _forget(self, kept: Json) -> None:
+        """Remove the result where the cluster keeps it for whoever submitted the job."""
+        if not self._is_own or JobSpec.load(self._directory).keep_objects != "none":
+            return
+        metadata = kept["metadata"]
+        with contextlib.suppress(KubeError):  # `jobs stop` removes it as well.
+            self.client.delete("ConfigMap", metadata["name"], uid=metadata["uid"])
 
     def _looked_up(self) -> Json | None:
         if time.monotonic() >= self._looked_at + LOOK_S:
@@ -266,9 +355,8 @@ class KubernetesJob:
             shutil.rmtree(written, ignore_errors=True)
 
     def _write_result(self, result: Json) -> None:
-        unfinished = self._directory / f".{RESULT_FILE}.{os.getpid()}"
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(unfinished, self._directory / RESULT_FILE)
+        content = json.dumps(result, indent=2) + "\n"
+        write_privately(self._directory / RESULT_FILE, content.encode())
 
 
 class Clusters:

@@ -19,6 +19,7 @@ from elasticdl.master.cluster.kubernetes.names import (
 )
 from elasticdl.master.cluster.kubernetes.objects import Owner, result_map
 from elasticdl.master.instances import Role
+from elasticdl.master.job_files import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ STATE_ANNOTATION = f"{PREFIX}/state"
 KEEP_ANNOTATION = f"{PREFIX}/keep-objects"
 """Of a Job: what is to be left of it, where that was not known when it was described."""
 KEPT = ("none", "result", "pods", "all")
-RESULT_FILE = "result.json"
 MOST_RESULT_BYTES = 900_000
 _LARGE = ("figures", "partitions", "evaluations", "history")
 LAUNCHED = (Role.WORKER.value, Role.PS.value, CHECK)
@@ -102,6 +102,16 @@ def read_result(spec: JobSpec, client: KubeClient) -> Json | None:
         return None
     read: dict[str, Any] = json.loads(found["data"][RESULT_FILE])
     return read
+
+
+def is_of_job(result: Json, uid: str) -> bool:
+    """Whether a result is of this Job, and not of one before it that had its name.
+
+    Args:
+      uid: of the Job; empty where nobody knows.
+    """
+    session = str(result.get("session", ""))
+    return not uid or not session or session.startswith(f"{uid}.")
 
 
 def _text(result: Json) -> str:
