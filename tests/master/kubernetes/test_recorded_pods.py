@@ -27,6 +27,7 @@ ENDS = [
     ("deleted", Cause.DELETED, -15),
     ("deleted-and-killed", Cause.DELETED, -9),
     ("evicted-for-disk", Cause.EVICTED, 0),
+    ("evicted-for-memory", Cause.EVICTED, 0),
     ("evicted-for-memory-at-once", Cause.EVICTED, 0),
     ("out-of-cpu", Cause.EVICTED, 0),
     ("preempted", Cause.PREEMPTED, -15),
@@ -65,6 +66,7 @@ def test_an_end_has_its_cause(name: str, cause: Cause, exit_code: int) -> None:
 @pytest.mark.parametrize(
     ("name", "is_so"),
     [
+        ("evicted-for-memory", True),
         # Its kubelet had not measured it: that it had more than it asked for is not said.
         ("evicted-for-memory-at-once", False),
         ("evicted-for-disk", False),
