@@ -11,6 +11,7 @@ from elasticdl.master.cluster.kubernetes.pod_state import (
     Runs,
     Waits,
     classify,
+    end_of,
     is_event_of,
     state_of,
 )
@@ -79,6 +80,18 @@ def test_an_end_has_its_cause(
     assert isinstance(found, InstanceEnded)
     assert found.spec == WHO
     assert (found.end.cause, found.end.exit_code) == (cause, exit_code)
+
+
+def test_whose_end_its_kubelet_missed_was_deleted_all_the_same() -> None:
+    made = waiting(WHO, "ContainerCreating")
+    unknown = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "not located"}
+    made["status"]["phase"] = "Failed"
+    made["status"]["containerStatuses"][1]["lastState"] = {"terminated": unknown}
+    assert end_of(deleted(made)) == End(Cause.DELETED, -9, "its pod was deleted")
+    assert end_of(deleted(made), [PREEMPTED]).cause is Cause.PREEMPTED
+    never_ran = waiting(WHO, "ContainerCreating")
+    never_ran["status"]["phase"] = "Failed"
+    assert end_of(deleted(never_ran)).cause is Cause.EVICTED
 
 
 @pytest.mark.parametrize(

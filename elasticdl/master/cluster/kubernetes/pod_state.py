@@ -126,7 +126,7 @@ def end_of(pod: Json, events: Sequence[Json] = ()) -> End:
       events: core/v1 Events of this pod.
     """
     status = pod.get("status") or {}
-    terminated = (_container(status).get("state") or {}).get("terminated")
+    terminated = _terminated(_container(status))
     exit_code = int(terminated.get("exitCode", 0)) if terminated else 0
     said = _joined((terminated or {}).get("reason", ""), (terminated or {}).get("message", ""))
     is_killed_for_memory = said.startswith("OOMKilled") and exit_code == _SIGKILL_EXIT_CODE
@@ -193,6 +193,18 @@ def _container(status: Json) -> Json:
     """The status of the container that is the instance."""
     statuses = status.get("containerStatuses") or ()
     return next((one for one in statuses if one.get("name") == MAIN), {})
+
+
+def _terminated(container: Json) -> Json | None:
+    """How a container ended; None where it has not.
+
+    Of one whose end its kubelet missed, as its pod was being deleted, it says that it waits to be
+    created, and that its last one ended.
+    """
+    state, before = container.get("state") or {}, container.get("lastState") or {}
+    last = before.get("terminated") if "waiting" in state else None
+    ended: Json | None = state.get("terminated") or last
+    return ended
 
 
 def _waiting_before(status: Json) -> Json:
