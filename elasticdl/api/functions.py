@@ -62,8 +62,8 @@ def run_job(job_spec: JobSpec) -> JobResult:
                 report = preflight(job_spec, None if process is None else process.zygote)
                 for warning in report["warnings"]:
                     show(JobStatus(state="checking the model", message=f"warning: {warning}"))
-                limited = _limited(job_spec, report["max_steps"])
-                return launch(limited, show, process, report["declared_shards"])
+                job_spec = limited(job_spec, report["max_steps"])
+                return launch(job_spec, show, process, report["declared_shards"])
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(_what_is_there(job_spec) or "nothing was launched")
         raise
@@ -144,7 +144,7 @@ def _with_zoo(job_spec: JobSpec) -> JobSpec:
         return with_zoo(job_spec)
 
 
-def _limited(job_spec: JobSpec, max_steps: int | None) -> JobSpec:
+def limited(job_spec: JobSpec, max_steps: int | None) -> JobSpec:
     """Return a job that ends after the steps its model's callbacks allow, if they say so."""
     if max_steps is None:
         return job_spec

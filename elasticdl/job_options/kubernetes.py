@@ -70,7 +70,7 @@ class KubernetesOptions(BaseModel):
 
     master_resource_limit: str = option(
         "",
-        "what the master's pod may use at most (default: its request)",
+        "what the master's pod may use at most (default: its request, and any cores)",
         group=_GROUP,
         commands=JOB,
         metavar="NAME=QUANTITY,…",
@@ -90,7 +90,7 @@ class KubernetesOptions(BaseModel):
 
     ps_resource_limit: str = option(
         "",
-        "what the pod of a parameter server may use at most (default: its request)",
+        "what the pod of a parameter server may use at most (default: its request, and any cores)",
         group=_GROUP,
         commands=JOB,
         metavar="NAME=QUANTITY,…",
@@ -110,7 +110,7 @@ class KubernetesOptions(BaseModel):
 
     worker_resource_limit: str = option(
         "",
-        "what a worker's pod may use at most (default: its request)",
+        "what a worker's pod may use at most (default: its request, and any cores)",
         group=_GROUP,
         commands=JOB,
         metavar="NAME=QUANTITY,…",

@@ -52,6 +52,7 @@ def run(
     tenure: Tenure,
     steps_down: bool = False,
     on_replaced: Callable[[], None] = lambda: None,
+    on_begun: Callable[[Master], None] = lambda master: None,
 ) -> Outcome | None:
     """Run the job to its end, from where the master before this one was.
 
@@ -61,6 +62,7 @@ def run(
       tenure: tells whether this is the job's one master; it is sure when this is called.
       steps_down: SIGTERM is about this master, and not about the job.
       on_replaced: called, from any thread and maybe often, when a caller knows of a later master.
+      on_begun: called with the master once it has begun.
 
     Returns:
       How the job ended, written down; None where it has not, and another master is to go on.
@@ -87,6 +89,7 @@ def run(
     else:
         on_sigterm(lambda: master.coordinator.end(Outcome("stopped", "the job was stopped")))
     master.start()
+    on_begun(master)
     dashboard = None
     if arguments.dashboard is not None:
         listening = socket.socket(fileno=arguments.dashboard)

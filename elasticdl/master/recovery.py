@@ -108,6 +108,18 @@ def last_incarnation(job_dir: str | Path) -> int:
     return max((one.body["incarnation"] for one in read_journal(job_dir, MASTER)), default=0)
 
 
+def last_session(job_dir: str | Path) -> str:
+    """Session of the last master that wrote into a job's journal; empty for none.
+
+    Raises:
+      JobError: the journal cannot be read.
+    """
+    if not (Path(job_dir) / FILE_NAME).exists():
+        return ""
+    sessions = [str(one.body["session"]) for one in read_journal(job_dir, MASTER)]
+    return sessions[-1] if sessions else ""
+
+
 def recover(job_dir: str | Path) -> Recovered | None:
     """Read a job's journal; None where its first master did not get to write what the job is.
 

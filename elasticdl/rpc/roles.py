@@ -32,6 +32,9 @@ CALLERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Fetch": (CLIENT,),
         "FetchJournal": (CLIENT,),
     },
+    "elasticdl.Check": {
+        "Answer": (WORKER,),
+    },
     "elasticdl.ParameterServer": {
         "Initialize": (WORKER,),
         "LoadRows": (WORKER,),

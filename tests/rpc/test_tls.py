@@ -19,7 +19,7 @@ import pytest
 
 from elasticdl.api.kubernetes.certificates import make_certificates, write_credentials
 from elasticdl.credentials import Credentials
-from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
+from elasticdl.proto import check_pb2, master_pb2, ps_pb2, supervisor_pb2
 from elasticdl.refusals import REFUSALS, Reason
 from elasticdl.rpc import (
     Client,
@@ -43,7 +43,7 @@ from tests.rpc.test_streams import DEADLINE_S, DESCRIPTOR, PATH, Echo, until
 
 DESCRIPTORS = [
     descriptor
-    for module in (master_pb2, ps_pb2, supervisor_pb2)
+    for module in (master_pb2, ps_pb2, supervisor_pb2, check_pb2)
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS = [(each, method) for each in DESCRIPTORS for method in each.methods]

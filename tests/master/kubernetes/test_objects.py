@@ -247,12 +247,14 @@ def test_a_partitions_service_leads_to_one_incarnation_alone() -> None:
     assert patched.keys() == selector.keys()
 
 
-def test_what_is_not_limited_is_limited_to_what_is_requested() -> None:
+def test_what_is_not_limited_is_limited_to_what_is_requested_but_for_cores() -> None:
     resources = main_of(pod_of(worker(), **EVERYTHING))["resources"]
     assert resources == {
         "requests": {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"},
-        "limits": {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
     }
+    limited = main_of(pod_of(worker(), worker_resource_limit="cpu=3"))["resources"]
+    assert limited["limits"] == {"cpu": "3", "memory": "4Gi"}
 
 
 def test_memory_that_was_too_little_grows_up_to_its_bound() -> None:

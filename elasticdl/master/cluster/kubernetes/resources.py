@@ -14,13 +14,15 @@ from elasticdl.pod_options import mebibytes, parse_quantity, parse_resources
 def resources(spec: JobSpec, component: str, needs: Needs) -> dict[str, Any]:
     """The requests and limits of a pod's container.
 
-    What has no limit of its own is limited to what is requested. Memory, of both, is multiplied by
-    what the instance needs, up to `--memory_limit_max`.
+    What has no limit of its own is limited to what is requested, but for cores: one that nobody
+    else wants is not left idle. Memory, of both, is multiplied by what the instance needs, up to
+    `--memory_limit_max`.
     """
     role = "worker" if component == CHECK else component
     requests = parse_resources(getattr(spec, f"{role}_resource_request"))
     given = getattr(spec, f"{role}_resource_limit")
-    limits = {**requests, **(parse_resources(given) if given else {})}
+    limits = {name: quantity for name, quantity in requests.items() if name != "cpu"}
+    limits |= parse_resources(given) if given else {}
     for quantities in (requests, limits):
         if "memory" in quantities:
             quantities["memory"] = _grown(spec, quantities["memory"], needs)

@@ -1,0 +1,341 @@
+"""`python -m elasticdl.api.pod_master`: a job's master, in a pod of its own.
+
+What a supervisor does for a master of local processes, the cluster and this do: it takes the claim
+to be the job's one master, goes on from the journal, has the model checked where that was not done,
+and cleans up when the result is written. Its exit code says to the Job whether to start it again: 0
+means that the result is written, whatever it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elasticdl.api.pod import ENDED_VARIABLE, STEPPED_DOWN
+from elasticdl.dashboard.address import open_dashboard
+from elasticdl.data.shards import save_shards
+from elasticdl.errors import JobError
+from elasticdl.instance import (
+    InstanceArguments,
+    die_with_parent,
+    on_sigterm,
+    parse_arguments,
+    start_logging,
+)
+from elasticdl.job_spec import JobSpec
+from elasticdl.master.__main__ import run as run_master
+from elasticdl.master.cluster.kubernetes.backend import KubernetesBackend
+from elasticdl.master.cluster.kubernetes.check import (
+    Check,
+    CheckServicer,
+    read_checked,
+    save_checked,
+)
+from elasticdl.master.cluster.kubernetes.claim import Claim, Replaced
+from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError
+from elasticdl.master.cluster.kubernetes.last_acts import end_job, read_result, save_result
+from elasticdl.master.cluster.kubernetes.names import master_service_name, object_name
+from elasticdl.master.cluster.kubernetes.objects import (
+    DASHBOARD_PORT,
+    HEALTH_PORT,
+    PORT,
+    LaunchedBy,
+    Owner,
+    claim_map,
+)
+from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_CODE
+from elasticdl.master.exits import Cause, End
+from elasticdl.master.liveness import LivenessServer
+from elasticdl.master.master import RESULT_FILE, Master
+from elasticdl.master.recovery import last_incarnation, last_session
+from elasticdl.phases import PHASES
+from elasticdl.proto import check_pb2
+from elasticdl.rpc import Server, Service
+from elasticdl.trace_file import trace_instance
+
+logger = logging.getLogger(__name__)
+
+TASKS_S = 5.0
+AGAIN_S = 2.0
+LAST_ACTS_S = 300.0
+"""How long the last acts are tried for; the next master does them."""
+
+
+@dataclass(frozen=True)
+class OwnPod:
+    """Who this master is, as its template has it told."""
+
+    name: str
+    uid: str
+    job_uid: str
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> OwnPod:
+        """Read it.
+
+        Raises:
+          KeyError: this is no pod of a job's master.
+        """
+        return cls(
+            environment["ELASTICDL_POD_NAME"],
+            environment["ELASTICDL_POD_UID"],
+            environment["ELASTICDL_JOB_UID"],
+        )
+
+
+class OneMaster:
+    """A claim as a tenure: who was replaced waits for its process to end."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+
+    @property
+    def incarnation(self) -> int:
+        return self._claim.incarnation
+
+    def is_sure(self) -> bool:
+        return self._claim.is_sure()
+
+    def wait_until_sure(self) -> None:
+        try:
+            self._claim.wait_until_sure()
+        except Replaced:
+            threading.Event().wait()
+
+    def release(self) -> None:
+        self._claim.release()
+
+
+class MasterPod:
+    """One master from the start of its process to its end.
+
+    Args:
+      own: who it is.
+      client: of its cluster.
+    """
+
+    def __init__(self, arguments: InstanceArguments, own: OwnPod, client: KubeClient) -> None:
+        self._arguments = arguments
+        self._spec = arguments.spec
+        self._own = own
+        self._client = client
+        self._owner = Owner(object_name(self._spec.job_name), own.job_uid)
+        made = claim_map(self._spec, self._owner)
+        self._claim = Claim(client, made, own.name, own.uid, _leave_at_once)
+
+    def run(self, ended: End | None, liveness: LivenessServer) -> int:
+        """Be the job's master until its result is written; return the exit code.
+
+        Args:
+          ended: how the process before this one ended, in the same container.
+        """
+        failure = self._claim.begin(ended)
+        self._claim.wait(lambda: last_incarnation(self._spec.job_dir))
+        with contextlib.suppress(OSError):  # Whoever writes there says more.
+            Path(self._spec.job_dir).mkdir(parents=True, exist_ok=True)
+        result = self._result()
+        if result is None and failure:
+            result = self._failed(failure)
+        if result is None:
+            result = self._work(liveness)
+        if result is None:
+            return STEPPED_DOWN
+        self._end(result)
+        return 0
+
+    def leave(self) -> None:
+        """Give the claim back, where the job's own master has not begun: nobody need wait."""
+        self._claim.release()
+        _leave_at_once()
+
+    def _work(self, liveness: LivenessServer) -> dict[str, Any] | None:
+        """Run the job to its end; return its result, which is written; None: it has not ended."""
+        incarnation = self._claim.incarnation
+        session = last_session(self._spec.job_dir)
+        is_new = not session.startswith(f"{self._own.job_uid}.")
+        session = f"{self._own.job_uid}.{incarnation}" if is_new else session
+        by = LaunchedBy(self._owner, self._spec.image, self._address(), incarnation, session)
+        try:
+            spec = self._checked(by)
+        except KubeError:
+            raise
+        except JobError as error:
+            return self._failed(str(error), getattr(error, "traceback_text", ""))
+        arguments = dataclasses.replace(
+            self._arguments,
+            spec=spec,
+            incarnation=incarnation,
+            session=session,
+            credentials=dataclasses.replace(self._arguments.credentials, session=session),
+            dashboard=_page_of(spec),
+        )
+        sure = self._claim.wait_until_sure
+        backend = KubernetesBackend(spec, self._client, by, sure, self._own.name)
+
+        def begun(master: Master) -> None:
+            liveness.look = lambda: self._look(master)
+            watching = threading.Thread(target=self._wait_for_task, args=(master,), daemon=True)
+            watching.start()
+
+        try:
+            outcome = run_master(
+                arguments, backend, OneMaster(self._claim), True, _leave_at_once, begun
+            )
+        except OSError as error:  # Its directory cannot be written any more, for one.
+            return self._failed(f"the result cannot be written: {error}")
+        return None if outcome is None else self._result()
+
+    def _look(self, master: Master) -> None:
+        """Take the lock that everything needs, unless it is right to wait."""
+        if self._claim.is_sure():
+            master.coordinator.look(lambda *_: None)
+
+    def _wait_for_task(self, master: Master) -> None:
+        """Forget how masters before this one ended once a task is done."""
+        before = _tasks_done(master)
+        while not master.coordinator.ended.wait(TASKS_S):
+            if _tasks_done(master) != before:
+                self._claim.task_done()
+                return
+
+    def _address(self) -> str:
+        """Where pods reach the job's master, whichever pod it is."""
+        name = master_service_name(self._owner.name)
+        service = self._again(lambda: self._client.get("Service", name))
+        return f"{service['spec']['clusterIP']}:{PORT}"
+
+    def _checked(self, by: LaunchedBy) -> JobSpec:
+        """The job as the check has resolved it, which is made where none was."""
+        resolved = self._again(lambda: read_checked(self._spec, self._client))
+        if not resolved:
+            servicer = CheckServicer()
+            service = Service(check_pb2.DESCRIPTOR.services_by_name["Check"], servicer)
+            credentials = dataclasses.replace(
+                self._arguments.credentials,
+                session=by.session,
+                master_incarnation=by.incarnation,
+            )
+            listen = self._arguments.listen
+            server = Server([service], credentials, listen, on_replaced=_leave_at_once)
+            try:
+                check = Check(
+                    self._spec, self._client, by, servicer, self._claim.wait_until_sure, _say
+                )
+                found = check.run()
+            finally:
+                server.stop()
+            for warning in found["report"]["warnings"]:
+                logger.warning("the check of the model: %s", warning)
+            if found["report"]["declared_shards"]:
+                save_shards(Path(self._spec.job_dir), found["report"]["declared_shards"])
+            resolved = found["resolved"]
+            self._again(lambda: save_checked(self._spec, self._client, by, resolved))
+        return JobSpec.of_options(
+            self._spec.command, {**self._spec.to_options(), **resolved}
+        ).model_copy(update={"job_dir": self._spec.job_dir})
+
+    def _result(self) -> dict[str, Any] | None:
+        """The result, if some master has written it."""
+        try:
+            read: dict[str, Any] = json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text())
+            return read
+        except (OSError, ValueError):
+            return self._again(lambda: read_result(self._spec, self._client))
+
+    def _failed(self, error: str, traceback: str = "") -> dict[str, Any]:
+        """Write that the job failed before anything was launched, or as no master stays."""
+        result = {"state": "failed", "error": error, "traceback": traceback}
+        path = Path(self._spec.job_dir) / RESULT_FILE
+        self._claim.wait_until_sure()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(result, indent=2) + "\n")
+            os.replace(unfinished, path)
+        except OSError as failure:
+            logger.error("the result cannot be written: %s", failure)
+            self._again(lambda: save_result(self._spec, self._client, result))
+        logger.error("the job failed: %s", error)
+        return result
+
+    def _end(self, result: dict[str, Any]) -> None:
+        self._claim.wait_until_sure()
+        self._again(lambda: end_job(self._spec, self._client, self._owner, result))
+        self._claim.release()
+
+    def _again(self, what: Any) -> Any:
+        """Ask again where the apiserver is away."""
+        end = LAST_ACTS_S
+        while True:
+            try:
+                return what()
+            except KubeError as error:
+                end -= AGAIN_S
+                if end < 0:
+                    raise
+                logger.warning("once more in %.0f s: %s", AGAIN_S, error)
+                threading.Event().wait(AGAIN_S)
+
+
+def _tasks_done(master: Master) -> int:
+    return master.coordinator.look(lambda ledger, _: ledger.num_done)
+
+
+def _page_of(spec: JobSpec) -> int | None:
+    """Listen where the job's page is to be served, on the pod's loopback interface."""
+    port = spec.dashboard_port or DASHBOARD_PORT
+    listening = open_dashboard(spec.model_copy(update={"dashboard_port": port}))
+    return None if listening is None else listening.detach()
+
+
+def _say(why: str) -> None:
+    logger.info("the check of the model %s", f"waits: {why}" if why else "runs")
+
+
+def _leave_at_once() -> None:
+    logger.warning("this master ends: another one goes on")
+    logging.shutdown()
+    os._exit(STEPPED_DOWN)
+
+
+def _ended_before(environment: Mapping[str, str] = os.environ) -> End | None:
+    """How the master before this one ended, if it was a process of this container's parent."""
+    told = environment.get(ENDED_VARIABLE)
+    if told is None:
+        return None
+    if int(told) == OUT_OF_MEMORY_EXIT_CODE:
+        return End(Cause.OUT_OF_MEMORY, -signal.SIGKILL)
+    return End.of_exit_code(int(told))
+
+
+def main() -> int:
+    """Entry point."""
+    die_with_parent()
+    arguments = parse_arguments("master")
+    start_logging("master", arguments)
+    liveness = LivenessServer(("0.0.0.0", HEALTH_PORT))
+    pod = MasterPod(arguments, OwnPod.of_environment(), KubeClient.in_cluster())
+    on_sigterm(pod.leave)
+    if arguments.spec.profile:
+        trace_instance(arguments.spec.job_dir, "master", 0, arguments.incarnation)
+    try:
+        return pod.run(_ended_before(), liveness)
+    except Replaced as error:
+        logger.warning("%s", error)
+        return STEPPED_DOWN
+    finally:
+        PHASES.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
