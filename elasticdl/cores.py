@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+VARIABLE = "ELASTICDL_CORES"
+"""Tells a pod how many cores it asked for, rounded up; it may have no limit, and neighbours."""
 
 
 def allowed_cores() -> int:
@@ -34,6 +36,11 @@ def cpu_quota(cgroups: Path = CGROUPS) -> float | None:
 
 def usable_cores() -> int:
     """How many cores this process may keep busy: more threads than that would be held up."""
+    most = [float(allowed_cores())]
     quota = cpu_quota()
-    allowed = allowed_cores()
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
+    if quota is not None:
+        most.append(quota)
+    asked_for = os.environ.get(VARIABLE, "")
+    if asked_for.isdecimal() and int(asked_for):
+        most.append(int(asked_for))
+    return max(1, int(min(most)))

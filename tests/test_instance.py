@@ -101,10 +101,28 @@ def test_the_quota_of_a_container_is_read_of_both_versions_of_control_groups(
     assert cores.cpu_quota(tmp_path) == quota
 
 
-@pytest.mark.parametrize(("quota", "most"), [(0.2, 1), (1.9, 1), (None, None), (1e9, None)])
-def test_a_process_keeps_no_more_cores_busy_than_its_container_has(monkeypatch, quota, most):
+@pytest.mark.parametrize(
+    ("quota", "asked_for", "usable"),
+    [
+        (0.2, None, 1),
+        (3.9, None, 3),
+        (None, None, 8),
+        (99.0, None, 8),
+        (None, "2", 2),
+        (1.5, "2", 1),
+        (None, "99", 8),
+        (None, "0", 8),  # It asked for none.
+    ],
+)
+def test_a_process_keeps_no_more_cores_busy_than_its_container_has_and_asked_for(
+    monkeypatch, quota, asked_for, usable
+):
+    monkeypatch.setattr(cores, "allowed_cores", lambda: 8)
     monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
-    assert cores.usable_cores() == (cores.allowed_cores() if most is None else most)
+    monkeypatch.delenv(cores.VARIABLE, raising=False)
+    if asked_for is not None:
+        monkeypatch.setenv(cores.VARIABLE, asked_for)
+    assert cores.usable_cores() == usable
 
 
 # ------------------------------------------------------------------ without a master

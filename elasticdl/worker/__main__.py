@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import threading
@@ -27,7 +26,6 @@ from elasticdl.logs.line import fields
 from elasticdl.model.keras_choice import use_keras
 from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
-from elasticdl.pod_options import parse_quantity, parse_resources
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Client, GrpcTransport, NewestMaster, StreamTransport
 from elasticdl.trace_file import trace_instance
@@ -41,15 +39,10 @@ IMPORTS = ("elasticdl.worker.devices", "elasticdl.worker.watchdog", "elasticdl.w
 def share_of_threads(spec: JobSpec) -> int:
     """Threads TensorFlow may use in one worker, when a machine's workers share its cores.
 
-    A pod has what it asked for to itself, and may have no limit.
+    A pod has its cores to itself.
     """
-    if spec.worker_threads:
-        return spec.worker_threads
-    if spec.cluster == "local":
-        return max(1, usable_cores() // max(1, spec.num_workers))
-    asked_for = parse_resources(spec.worker_resource_request).get("cpu")
-    cores = usable_cores()
-    return cores if asked_for is None else min(cores, math.ceil(parse_quantity(asked_for)))
+    sharing = max(1, spec.num_workers) if spec.cluster == "local" else 1
+    return spec.worker_threads or max(1, usable_cores() // sharing)
 
 
 def run(arguments: InstanceArguments) -> int:

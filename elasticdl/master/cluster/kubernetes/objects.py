@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elasticdl.cores import VARIABLE as CORES
 from elasticdl.credentials import credential_items
 from elasticdl.data.filesystems import is_object
 from elasticdl.job_spec import CHECKED_FILE, JOB_FILE, JobSpec
@@ -358,7 +359,10 @@ def _pod(
         "imagePullPolicy": spec.image_pull_policy,
         "command": _ENTRY,
         "args": arguments,
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [
+            *({"name": name, "value": value} for name, value in variables.items()),
+            {"name": CORES, "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}},
+        ],
         "resources": resources(spec, component, needs),
         "volumeMounts": [],
         "securityContext": {
