@@ -178,7 +178,7 @@ class DirectorySource:
             "imbalance": imbalance_of(partitions),
             "audit": result.get("audit") or None,
         }
-        values["health"] = find_health(values, story.events, 0.0, [])
+        values["health"] = find_health(values, story.events, 0.0, [], self._spec.min_workers)
         if story.trouble:
             values["health"].insert(0, {"level": "error", "text": story.trouble})
         return finite(values)

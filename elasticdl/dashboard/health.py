@@ -38,7 +38,11 @@ _NAMES = {"ps": "parameter server", "worker": "worker", "master": "the master"}
 
 
 def find_health(
-    state: Values, events: Sequence[JobEvent], stands_still_s: float, directories: Sequence[str]
+    state: Values,
+    events: Sequence[JobEvent],
+    stands_still_s: float,
+    directories: Sequence[str],
+    min_workers: int = 0,
 ) -> list[Values]:
     """Return `health` of a state.
 
@@ -47,6 +51,7 @@ def find_health(
       events: the latest ones.
       stands_still_s: for how long no task was done.
       directories: where the job writes.
+      min_workers: how few are too few; 0: fewer than are wanted.
     """
     found = [
         *_looked("how it ended", lambda: _of_end(state)),
@@ -57,7 +62,7 @@ def find_health(
     if state["state"] == "running":
         found += [
             *_looked("its progress", lambda: _of_progress(state, stands_still_s)),
-            *_looked("its instances", lambda: _of_instances(state)),
+            *_looked("its instances", lambda: _of_instances(state, min_workers)),
             *_looked("its disks", lambda: _of_disks(directories)),
         ]
     found.sort(key=lambda one: one[0] != "error")
@@ -145,13 +150,15 @@ def _of_progress(state: Values, stands_still_s: float) -> Iterator[Finding]:
         )
 
 
-def _of_instances(state: Values) -> Iterator[Finding]:
+def _of_instances(state: Values, min_workers: int) -> Iterator[Finding]:
     for role, wanted in (("worker", state["workers_wanted"]), ("ps", state["ps_wanted"])):
+        fewest = min(min_workers, wanted) if min_workers and role == "worker" else wanted
         running = sum(
             one["role"] == role and one["state"] == "running" for one in state["instances"]
         )
-        if running < wanted:
-            yield "warning", f"{running} of {count_of(wanted, _NAMES[role])} running"
+        if running < fewest:
+            least = f"; {fewest} is the least" if fewest < wanted else ""
+            yield "warning", f"{running} of {count_of(wanted, _NAMES[role])} running{least}"
     for one in state["instances"]:
         heard_s = one["heard_s"]
         if one["state"] == "running" and heard_s is not None and heard_s > SILENT_S:

@@ -144,7 +144,9 @@ class LiveSource:
             "audit": self._audit(),
         }
         directories = [self._spec.job_dir, self._spec.checkpoint_root]
-        values["health"] = find_health(values, events, keeper.stands_still_s, directories)
+        values["health"] = find_health(
+            values, events, keeper.stands_still_s, directories, self._spec.min_workers
+        )
         return values
 
     def _audit(self) -> Any:

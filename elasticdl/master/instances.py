@@ -59,8 +59,8 @@ class Instance:
     heard: when it last gave a sign of life, in seconds. started: its process or pod has begun to
     run. registered: it has said that it is there. was_ready: it has been RUNNING. reason: why it is
     gone, or waits. stopped: what the job has ended it for; empty where it runs, or ended by itself.
-    for_room: it waits until there is room for it. error_since: since when it waits for what only
-    somebody can mend; None where it does not.
+    launched: when it was asked for. room_since: since when it waits for room; error_since: for what
+    only somebody can mend; None where it does not.
     """
 
     spec: InstanceSpec
@@ -75,7 +75,8 @@ class Instance:
     where: str = ""
     reason: str = ""
     stopped: str = ""
-    for_room: bool = False
+    launched: float = 0.0
+    room_since: float | None = None
     error_since: float | None = None
 
     @property
@@ -86,5 +87,10 @@ class Instance:
     @property
     def is_placed(self) -> bool:
         """Whether there is room for it, as far as is known."""
-        has_room = self.state is State.WAITING and not self.for_room
+        has_room = self.state is State.WAITING and not self.waits_for_room
         return has_room or self.started or self.registered
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether no machine has room for it."""
+        return self.state is State.WAITING and self.room_since is not None

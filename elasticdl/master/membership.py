@@ -43,6 +43,8 @@ HEARTBEAT_S = 1.0
 MOST_POLLS_PER_S = 5000
 # So many workers, or a quarter of all, may wait for room at a time.
 FEWEST_UNPLACED = 4
+# After which a partition that waits for room gets that of a worker, and then of another one.
+ROOM_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Membership:
       start_s: how long an instance may take to register, from when it began to run.
       most_crashes: crashes of a role in a row, with no task done between, that fail the job.
       restart_together: partitions are at one version: where one is lost, all of them begin again.
-      min_workers: how few of them are too few, which is told and nothing more; 0: of no number.
       start_deadline_s: how long nobody may work for want of what only somebody can mend.
       waits_for_room: there may be none for a worker; then few are asked for at a time.
       memory: what those get that ran out of it.
+      gives_room: whether the worker of an index makes room for a partition that waits for some.
     """
 
     def __init__(
@@ -83,13 +85,12 @@ class Membership:
         start_s: float = 180.0,
         most_crashes: int = 5,
         restart_together: bool = False,
-        min_workers: int = 0,
         start_deadline_s: float = 120.0,
         waits_for_room: bool = False,
         memory: Memory | None = None,
+        gives_room: Callable[[int], bool] = lambda index: True,
     ) -> None:
         self.num_workers = num_workers
-        self.min_workers = min_workers
         self.num_ps = num_ps
         self.relaunches = 0
         self._silence_s = silence_s
@@ -97,6 +98,9 @@ class Membership:
         self._restart_together = restart_together
         self._start_deadline_s = start_deadline_s
         self._waits_for_room = waits_for_room
+        self._gives_room = gives_room
+        # When a worker was last stopped so that a partition has room.
+        self._gave_room_at = float("-inf")
         # When the last task was done.
         self._progressed_at = 0.0
         self._num_placements = 0
@@ -288,16 +292,18 @@ class Membership:
             self._partitions = None
         before = self._present.get((spec.role, spec.index))
         needs = self._replacement.needs(spec.role)
-        self._present[spec.role, spec.index] = Instance(spec, needs, heard=now)
+        self._present[spec.role, spec.index] = Instance(spec, needs, heard=now, launched=now)
         self._replacement.launched(spec)
         has_more = before is not None and needs.memory_factor > before.needs.memory_factor
         memory = self._replacement.memory_of(spec.role, needs) if has_more else ""
         return Launch(spec, needs, why, replaces, memory)
 
     def _num_to_ask_for(self) -> int:
-        """How many more workers may be asked for now."""
+        """How many more workers may be asked for now: none that takes a partition's room."""
         if not self._waits_for_room:
             return self.num_workers
+        if any(one.waits_for_room for one in self._servers()):
+            return 0
         workers = (one for one in self._present.values() if one.spec.role is Role.WORKER)
         unplaced = sum(one.is_starting and not one.is_placed for one in workers)
         return max(0, max(FEWEST_UNPLACED, self.num_workers // 4) - unplaced)
@@ -349,18 +355,15 @@ class Membership:
         if self.can_wait(event.spec):
             instance = self._present[event.spec.role, event.spec.index]
             self._enter(instance, State.WAITING, event.why)
-            instance.for_room = event.for_room
-            if not event.is_error:
-                instance.error_since = None
-            elif instance.error_since is None:
-                instance.error_since = now
+            instance.room_since = _since(event.for_room, instance.room_since, now)
+            instance.error_since = _since(event.is_error, instance.error_since, now)
         return []
 
     def _started(self, event: Started, now: float) -> list[Action]:
         if self.is_current(event.spec):
             instance = self._present[event.spec.role, event.spec.index]
             instance.started, instance.where, instance.heard = True, event.where, now
-            instance.error_since = None
+            instance.room_since = instance.error_since = None
             if instance.state is State.WAITING:
                 self._enter(instance, State.LAUNCHING)
                 instance.reason = ""
@@ -469,7 +472,7 @@ class Membership:
     def _tick(self, event: Tick, now: float) -> list[Action]:
         if self._over:
             return []
-        actions = self._given_up_waiting(now)
+        actions = self._given_up_waiting(now) + self._room_made(now)
         for instance in list(self._present.values()):
             # No clock runs for whoever waits until it can start.
             if instance.state is State.GONE or not (instance.started or instance.registered):
@@ -491,6 +494,32 @@ class Membership:
             actions += self._fill_workers(now, self._workers_now())
         return actions
 
+    def _room_made(self, now: float) -> list[Action]:
+        """Stop a worker whose room a partition needs: without that one, nobody works.
+
+        Who waits for room as well would take it; and so would who is asked for meanwhile.
+        """
+        since = [one.room_since or 0.0 for one in self._servers() if one.waits_for_room]
+        if not since or now - max(min(since), self._gave_room_at) < ROOM_S:
+            return []
+        workers = [
+            one
+            for one in self.instances()
+            if one.spec.role is Role.WORKER
+            and (one.is_starting or one.state is State.RUNNING)
+            and self._gives_room(one.spec.index)
+        ]
+        placed = [one for one in workers if one.is_placed]
+        if not placed:
+            return []
+        self._gave_room_at = now
+        youngest = max(placed, key=lambda one: (one.launched, one.spec.index))
+        actions: list[Action] = []
+        for one in [*(one for one in workers if one.waits_for_room), youngest]:
+            self._end(one, State.STOPPING, "a parameter server needed its room")
+            actions.append(Stop(one.spec, grace_s=15.0 if one is youngest else 0))
+        return actions
+
     def _given_up_waiting(self, now: float) -> list[Action]:
         """End a job in which nobody has worked for long, and somebody waits in vain."""
         can_work = self._look_up().are_complete and any(
@@ -508,3 +537,10 @@ class Membership:
                 message = f"{instance.spec} could not start for {waited_s:.0f} s: {instance.reason}"
                 return [GiveUp(message)]
         return []
+
+
+def _since(does: bool, since: float | None, now: float) -> float | None:
+    """Since when somebody does something, None where not, as it was known before."""
+    if not does:
+        return None
+    return now if since is None else since

@@ -201,6 +201,16 @@ def test_what_is_wrong_is_said(tmp_path: Path, change, stands_still_s, level, wo
     assert words in finding["text"]
 
 
+def test_of_a_range_of_workers_only_too_few_are_told(tmp_path: Path):
+    state = {**WELL, "workers_wanted": 8}
+
+    def found(min_workers: int) -> list[str]:
+        return [one["text"] for one in find_health(state, [], 0.0, [str(tmp_path)], min_workers)]
+
+    assert found(1) == []
+    assert found(2) == ["1 of 8 workers running; 2 is the least"]
+
+
 def test_a_parameter_server_that_dies_again_and_again_is_said_first(masters, tmp_path):
     first = masters.coordinator
     for incarnation in range(1, 4):

@@ -174,6 +174,54 @@ def test_who_waits_and_is_not_wanted_any_more_is_stopped():
     assert launches(membership.handle(Tick(), 9.0)) == []
 
 
+# ------------------------------------------------------------------ room for partitions
+
+
+def test_a_partition_that_waits_for_room_gets_that_of_the_youngest_worker_and_then_of_others():
+    membership = running(num_workers=3, silence_s=DAYS)
+    membership.handle(Ended(worker(1), DELETED), 2.0)
+    begin(membership, worker(1, 2), 3.0)
+    membership.handle(Ended(ps(0), DELETED), 4.0)
+    for at in (5.0, 9.0):
+        membership.handle(Waiting(ps(0, 2), "Unschedulable: no room", for_room=True), at)
+    assert membership.handle(Tick(), 14.9) == []
+    assert membership.handle(Tick(), 15.0) == [Stop(worker(1, 2), 15.0)]
+    assert state_of(membership, worker(1, 2)) is State.STOPPING
+    gone = membership.handle(Ended(worker(1, 2), DELETED), 16.0)
+    assert gone == [WorkerGone(worker(1, 2), "stopped, as a parameter server needed its room")]
+    assert membership.handle(Tick(), 24.9) == [], "nobody is asked for who would take it"
+    assert membership.handle(Tick(), 25.0) == [Stop(worker(2), 15.0)]
+    begin(membership, ps(0, 2), 26.0)
+    actions = membership.handle(Tick(), 26.0)
+    assert launches(actions) == [Launch(worker(1, 3))]
+
+
+def test_workers_that_wait_for_room_do_not_take_what_a_partition_is_given():
+    membership = running(num_workers=2, silence_s=DAYS)
+    membership.handle(Ended(worker(0), DELETED), 2.0)
+    for spec in (worker(0, 2), ps(0, 2)):
+        if spec.role is Role.PS:
+            membership.handle(Ended(ps(0), DELETED), 2.0)
+        membership.handle(Waiting(spec, "Unschedulable: no room", for_room=True), 3.0)
+    assert membership.handle(Tick(), 13.0) == [Stop(worker(0, 2), 0), Stop(worker(1), 15.0)]
+
+
+def test_only_those_give_room_whose_class_is_that_of_partitions():
+    membership = running(num_workers=2, silence_s=DAYS, gives_room=lambda index: index == 0)
+    membership.handle(Ended(ps(0), DELETED), 2.0)
+    membership.handle(Waiting(ps(0, 2), "Unschedulable: no room", for_room=True), 3.0)
+    assert membership.handle(Tick(), 13.0) == [Stop(worker(0), 15.0)]
+    assert membership.handle(Tick(), 23.0) == []
+
+
+def test_a_partition_that_waits_for_an_image_takes_nobodys_room():
+    membership = running(silence_s=DAYS)
+    membership.handle(Ended(ps(0), DELETED), 2.0)
+    membership.handle(Waiting(ps(0, 2), "Unschedulable: no room", for_room=True), 3.0)
+    membership.handle(Waiting(ps(0, 2), "ContainerCreating"), 4.0)
+    assert membership.handle(Tick(), 100.0) == []
+
+
 # ----------------------------------------------------------------- who ran out of memory
 
 
