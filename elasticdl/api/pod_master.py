@@ -38,6 +38,7 @@ from elasticdl.master.cluster.kubernetes.backend import KubernetesBackend
 from elasticdl.master.cluster.kubernetes.check import (
     Check,
     CheckServicer,
+    MeanwhileServicer,
     read_checked,
     save_checked,
 )
@@ -55,11 +56,13 @@ from elasticdl.master.cluster.kubernetes.objects import (
 )
 from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_CODE
 from elasticdl.master.exits import Cause, End
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.liveness import LivenessServer
 from elasticdl.master.master import RESULT_FILE, Master
 from elasticdl.master.recovery import last_incarnation, last_session
 from elasticdl.phases import PHASES
-from elasticdl.proto import check_pb2
+from elasticdl.pod_rules import JOB_DIR_OF_POD
+from elasticdl.proto import check_pb2, master_pb2
 from elasticdl.rpc import Server, Service
 from elasticdl.trace_file import trace_instance
 
@@ -161,15 +164,18 @@ class MasterPod:
     def _work(self, liveness: LivenessServer) -> dict[str, Any] | None:
         """Run the job to its end; return its result, which is written; None: it has not ended."""
         incarnation = self._claim.incarnation
-        session = last_session(self._spec.job_dir)
-        is_new = not session.startswith(f"{self._own.job_uid}.")
-        session = f"{self._own.job_uid}.{incarnation}" if is_new else session
+        former = last_session(self._spec.job_dir)
+        is_new = not former.startswith(f"{self._own.job_uid}.")
+        session = f"{self._own.job_uid}.{incarnation}" if is_new else former
         by = LaunchedBy(self._owner, self._spec.image, self._address(), incarnation, session)
+        sure = self._claim.wait_until_sure
+        backend = KubernetesBackend(self._spec, self._client, by, sure, self._own.name)
         try:
-            spec = self._checked(by)
+            spec = self._checked(by, former, backend)
         except KubeError:
             raise
         except JobError as error:
+            backend.close()
             return self._failed(str(error), getattr(error, "traceback_text", ""))
         arguments = dataclasses.replace(
             self._arguments,
@@ -179,8 +185,6 @@ class MasterPod:
             credentials=dataclasses.replace(self._arguments.credentials, session=session),
             dashboard=_page_of(spec),
         )
-        sure = self._claim.wait_until_sure
-        backend = KubernetesBackend(spec, self._client, by, sure, self._own.name)
 
         def begun(master: Master) -> None:
             liveness.look = lambda: self._look(master)
@@ -214,19 +218,33 @@ class MasterPod:
         service = self._again(lambda: self._client.get("Service", name))
         return f"{service['spec']['clusterIP']}:{PORT}"
 
-    def _checked(self, by: LaunchedBy) -> JobSpec:
-        """The job as the check has resolved it, which is made where none was."""
+    def _checked(self, by: LaunchedBy, former: str, backend: KubernetesBackend) -> JobSpec:
+        """The job as the check has resolved it, which is made where none was.
+
+        Args:
+          former: the session of the master before; empty where nothing is left of one. A directory
+            that was lost with its pod had what the check wrote beside the options.
+          backend: has the first parameter servers start meanwhile.
+        """
         resolved = self._again(lambda: read_checked(self._spec, self._client))
+        if not former and self._spec.job_dir == JOB_DIR_OF_POD:
+            resolved = {}
         if not resolved:
             servicer = CheckServicer()
-            service = Service(check_pb2.DESCRIPTOR.services_by_name["Check"], servicer)
+            services = [
+                Service(check_pb2.DESCRIPTOR.services_by_name["Check"], servicer),
+                Service(master_pb2.DESCRIPTOR.services_by_name["Master"], MeanwhileServicer()),
+            ]
             credentials = dataclasses.replace(
                 self._arguments.credentials,
                 session=by.session,
                 master_incarnation=by.incarnation,
             )
             listen = self._arguments.listen
-            server = Server([service], credentials, listen, on_replaced=_leave_at_once)
+            server = Server(services, credentials, listen, on_replaced=_leave_at_once)
+            if not former:
+                partitions = range(self._spec.num_ps)
+                backend.launch_early([InstanceSpec(Role.PS, index, 1) for index in partitions])
             try:
                 check = Check(
                     self._spec, self._client, by, servicer, self._claim.wait_until_sure, _say
@@ -237,7 +255,7 @@ class MasterPod:
             for warning in found["report"]["warnings"]:
                 logger.warning("the check of the model: %s", warning)
             if found["report"]["declared_shards"]:
-                save_shards(Path(self._spec.job_dir), found["report"]["declared_shards"])
+                save_shards(self._spec.job_dir, found["report"]["declared_shards"])
             resolved = found["resolved"]
             self._again(lambda: save_checked(self._spec, self._client, by, resolved))
         return JobSpec.of_options(

@@ -163,6 +163,34 @@ def test_an_instance_is_launched_once_runs_and_ends(cluster: Cluster) -> None:
     assert cluster.pods() == [pod_name(NAME, worker())]  # It stays, for its log.
 
 
+def test_what_comes_of_early_launches_is_told_once_somebody_listens(cluster: Cluster) -> None:
+    backend = cluster.backend()
+    backend.launch_early([server(0), server(1)])
+    cluster.run(server(0))
+    cluster.run(server(1))
+    cluster.end(server(1), 3)
+    backend.adopt(())
+    backend.watch(cluster.events.append)
+    for who in (server(0), server(1)):
+        backend.launch(who, NONE)
+    cluster.wait_until_told(server(0), InstanceStarted)
+    assert cluster.wait_until_told(server(1), InstanceEnded).end.exit_code == 3
+    assert len(cluster.pods()) == 2
+
+
+def test_an_early_launch_that_is_refused_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "REFUSED_S", 0.5)
+    backend = cluster.backend(job(ps_pod_priority="no-such-class"))
+    backend.launch_early([server(0)])
+    wait_for(lambda: backend._untold, "it is refused")
+    backend.watch(cluster.events.append)
+    end = cluster.wait_until_told(server(0), InstanceEnded).end
+    assert end.cause is Cause.NOT_STARTED
+    assert "no-such-class" in end.message
+
+
 def test_more_memory_is_asked_for_where_it_is_needed(cluster: Cluster) -> None:
     backend = cluster.watched()
     backend.launch(worker(), Needs(memory_factor=1.5))

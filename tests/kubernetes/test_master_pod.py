@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,14 @@ import pytest
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
-from elasticdl.master.cluster.kubernetes.names import selecting
+from elasticdl.master.cluster.kubernetes.last_acts import read_result
+from elasticdl.master.cluster.kubernetes.names import SESSION_ANNOTATION, selecting
+from elasticdl.master.exits import Cause
 from elasticdl.master.journal import read_journal
+from elasticdl.pod_rules import JOB_DIR_OF_POD
 from tests.cluster.api import Namespace
+from tests.cluster.cluster import Cluster
+from tests.docs.pages import ROOT
 from tests.job.clicks_data import ZOO, write_clicks
 from tests.kubernetes.objects import client, wait_for
 from tests.kubernetes.real_jobs import pod_options, shared_directory, submit
@@ -29,24 +37,21 @@ END_S = 600.0
 class Job:
     """One that was submitted."""
 
-    def __init__(self, namespace: Namespace, directory: Path, **options: Any) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, command: str = "train", **options: Any
+    ) -> None:
         self.directory = directory
-        data = directory / "data"
-        data.mkdir()
         given = pod_options(
             directory,
             job_name=NAME,
             namespace=namespace.name,
-            model_zoo=ZOO,
-            model_def="clicks.Clicks",
-            data=write_clicks(data, RECORDS),
-            output=str(directory / "model"),
             num_workers="2",
             num_ps="1",
-            minibatch_size="8",
             **options,
         )
-        self.spec = JobSpec.resolve("train", given)
+        if command == "evaluate":
+            del given["job_dir"]
+        self.spec = JobSpec.resolve(command, given)
         self.submitter = client(namespace.submitter, namespace)
         self.admin = client(namespace.admin, namespace)
         self.uid = submit(self.spec, self.submitter)
@@ -77,6 +82,16 @@ class Job:
             end.close()
 
 
+def training(directory: Path) -> dict[str, Any]:
+    return {
+        "model_zoo": ZOO,
+        "model_def": "clicks.Clicks",
+        "data": write_clicks(directory / "data", RECORDS),
+        "output": str(directory / "model"),
+        "minibatch_size": "8",
+    }
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     with shared_directory() as made:
@@ -104,13 +119,20 @@ def tasks_done(job: Job) -> int:
 
 @pytest.fixture
 def job(namespace: Namespace, directory: Path) -> Iterator[Job]:
-    made = Job(namespace, directory)
+    made = Job(namespace, directory, **training(directory))
     yield made
     made.close()
 
 
 def test_a_job_of_pods_ends_and_leaves_nothing(job: Job) -> None:
+    wait_for(
+        lambda: job.pods("check") and job.pods("ps"),
+        "a parameter server that starts while the model is checked",
+        START_S,
+    )
     assert_exact(job.wait_for_result())
+    launched = [one.body for one in read_journal(job.directory / "job", "launch")]
+    assert len([one for one in launched if one["role"] == "ps"]) == 1
     wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
     assert (job.directory / "model" / "trained_model.pb").exists()
 
@@ -136,3 +158,95 @@ def test_pods_that_are_deleted_while_the_master_is_away_are_replaced(job: Job) -
     assert_exact(job.wait_for_result())
     assert masters(job) == [1, 2]
     wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
+
+
+def test_an_evaluation_whose_master_is_lost_with_its_directory_begins_again(
+    namespace: Namespace, directory: Path
+) -> None:
+    """It has no output, so nothing of it is where another pod would find it."""
+    given = training(directory)
+    options = [f"--{name}={value}" for name, value in given.items()]
+    command = [sys.executable, "-m", "elasticdl.api", "train", "--num_workers=0", *options]
+    home = {"ELASTICDL_HOME": str(directory / "home")}
+    subprocess.run(command, check=True, timeout=START_S, cwd=ROOT, env={**os.environ, **home})
+    job = Job(
+        namespace,
+        directory,
+        "evaluate",
+        trained_model=given["output"],
+        data=given["data"],
+        minibatch_size="8",
+        keep_objects="result",
+    )
+    assert job.spec.job_dir == JOB_DIR_OF_POD
+    sessions: set[str] = set()
+
+    def result() -> dict[str, Any] | None:
+        for one in job.pods("worker"):
+            sessions.add(one["metadata"]["annotations"][SESSION_ANNOTATION])
+        return read_result(job.spec, job.admin)
+
+    try:
+        wait_for(lambda: [one for one in job.pods("worker") if runs(one)], "a worker", START_S)
+        job.submitter.delete("Pod", job.pods("master")[0]["metadata"]["name"])
+        wait_for(result, "the result", END_S)
+        found = result() or {}
+        assert found["state"] == "succeeded", found["error"]
+        audit = found["audit"]
+        counted = audit["records_expected"], audit["counted_once"], audit["lost"]
+        assert counted == (RECORDS, RECORDS, 0)
+        assert {f"{job.uid}.2"} == {one for one in sessions if not one.endswith(".1")}
+        wait_for(lambda: job.leftovers() == [f"ConfigMap {NAME}-result"], "the rest is gone", 120)
+    finally:
+        job.close()
+
+
+def runs(pod: dict[str, Any]) -> bool:
+    """Whether its container does."""
+    statuses = pod["status"].get("containerStatuses") or []
+    return any("running" in one["state"] for one in statuses)
+
+
+def test_who_runs_out_of_memory_gets_more(namespace: Namespace, directory: Path) -> None:
+    """TensorFlow alone needs more than this: of the check as of workers."""
+    job = Job(
+        namespace,
+        directory,
+        **training(directory),
+        worker_resource_request="cpu=100m,memory=350Mi",
+        memory_limit_max="2Gi",
+    )
+    try:
+        assert_exact(job.wait_for_result())
+    finally:
+        job.close()
+    worked = read_journal(job.directory / "job", ("launch", "exited"))
+    bodies = [one.body for one in worked if one.body["role"] == "worker"]
+    assert max(one.get("memory_factor", 1.0) for one in bodies) > 1.0
+    assert [one for one in bodies if str(Cause.OUT_OF_MEMORY) in one["reason"]]
+
+
+def test_a_partition_that_finds_no_room_gets_that_of_a_worker(
+    cluster: Cluster, namespace: Namespace, directory: Path
+) -> None:
+    cpus = {f"{role}_resource_request": "cpu=100m,memory=1Gi" for role in ("ps", "worker")}
+    job = Job(namespace, directory, **training(directory), **cpus)
+    try:
+        wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
+        wait_for(lambda: not job.pods("check"), "the pod of the check is gone")
+        # A master, two workers, and no room for a parameter server once this one is gone.
+        quota = {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "cpus", "namespace": namespace.name},
+            "spec": {"hard": {"requests.cpu": "300m"}},
+        }
+        cluster.api.create(quota)
+        job.submitter.delete("Pod", job.pods("ps")[0]["metadata"]["name"])
+        assert_exact(job.wait_for_result())
+    finally:
+        job.close()
+    ended = [one.body for one in read_journal(job.directory / "job", "exited")]
+    gave = [one for one in ended if one["reason"].endswith("a parameter server needed its room")]
+    assert [one["role"] for one in gave] == ["worker"]
+    assert masters(job) == [1]

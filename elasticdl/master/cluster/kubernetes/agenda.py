@@ -32,8 +32,9 @@ class Agenda:
         self._thread = threading.Thread(target=self._run, name="agenda", daemon=True)
 
     def start(self) -> None:
-        """Begin with what is due."""
-        self._thread.start()
+        """Begin with what is due, unless it has begun."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def add(self, action: Action, after_s: float = 0.0) -> None:
         """Carry an action out after some time, after all that are due before."""

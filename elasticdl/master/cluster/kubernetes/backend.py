@@ -107,7 +107,9 @@ class KubernetesBackend:
         self._stopped: set[InstanceSpec] = set()
         self._over: set[InstanceSpec] = set()
         self._ended_pods: deque[str] = deque()
-        self._on_event: Callable[[PodEvent], None] = lambda event: None
+        # What was to be told before anybody listened.
+        self._untold: list[PodEvent] = []
+        self._on_event: Callable[[PodEvent], None] = self._untold.append
         self._job_events = JobEvents(client, by.owner, host)
         self._agenda = Agenda(wait_until_sure)
         self._reflector = Reflector(client, selecting(self._name), self._listed, self._changed)
@@ -121,6 +123,12 @@ class KubernetesBackend:
                 return
             self._asked.add(spec)
         self._agenda.add(lambda: self._launch(_Launch(spec, needs)))
+
+    def launch_early(self, specs: Sequence[InstanceSpec]) -> None:
+        """Have pods created, of which it is told what came of them once that is watched."""
+        for spec in specs:
+            self.launch(spec, Needs())
+        self._agenda.start()
 
     def adopt(self, specs: Sequence[InstanceSpec]) -> None:
         """Watch what a former master launched; what is not there any more has ended."""
@@ -139,6 +147,8 @@ class KubernetesBackend:
     def watch(self, on_event: Callable[[PodEvent], None]) -> None:
         """Begin to launch, to stop and to tell."""
         self._on_event = on_event
+        # So far its own thread alone has told anything.
+        self._agenda.add(lambda: self._tell_late(on_event))
         self._reflector.start()
         self._agenda.start()
 
@@ -313,6 +323,10 @@ class KubernetesBackend:
         with self._lock:
             events = self._table.changed(change)
         self._tell(events)
+
+    def _tell_late(self, on_event: Callable[[PodEvent], None]) -> None:
+        for event in self._untold:
+            on_event(event)
 
     def _tell(self, events: Sequence[PodEvent]) -> None:
         for event in events:

@@ -39,7 +39,7 @@ from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from elasticdl.master.cluster.kubernetes.resources import memory_limit
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import Needs
-from elasticdl.proto import check_pb2
+from elasticdl.proto import check_pb2, master_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,24 @@ class CheckServicer:
         with self.came:
             self.came.wait_for(lambda: number in self._answers, wait_s)
             return self._answers.get(number)
+
+
+class MeanwhileServicer:
+    """The Master service while the model is checked: whoever is there already waits."""
+
+    def register(self, request: master_pb2.RegisterRequest) -> master_pb2.RegisterReply:
+        """An instance is there; what it is to begin with is told later."""
+        return master_pb2.RegisterReply(accepted=True)
+
+    def heartbeat(self, request: master_pb2.HeartbeatRequest) -> master_pb2.HeartbeatReply:
+        """A sign of life."""
+        return master_pb2.HeartbeatReply(accepted=True)
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        def refuse(request: Any) -> Any:
+            raise JobError("the job's model is being checked; ask again")
+
+        return refuse
 
 
 class Check:
