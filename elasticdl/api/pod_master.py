@@ -44,21 +44,27 @@ from elasticdl.master.cluster.kubernetes.check import (
 )
 from elasticdl.master.cluster.kubernetes.claim import Claim, Replaced
 from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError
-from elasticdl.master.cluster.kubernetes.last_acts import end_job, read_result, save_result
+from elasticdl.master.cluster.kubernetes.last_acts import (
+    end_job,
+    is_of_job,
+    read_result,
+    save_result,
+)
 from elasticdl.master.cluster.kubernetes.names import master_service_name, object_name
 from elasticdl.master.cluster.kubernetes.objects import (
-    DASHBOARD_PORT,
     HEALTH_PORT,
     PORT,
     LaunchedBy,
     Owner,
     claim_map,
+    page_port,
 )
 from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_CODE
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.liveness import LivenessServer
-from elasticdl.master.master import RESULT_FILE, Master
+from elasticdl.master.master import Master
 from elasticdl.master.recovery import last_incarnation, last_session
 from elasticdl.phases import PHASES
 from elasticdl.pod_rules import JOB_DIR_OF_POD
@@ -263,16 +269,18 @@ class MasterPod:
         ).model_copy(update={"job_dir": self._spec.job_dir})
 
     def _result(self) -> dict[str, Any] | None:
-        """The result, if some master has written it."""
+        """The result, if some master of this Job has written it."""
+        read: dict[str, Any] | None
         try:
-            read: dict[str, Any] = json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text())
-            return read
+            read = json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text())
         except (OSError, ValueError):
-            return self._again(lambda: read_result(self._spec, self._client))
+            read = self._again(lambda: read_result(self._spec, self._client))
+        return read if read is not None and is_of_job(read, self._own.job_uid) else None
 
     def _failed(self, error: str, traceback: str = "") -> dict[str, Any]:
         """Write that the job failed before anything was launched, or as no master stays."""
-        result = {"state": "failed", "error": error, "traceback": traceback}
+        session = f"{self._own.job_uid}.{self._claim.incarnation}"
+        result = {"session": session, "state": "failed", "error": error, "traceback": traceback}
         path = Path(self._spec.job_dir) / RESULT_FILE
         self._claim.wait_until_sure()
         try:
@@ -310,9 +318,10 @@ def _tasks_done(master: Master) -> int:
 
 
 def _page_of(spec: JobSpec) -> int | None:
-    """Listen where the job's page is to be served, on the pod's loopback interface."""
-    port = spec.dashboard_port or DASHBOARD_PORT
-    listening = open_dashboard(spec.model_copy(update={"dashboard_port": port}))
+    """Listen where the job's page is to be served: on loopback, unless a service opens it."""
+    host = "127.0.0.1" if spec.dashboard_service == "none" else "0.0.0.0"
+    place = {"dashboard_host": host, "dashboard_port": page_port(spec)}
+    listening = open_dashboard(spec.model_copy(update=place))
     return None if listening is None else listening.detach()
 
 

@@ -29,6 +29,7 @@ from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.instances import InstanceSpec, Role
+from elasticdl.master.job_files import JobFiles
 from elasticdl.master.journal import Journal
 from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
@@ -127,7 +128,8 @@ class MasterWorld(World):
         self.coordinator = Coordinator(spec, plan, Recorder(), self.journal)
         self.coordinator.start()
         assert self.coordinator.register(Registered(PS, "here:1", 1))
-        servicer = MasterServicer(self.coordinator, lambda: {"lost": 0})
+        files = JobFiles(spec, self.journal, "one")
+        servicer = MasterServicer(self.coordinator, lambda: {"lost": 0}, files=files)
         super().__init__(SERVICES["Master"], servicer)
 
     def register(self) -> None:
@@ -214,6 +216,10 @@ MASTER_CASES = {
     "Scale": Case(lambda world: master_pb2.ScaleRequest(num_workers=3)),
     "Stop": Case(lambda world: master_pb2.StopRequest(reason="enough"), before=MasterWorld.work),
     "GetAudit": Case(lambda world: master_pb2.JobAuditRequest(), changes=False),
+    "Fetch": Case(lambda world: master_pb2.FetchRequest(file="job.yaml", offset=3), changes=False),
+    "FetchJournal": Case(  # It has times in it.
+        lambda world: master_pb2.FetchJournalRequest(), changes=False, same_reply=False
+    ),
 }
 
 
