@@ -43,8 +43,11 @@ HEARTBEAT_S = 1.0
 MOST_POLLS_PER_S = 5000
 # So many workers, or a quarter of all, may wait for room at a time.
 FEWEST_UNPLACED = 4
-# After which a partition that waits for room gets that of a worker, and then of another one.
+# After which a partition that waits for room gets that of a worker, and then of another one: a
+# creation that a quota refused is tried again that late.
 ROOM_S = 10.0
+NEXT_ROOM_S = 30.0
+_ROOM = "a parameter server needed its room"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Membership:
         self._start_deadline_s = start_deadline_s
         self._waits_for_room = waits_for_room
         self._gives_room = gives_room
-        # When a worker was last stopped so that a partition has room.
+        # When a worker last had room that a partition was given.
         self._gave_room_at = float("-inf")
         # When the last task was done.
         self._progressed_at = 0.0
@@ -500,7 +503,11 @@ class Membership:
         Who waits for room as well would take it; and so would who is asked for meanwhile.
         """
         since = [one.room_since or 0.0 for one in self._servers() if one.waits_for_room]
-        if not since or now - max(min(since), self._gave_room_at) < ROOM_S:
+        if not since or now - min(since) < ROOM_S:
+            return []
+        if any(one.state is State.STOPPING and one.stopped == _ROOM for one in self.instances()):
+            self._gave_room_at = now
+        if now - self._gave_room_at < NEXT_ROOM_S:
             return []
         workers = [
             one
@@ -516,7 +523,7 @@ class Membership:
         youngest = max(placed, key=lambda one: (one.launched, one.spec.index))
         actions: list[Action] = []
         for one in [*(one for one in workers if one.waits_for_room), youngest]:
-            self._end(one, State.STOPPING, "a parameter server needed its room")
+            self._end(one, State.STOPPING, _ROOM)
             actions.append(Stop(one.spec, grace_s=15.0 if one is youngest else 0))
         return actions
 

@@ -187,12 +187,13 @@ def test_a_partition_that_waits_for_room_gets_that_of_the_youngest_worker_and_th
     assert membership.handle(Tick(), 14.9) == []
     assert membership.handle(Tick(), 15.0) == [Stop(worker(1, 2), 15.0)]
     assert state_of(membership, worker(1, 2)) is State.STOPPING
-    gone = membership.handle(Ended(worker(1, 2), DELETED), 16.0)
+    assert membership.handle(Tick(), 30.0) == [], "it is still there"
+    gone = membership.handle(Ended(worker(1, 2), DELETED), 30.1)
     assert gone == [WorkerGone(worker(1, 2), "stopped, as a parameter server needed its room")]
-    assert membership.handle(Tick(), 24.9) == [], "nobody is asked for who would take it"
-    assert membership.handle(Tick(), 25.0) == [Stop(worker(2), 15.0)]
-    begin(membership, ps(0, 2), 26.0)
-    actions = membership.handle(Tick(), 26.0)
+    assert membership.handle(Tick(), 59.9) == [], "nobody is asked for who would take it"
+    assert membership.handle(Tick(), 60.0) == [Stop(worker(2), 15.0)]
+    begin(membership, ps(0, 2), 61.0)
+    actions = membership.handle(Tick(), 61.0)
     assert launches(actions) == [Launch(worker(1, 3))]
 
 
@@ -211,7 +212,7 @@ def test_only_those_give_room_whose_class_is_that_of_partitions():
     membership.handle(Ended(ps(0), DELETED), 2.0)
     membership.handle(Waiting(ps(0, 2), "Unschedulable: no room", for_room=True), 3.0)
     assert membership.handle(Tick(), 13.0) == [Stop(worker(0), 15.0)]
-    assert membership.handle(Tick(), 23.0) == []
+    assert membership.handle(Tick(), 100.0) == []
 
 
 def test_a_partition_that_waits_for_an_image_takes_nobodys_room():
