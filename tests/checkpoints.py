@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.manifest import Manifest, chain_of, directory_of, write_manifest
+from elasticdl.ps.manifest import Manifest, Where, begin, chain_of, write_manifest
 from elasticdl.ps.partition import Partition
 from elasticdl.ps.restoring import Source
 from elasticdl.ps.routing_table import RoutingTable
@@ -25,10 +25,13 @@ def routing_of(num_partitions: int) -> ps_pb2.Routing:
 
 
 def ask(
-    partition: Partition, root: Path, number: int, base: int = 0, at_version: int | None = None
+    partition: Partition,
+    root: str | Path,
+    number: int,
+    base: int = 0,
+    at_version: int | None = None,
 ) -> ps_pb2.SnapshotReply:
-    directory = directory_of(root, number)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = begin(root, number)
     request = ps_pb2.SnapshotRequest(
         incarnation=partition.incarnation, number=number, directory=str(directory), base=base
     )
@@ -46,8 +49,8 @@ def wait_for_writers() -> None:
 
 
 def commit(
-    partitions: list[Partition], root: Path, number: int, base: int = 0, **fields: Any
-) -> Path:
+    partitions: list[Partition], root: Where, number: int, base: int = 0, **fields: Any
+) -> Where:
     """Wait until every partition has written a snapshot that was begun, and commit it."""
     wait_for_writers()
     parts = []
@@ -76,7 +79,7 @@ def commit(
     )
 
 
-def restore(checkpoint: Path, num_partitions: int, incarnation: int = 2) -> list[Partition]:
+def restore(checkpoint: str | Path, num_partitions: int, incarnation: int = 2) -> list[Partition]:
     made = [Partition(index, incarnation) for index in range(num_partitions)]
     for partition in made:
         partition.restore(Source.checkpoint(checkpoint), routing_of(num_partitions))

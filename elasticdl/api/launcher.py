@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from elasticdl.api import supervisor
+from elasticdl.api.cleaning import clean_up
 from elasticdl.api.forks import can_fork
 from elasticdl.api.profile import write_profile
 from elasticdl.api.result import JobResult, JobStatus
@@ -198,7 +199,7 @@ def resume(spec: JobSpec, on_status: Callable[[JobStatus], None]) -> JobResult:
         set_result_aside(spec)
         on_status(JobStatus(state="resuming", message=f"job {spec.job_name} goes on"))
         (Path(spec.job_dir) / supervisor.FILE_NAME).unlink(missing_ok=True)  # Of another master.
-        supervisor.clean_up(spec)
+        clean_up(spec)
         process = JobProcess(spec) if spec.num_workers else None
         if process is not None and process.dashboard is not None:
             on_status(JobStatus(state="starting", message=f"dashboard: {process.dashboard}"))
@@ -225,7 +226,7 @@ def _run(
                 try:
                     run_in_process(spec, show)
                 finally:
-                    supervisor.clean_up(spec)
+                    clean_up(spec)
     finally:
         if spec.profile:
             write_profile(spec.job_dir)
@@ -327,7 +328,7 @@ def _run_supervised(
                 supervisor.write_json(directory / RESULT_FILE, lost)
             except OSError as failure:  # The disk is full, for one.
                 unwritten = f"{error}; {RESULT_FILE} cannot be written: {failure.strerror}"
-            supervisor.clean_up(spec)
+            clean_up(spec)
     if unwritten is not None:
         raise JobError(unwritten)
 

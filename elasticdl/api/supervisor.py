@@ -28,12 +28,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elasticdl.api.cleaning import TEMPORARY, clean_up
 from elasticdl.api.early_instances import EarlyInstances
 from elasticdl.api.forks import ForkedProcess, Forks
 from elasticdl.api.spares import Spares, kill_group
 from elasticdl.credentials import Credentials
 from elasticdl.dashboard.address import url_of
-from elasticdl.data.atomic_file import remove_temporary
 from elasticdl.instance import adopt_orphans, child_environment, on_sigterm
 from elasticdl.job_spec import JobSpec
 from elasticdl.logs.files import LOGS, end_of_log, log_path
@@ -46,9 +46,7 @@ from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.journal import last_number
 from elasticdl.master.recovery import last_incarnation
-from elasticdl.model.trained_model import remove_partial
 from elasticdl.proto import master_pb2, supervisor_pb2
-from elasticdl.ps.manifest import remove_partial as remove_partial_checkpoints
 from elasticdl.rpc import Server, Service
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,6 @@ LOCK_FILE = "supervisor.lock"
 LOG_FILE = "supervisor.log"
 SPARES_LOG = "spares.log"
 BEGIN = b"begin\n"
-TEMPORARY = "tmp"
 CANNOT_LAUNCH = 126
 MOST_SAID_BEFORE = 1 << 20
 LOCK_S = 10.0
@@ -448,18 +445,6 @@ class Supervisor:
         told = end_of_log(log_path(self._job_dir, Role.MASTER.value, 0, 0))
         error = f"the master was lost ({describe_exit(code)}){told}"
         write_json(path, {"state": "failed", "error": error, "traceback": ""})
-
-
-def clean_up(spec: JobSpec) -> None:
-    """Remove what an ended job's processes left half done; its logs, journal and result stay."""
-    for directory in (os.path.join(spec.job_dir, TEMPORARY), spec.parts_root):
-        shutil.rmtree(directory, ignore_errors=True)
-    if spec.command == "train":
-        remove_partial_checkpoints(Path(spec.checkpoint_root))
-    if spec.output is not None and spec.command == "train":
-        remove_partial(spec.output, spec.job_name)
-    elif spec.output is not None:
-        remove_temporary(spec.output)
 
 
 def state_in(result: Path) -> str:

@@ -110,7 +110,7 @@ def _validate(job_spec: JobSpec) -> None:
         if job_spec.output is not None:
             _check_apart(job_spec.output, job_spec.job_dir)
         if job_spec.checkpoint_dir is not None:
-            _check_checkpoint_dir(Path(_local("checkpoint_dir", job_spec.checkpoint_dir)))
+            _check_checkpoint_dir(job_spec.checkpoint_dir)
 
 
 def _check_names(source: ModelSource) -> None:
@@ -264,7 +264,11 @@ def _check_job_dir(job_dir: Path) -> None:
     _check_writable("job_dir", job_dir, entry=job_dir / JOB_FILE)
 
 
-def _check_checkpoint_dir(root: Path) -> None:
+def _check_checkpoint_dir(checkpoint_dir: str) -> None:
+    if is_remote(checkpoint_dir):
+        _check_remote_checkpoint_dir(checkpoint_dir)
+        return
+    root = Path(checkpoint_dir)
     if os.path.exists(root) and not root.is_dir():
         raise UsageError(f"checkpoint_dir '{root}': is a file; give a new or empty directory")
     if root.is_dir() and any(root.iterdir()):
@@ -273,6 +277,19 @@ def _check_checkpoint_dir(root: Path) -> None:
             f"checkpoint_dir '{root}': holds other files; give a new or empty directory"
         )
     _check_writable("checkpoint_dir", root, entry=root / JOB_FILE)
+
+
+def _check_remote_checkpoint_dir(root: str) -> None:
+    try:
+        files, path = file_system(root)
+        found = files.files(path)
+    except OSError as error:
+        raise UsageError(f"checkpoint_dir '{root}': {error.strerror}") from None
+    if found:
+        raise UsageError(
+            f"checkpoint_dir '{root}': holds other files; give a new or empty directory"
+        )
+    check_can_put("checkpoint_dir", root)
 
 
 def _check_apart(output: str, job_dir: str) -> None:

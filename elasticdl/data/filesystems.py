@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 
 from elasticdl.data.files import FileInfo, FileSystem, InputFile, LocalFiles
-from elasticdl.data.object_stores import ObjectStore
+from elasticdl.data.object_stores import CALL_S, ObjectStore
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec, machine_option
 
@@ -42,11 +42,13 @@ class Stores:
       s3_endpoint: URL; empty: ``AWS_ENDPOINT_URL``, else Amazon.
       gcs_endpoint: URL; empty: ``STORAGE_EMULATOR_HOST``, else Google.
       patience_s: for how long a request is made again while there is no answer.
+      call_s: for about how long the stores' libraries do so by themselves.
     """
 
     s3_endpoint: str = ""
     gcs_endpoint: str = ""
     patience_s: float = 0.0
+    call_s: float = CALL_S
 
 
 _stores: Stores | None = None
@@ -101,7 +103,7 @@ def file_system(path: str, patience_s: float | None = None) -> tuple[FileSystem,
     stores = _stores or Stores(machine_option("s3_endpoint"), machine_option("gcs_endpoint"))
     patience_s = stores.patience_s if patience_s is None else patience_s
     whole = f"{scheme}://" + "/".join([bucket, *filter(None, parts)])
-    return ObjectStore(scheme, _endpoint(scheme, stores), patience_s), whole
+    return ObjectStore(scheme, _endpoint(scheme, stores), patience_s, stores.call_s), whole
 
 
 def _endpoint(scheme: str, stores: Stores) -> str:

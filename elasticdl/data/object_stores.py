@@ -12,6 +12,7 @@ import fnmatch
 import glob
 import io
 import logging
+import math
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -53,12 +54,16 @@ class ObjectStore:
       endpoint: URL; empty for Amazon's and Google's own.
       patience_s: for how long a request is made again while there is no answer, beyond what the
         stores' libraries do by themselves.
+      call_s: for about how long they do.
     """
 
-    def __init__(self, scheme: str, endpoint: str, patience_s: float) -> None:
+    def __init__(
+        self, scheme: str, endpoint: str, patience_s: float, call_s: float = CALL_S
+    ) -> None:
         self._scheme = scheme
         self._endpoint = endpoint
         self._patience_s = patience_s
+        self._call_s = call_s
 
     def info(self, path: str) -> FileInfo | None:
         (found,) = self._do(path, lambda fs, key: fs.get_file_info([key]))
@@ -90,6 +95,22 @@ class ObjectStore:
 
     def put_file(self, path: str, file: str | os.PathLike[str]) -> None:
         self._do(path, lambda fs, key: _write(fs, key, _pieces(file)))
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[ObjectSink]:
+        """Make an object of what is written; it is there once the context ends, and never in part.
+
+        Raises:
+          OSError: it cannot be made, then or when something is written.
+        """
+        sink = ObjectSink(lambda call: self._do(path, call, patience_s=0.0))
+        try:
+            yield sink
+        except BaseException:
+            with suppress(OSError):
+                sink.give_up()
+            raise
+        sink.close()
 
     def upload(self, directory: str | os.PathLike[str], path: str, last: str = "") -> None:
         *others, final = tree(directory, last)
@@ -131,10 +152,10 @@ class ObjectStore:
     def _described(self, found: Any) -> FileInfo:
         return FileInfo(f"{self._scheme}://{found.path}", found.size, found.mtime_ns or 0)
 
-    def _do(self, path: str, call: Callable[[Any, str], T]) -> T:
+    def _do(self, path: str, call: Callable[[Any, str], T], patience_s: float | None = None) -> T:
         """Call with the library's file system and the key; say what went wrong in our terms."""
         key = path.partition("://")[2]
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         pause_s, told_at = 0.5, 0.0
         while True:
             try:
@@ -158,13 +179,13 @@ class ObjectStore:
         region = _region()
         if self._scheme == "s3" and not self._endpoint and not region:
             region = _region_of(bucket)
-        known = (os.getpid(), self._scheme, self._endpoint, region)
+        known = (os.getpid(), self._scheme, self._endpoint, region, self._call_s)
         with _lock:
             if known not in _connected:
                 if self._endpoint:
                     _reach(self._endpoint)
                 make = _s3 if self._scheme == "s3" else _gcs
-                _connected[known] = make(self._endpoint, region)
+                _connected[known] = make(self._endpoint, region, self._call_s)
             return _connected[known]
 
     def _where(self) -> str:
@@ -191,6 +212,40 @@ class ObjectStore:
         if isinstance(error, ConnectionError | TimeoutError) or re.search(_SILENT, text):
             return ConnectionError(errno.ECONNABORTED, f"no answer from {where} ({said})", path)
         return OSError(errno.EIO, f"{where}: {said}", path)
+
+
+class ObjectSink:
+    """An object that is being written.
+
+    Args:
+      do: calls with the library's file system and the key; once, as no call can come again.
+
+    Raises:
+      OSError: it cannot be begun.
+    """
+
+    def __init__(self, do: Callable[[Callable[[Any, str], Any]], Any]) -> None:
+        self._do = do
+        self._unsent = 0
+        self._stream = do(lambda fs, key: fs.open_output_stream(key, compression=None))
+
+    def write(self, data: memoryview) -> int:
+        """Take all of some bytes; return how many they are."""
+        self._do(lambda fs, key: self._stream.write(data))
+        self._unsent += len(data)
+        if self._unsent >= _PIECE_BYTES:  # It is sent in the background: not all of it at once.
+            self._do(lambda fs, key: self._stream.flush())
+            self._unsent = 0
+        return len(data)
+
+    def close(self) -> None:
+        """Have the object there."""
+        self._do(lambda fs, key: self._stream.close())
+
+    def give_up(self) -> None:
+        """Have no object there: a stream that is closed may make one of what it was given."""
+        self.close()
+        self._do(lambda fs, key: fs.delete_file(key))
 
 
 class ObjectFile(io.RawIOBase):
@@ -317,7 +372,7 @@ def _reach(endpoint: str) -> None:
         raise ConnectionError(errno.ECONNREFUSED, why) from error
 
 
-def _s3(endpoint: str, region: str) -> Any:
+def _s3(endpoint: str, region: str, call_s: float) -> Any:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     options: dict[str, Any] = {}
@@ -327,14 +382,17 @@ def _s3(endpoint: str, region: str) -> Any:
     return S3FileSystem(
         region=region or "us-east-1",
         connect_timeout=REACH_S,
-        request_timeout=CALL_S,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS),
+        request_timeout=call_s,
+        # It pauses for up to 1, 2, 4 … s.
+        retry_strategy=AwsStandardS3RetryStrategy(
+            max_attempts=min(_S3_ATTEMPTS, 2 + int(math.log2(max(1, call_s))))
+        ),
         allow_delayed_open=True,
         **options,
     )
 
 
-def _gcs(endpoint: str, region: str) -> Any:
+def _gcs(endpoint: str, region: str, call_s: float) -> Any:
     from pyarrow.fs import GcsFileSystem
 
     options: dict[str, Any] = {}
@@ -343,7 +401,7 @@ def _gcs(endpoint: str, region: str) -> Any:
         options = {"endpoint_override": url.netloc + url.path, "scheme": url.scheme}
         # An emulator knows nobody; whoever names keys beside an endpoint means them.
         options["anonymous"] = not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    return GcsFileSystem(retry_time_limit=timedelta(seconds=CALL_S), **options)
+    return GcsFileSystem(retry_time_limit=timedelta(seconds=call_s), **options)
 
 
 def _write(fs: Any, key: str, pieces: Iterable[Any]) -> None:

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
@@ -35,6 +34,7 @@ from elasticdl.master.story import Outcome
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.manifest import (
     Manifest,
+    begin,
     chain_of,
     closed_in_all,
     directory_of,
@@ -53,6 +53,8 @@ FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.25
 CALL_S = 10.0
 STOP_S = 10.0
+AWAY_PAUSE_S = 5.0
+LONGEST_AWAY_PAUSE_S = 30.0
 _GONE = ps_pb2.SnapshotReply(status=ps_pb2.PS_STALE_INCARNATION)
 _UNHEARD = ps_pb2.SnapshotReply(status=ps_pb2.PS_NOT_YET, version=-1)
 
@@ -64,6 +66,7 @@ class Checkpoints:
       spec: the job.
       coordinator: knows when one is wanted, and journals the commit.
       connect: makes a transport to a parameter server.
+      state: directory of the journal, where that is not the job's.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Checkpoints:
         spec: JobSpec,
         coordinator: Coordinator,
         connect: Callable[[Instance], Transport],
+        state: str = "",
     ) -> None:
         self._spec = spec
-        self._root = Path(spec.checkpoint_root)
+        self._state = state or spec.job_dir
+        self._root = spec.checkpoint_root
         self._coordinator = coordinator
         self._connect = connect
         self._is_sync = coordinator.plan.lanes > 0
@@ -96,23 +101,24 @@ class Checkpoints:
         self._coordinator.checkpoint_wanted.set()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
-        if self._coordinator.tenure.is_sure():  # Else it may be another master's.
+        if not self._coordinator.tenure.is_sure():  # It may be another master's.
+            return
+        with contextlib.suppress(OSError):  # Nothing is whole without its manifest.
             remove_partial(self._root)
 
     # ------------------------------------------------------------------ its thread
 
     def _run(self) -> None:
         wanted = self._coordinator.checkpoint_wanted
-        try:
-            self._begin()
-        except (JobError, OSError) as error:
-            message = f"checkpoint_dir '{self._root}': cannot be used: {error}"
-            self._coordinator.end(Outcome("failed", message))
+        self._begin_until_there()
         while not self._stopped.is_set() and self._coordinator.outcome is None:
             try:
                 if settle_doubt(self._coordinator, self._root):
                     self._last = None  # The next one builds on nothing.
                 self._take_if_due()
+            except ConnectionError as error:  # While it is settled what can be restored.
+                logger.warning("checkpoints cannot be read: %s; tried again", error.strerror)
+                self._stopped.wait(AWAY_PAUSE_S)
             except Exception as error:
                 logger.exception("a checkpoint could not be taken")
                 self._coordinator.checkpoint_failed(self._number, str(error))
@@ -120,19 +126,39 @@ class Checkpoints:
             wanted.wait(CHECK_S)
             wanted.clear()
 
+    def _begin_until_there(self) -> None:
+        """Begin; where the store is away, say so, and try again for as long as the job goes on."""
+        pause_s = AWAY_PAUSE_S
+        while not self._stopped.is_set() and self._coordinator.outcome is None:
+            try:
+                self._begin()
+                return
+            except ConnectionError as error:
+                text = error.strerror or str(error)
+                self._coordinator.checkpoint_failed(self._number + 1, text, is_away=True)
+            except (JobError, OSError) as error:
+                message = f"checkpoint_dir '{self._root}': cannot be used: {error}"
+                self._coordinator.end(Outcome("failed", message))
+            self._stopped.wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_AWAY_PAUSE_S)
+
     def _begin(self) -> None:
         """Find where a master before this one left off; what it did not journal is not there."""
-        journaled = [one.body["number"] for one in read_journal(self._spec.job_dir, BEGUN)]
-        self._number = max([*journaled, *numbers_in(self._root)], default=0)
+        journaled = [one.body["number"] for one in read_journal(self._state, BEGUN)]
+        self._number = max(journaled, default=0)
+        self._number = max([self._number, *numbers_in(self._root)])
         last = self._coordinator.committed
         kept = 0 if last is None else last.number
         self._coordinator.tenure.wait_until_sure()
-        remove(self._root, [number for number in numbers_in(self._root) if number > kept])
-        remove_partial(self._root)
+        try:
+            remove(self._root, [number for number in numbers_in(self._root) if number > kept])
+            remove_partial(self._root)
+        except ConnectionError as error:  # They go with what is old.
+            logger.warning("checkpoints are not removed: %s", error)
         if last is not None:
             try:
-                self._last = read_manifest(Path(last.path))
-            except JobError as error:  # Whoever has to restore it finds it damaged, too.
+                self._last = read_manifest(last.path)
+            except (JobError, ConnectionError) as error:  # Who has to restore it finds out as well.
                 logger.warning("the next checkpoint builds on nothing: %s", error)
 
     def _take_if_due(self) -> None:
@@ -155,7 +181,6 @@ class Checkpoints:
         if reason in ("initial", "final"):  # Nothing is trained meanwhile.
             self._appointment.now_or_never()
         began, number = time.monotonic(), self._number
-        directory = directory_of(self._root, number)
         clients = [
             Client(
                 ps_pb2.DESCRIPTOR.services_by_name["ParameterServer"],
@@ -166,8 +191,10 @@ class Checkpoints:
         ]
         verdict = Verdict.FAILED
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = begin(self._root, number)
             verdict, replies = self._snapshot_all(moment, directory, clients)
+            if verdict is Verdict.FAILED and any(one.store_is_away for one in replies):
+                raise ConnectionError(why_failed(replies))
             if verdict is Verdict.FAILED:
                 raise JobError(why_failed(replies))
             if verdict is Verdict.WRITTEN:
@@ -180,7 +207,8 @@ class Checkpoints:
         except (JobError, OSError) as error:
             verdict = Verdict.FAILED
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._coordinator.checkpoint_failed(number, text)
+            is_away = isinstance(error, ConnectionError)
+            self._coordinator.checkpoint_failed(number, text, is_away=is_away)
         finally:
             for client in clients:
                 client.close()
@@ -206,7 +234,7 @@ class Checkpoints:
     # ------------------------------------------------------------------ the partitions
 
     def _snapshot_all(
-        self, moment: CheckpointMoment, directory: Path, clients: Sequence[Client]
+        self, moment: CheckpointMoment, directory: str, clients: Sequence[Client]
     ) -> tuple[Verdict, list[ps_pb2.SnapshotReply]]:
         """Ask every partition until all have written their parts, or something is in the way."""
         requests = self._requests(moment, directory, clients)
@@ -232,7 +260,7 @@ class Checkpoints:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _requests(
-        self, moment: CheckpointMoment, directory: Path, clients: Sequence[Client]
+        self, moment: CheckpointMoment, directory: str, clients: Sequence[Client]
     ) -> list[ps_pb2.SnapshotRequest] | None:
         """What to ask each partition; None where one cannot be asked."""
         partitions = moment.cluster.partitions
@@ -243,7 +271,7 @@ class Checkpoints:
             ps_pb2.SnapshotRequest(
                 incarnation=incarnation,
                 number=self._number,
-                directory=str(directory),
+                directory=directory,
                 base=base,
             )
             for incarnation, base in zip(incarnations, since, strict=True)
@@ -323,7 +351,7 @@ class Checkpoints:
         """Have the commit journaled; False if a partition was lost before it could be."""
         checkpoint = CommittedCheckpoint(
             number=manifest.number,
-            path=str(directory_of(self._root, manifest.number)),
+            path=directory_of(self._root, manifest.number),
             entry=manifest.entry,
             steps=manifest.steps,
             closed=closed_in_all(manifest.parts),

@@ -486,16 +486,18 @@ class Coordinator:
         placed = membership_events.Placed(num_ps)
         self._carry_out_membership(self._membership.handle(placed, self._clock.now()))
 
-    def checkpoint_failed(self, number: int, why: str, is_loud: bool = True) -> None:
+    def checkpoint_failed(
+        self, number: int, why: str, is_loud: bool = True, is_away: bool = False
+    ) -> None:
         """Write down that a checkpoint was given up; training goes on from the one before.
 
-        A job that cannot write its first one ends.
+        A job that cannot write its first one ends; not soon where a store is only away.
         """
         with self._transactions.begin():
             if self.outcome is not None:
                 return
-            waits = self._ledger.checkpoint_wanted
-            text, is_final = self._placement.failed(number, why, waits, is_loud)
+            waits, away_at = self._ledger.checkpoint_wanted, self.clock if is_away else None
+            text, is_final = self._placement.failed(number, why, waits, is_loud, away_at)
             self._note(FAILED if is_loud else RETRIED, {"number": number, "reason": why}, text)
             if is_final:
                 self.end(Outcome("failed", f"checkpoint_dir '{self.spec.checkpoint_root}': {text}"))

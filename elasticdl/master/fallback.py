@@ -6,17 +6,16 @@ docs/decisions/recovery.md tells the whole.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from elasticdl.master.cluster_state import CommittedCheckpoint
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.story import Outcome
-from elasticdl.ps.manifest import committed, verify
+from elasticdl.ps.manifest import committed, number_of, verify
 
 logger = logging.getLogger(__name__)
 
 
-def settle_doubt(coordinator: Coordinator, root: Path) -> bool:
+def settle_doubt(coordinator: Coordinator, root: str) -> bool:
     """Have the newest checkpoint that is whole take the place of a last one that is not.
 
     All of a checkpoint is read for that, which takes time: call it from a thread that has some.
@@ -28,18 +27,21 @@ def settle_doubt(coordinator: Coordinator, root: Path) -> bool:
 
     Returns:
       True where an older one took its place.
+
+    Raises:
+      OSError: a store does not answer; ask again later.
     """
     doubted = coordinator.placement.doubted
     if doubted is None:
         return False
-    problems = verify(Path(doubted.path))
+    problems = verify(doubted.path)
     if not problems:
         logger.info("checkpoint %d is whole all the same", doubted.number)
         coordinator.placement.trust()
         return False
     why = problems[0].rpartition("; ")[0] or problems[0]  # What to do about it is done here.
     for older in coordinator.older_checkpoints():
-        damage = verify(Path(older.path))
+        damage = verify(older.path)
         if not damage:
             coordinator.fall_back(older, why)
             return True
@@ -48,10 +50,10 @@ def settle_doubt(coordinator: Coordinator, root: Path) -> bool:
     return False
 
 
-def _none_is_left(root: Path, doubted: CommittedCheckpoint, why: str) -> str:
+def _none_is_left(root: str, doubted: CommittedCheckpoint, why: str) -> str:
     """What to say where the job cannot go on: in one line, what is wrong and what can be done."""
-    others = [path for path in reversed(committed(root)) if int(path.name) < doubted.number]
-    whole = next((str(path) for path in others if not verify(path)), None)
+    others = [path for path in reversed(committed(root)) if number_of(path) < doubted.number]
+    whole = next((path for path in others if not verify(path)), None)
     text = f"checkpoint {doubted.number} cannot be restored ({why})"
     if whole is None:
         return f"{text}, and no older one is whole: the training has to begin again"

@@ -15,6 +15,8 @@ from elasticdl.master.wording import count_of
 from elasticdl.ps.routing_table import RoutingTable
 
 MOST_FIRST_FAILURES = 3
+FIRST_PATIENCE_S = 600.0
+"""For how long a store that is away is waited for before the job is one that cannot begin."""
 ASKED = "rescale"
 PLACED = "placed"
 RESCALED = "rescaled"
@@ -83,6 +85,7 @@ class Placement:
         self._trusted = 0
         self._since: float | None = None
         self._failed_in_a_row = 0
+        self._away_since: float | None = None
 
     def recover(self, entries: Iterable[Entry]) -> None:
         """Take what the journal tells of it into account."""
@@ -106,7 +109,7 @@ class Placement:
     def commit(self, checkpoint: CommittedCheckpoint) -> None:
         """Partitions begin with this one from now on."""
         self._standing = [*self._standing, checkpoint][-self._num_kept :]
-        self._failed_in_a_row = 0
+        self._failed_in_a_row, self._away_since = 0, None
 
     @property
     def standing(self) -> set[int]:
@@ -135,17 +138,25 @@ class Placement:
         self._standing = [one for one in self._standing if one.number <= number]
         self.doubted = None
 
-    def failed(self, number: int, why: str, waits: str, is_loud: bool) -> tuple[str, bool]:
+    def failed(
+        self, number: int, why: str, waits: str, is_loud: bool, away_at: float | None = None
+    ) -> tuple[str, bool]:
         """Say that a checkpoint was given up, and whether the job is, that cannot write its first.
 
         Args:
           waits: why nothing goes on before one is committed; empty where all does.
           is_loud: it is worth a message, and counts; of others nothing is said.
+          away_at: the clock's reading, where a store did not answer; it may soon.
         """
         if not is_loud:
             return "", False
-        self._failed_in_a_row += 1
-        if self.committed is None and self._failed_in_a_row >= MOST_FIRST_FAILURES:
+        if away_at is None:
+            self._failed_in_a_row, self._away_since = self._failed_in_a_row + 1, None
+            is_final = self._failed_in_a_row >= MOST_FIRST_FAILURES
+        else:
+            self._away_since = away_at if self._away_since is None else self._away_since
+            is_final = away_at - self._away_since >= FIRST_PATIENCE_S
+        if self.committed is None and is_final:
             return f"the first checkpoint cannot be written: {why}", True
         stays = "" if self.committed is None else f"; checkpoint {self.committed.number} stays"
         goes_on = f"nothing goes on before the {waits} one" if waits else "training goes on"

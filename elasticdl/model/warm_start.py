@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from elasticdl.model.parameters import Parameters
 from elasticdl.model.source import DEFINITION_FILE
 from elasticdl.model.trained_model import load_parameters
 from elasticdl.ps.checkpoint_values import CheckpointValues
-from elasticdl.ps.manifest import MANIFEST, committed, verify
+from elasticdl.ps.manifest import MANIFEST, committed, is_checkpoint, verify
 
 
 class WarmStart(Protocol):
@@ -42,7 +43,7 @@ class WarmStart(Protocol):
 
 class _OfCheckpoint:
     def __init__(self, path: str) -> None:
-        self._values = CheckpointValues(Path(path))
+        self._values = CheckpointValues(path)
         model = self._values.model
         self.tables = {one.name: one.dim for one in model.tables}
         self.variables = {one.name: tuple(one.shape) for one in model.variables}
@@ -74,10 +75,12 @@ def check_warm_start(path: str) -> None:
     Raises:
       UsageError: it is not, or there is nothing to begin with; one line.
     """
-    if not is_remote(path) and (Path(path) / MANIFEST).is_file():
-        problems = verify(Path(path))
-        if problems:
-            raise UsageError(f"warm_start '{path}': {problems[0]}")
+    try:
+        problems = verify(path) if is_checkpoint(path) else []
+    except OSError as error:
+        raise UsageError(f"warm_start '{path}': {error.strerror or error}") from None
+    if problems:
+        raise UsageError(f"warm_start '{path}': {problems[0]}")
     open_warm_start(path)
 
 
@@ -91,10 +94,7 @@ def open_warm_start(path: str) -> WarmStart:
         return _open_remote(path)
     directory = Path(path)
     if (directory / MANIFEST).is_file():
-        try:
-            return _OfCheckpoint(path)
-        except JobError as error:
-            raise UsageError(f"warm_start '{path}': {error}") from None
+        return _open_checkpoint(path)
     if (directory / DEFINITION_FILE).is_file():
         return _OfTrainedModel(path)
     inside = [*committed(directory), *committed(directory / "checkpoints")]
@@ -111,10 +111,25 @@ def _open_remote(path: str) -> WarmStart:
         names = {one.path[len(root) + 1 :] for one in files.files(root)}
     except OSError as error:
         raise UsageError(f"warm_start '{path}': {error.strerror}") from error
+    if MANIFEST in names:
+        return _open_checkpoint(path)
     if DEFINITION_FILE in names:
         return _OfTrainedModel(path)
-    what = "no trained model" if names else "no such directory"
-    raise UsageError(f"warm_start '{path}': {what}; give the directory of a trained model")
+    inside = sorted(one for one in names if one.endswith(f"/{MANIFEST}"))
+    hint = f", such as {path.rstrip('/')}/{os.path.dirname(inside[-1])}" if inside else ""
+    what = "no checkpoint and no trained model" if names else "no such directory"
+    raise UsageError(
+        f"warm_start '{path}': {what}; give a checkpoint's or a trained model's directory{hint}"
+    )
+
+
+def _open_checkpoint(path: str) -> WarmStart:
+    try:
+        return _OfCheckpoint(path)
+    except JobError as error:
+        raise UsageError(f"warm_start '{path}': {error}") from None
+    except OSError as error:
+        raise UsageError(f"warm_start '{path}': {error.strerror or error}") from None
 
 
 def check_same(

@@ -9,11 +9,11 @@ from elasticdl.errors import JobError
 from elasticdl.proto import ps_pb2
 from elasticdl.ps.interval_set import IntervalSet
 from elasticdl.ps.manifest import read_manifest
-from elasticdl.ps.part_files import Directory, PlacedPart, damages
+from elasticdl.ps.part_files import PlacedPart, damages, directory_at
 from elasticdl.ps.progress import TOTALS
 
 
-def audits_of(checkpoint: Path) -> list[ps_pb2.PartitionAudit]:
+def audits_of(checkpoint: str | Path) -> list[ps_pb2.PartitionAudit]:
     """Return the audit of each partition, by index; the sizes of its tables are left out.
 
     Raises:
@@ -21,7 +21,7 @@ def audits_of(checkpoint: Path) -> list[ps_pb2.PartitionAudit]:
     """
     manifest = read_manifest(checkpoint)
     parts = sorted(manifest.parts, key=lambda part: int(part["partition"]))
-    return [_audit_of(PlacedPart(Directory(checkpoint), part)) for part in parts]
+    return [_audit_of(PlacedPart(directory_at(checkpoint), part)) for part in parts]
 
 
 def _audit_of(placed: PlacedPart) -> ps_pb2.PartitionAudit:

@@ -27,9 +27,9 @@ class CheckpointValues:
       JobError: it is not whole, as far as names and sizes tell; one line.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: str | Path) -> None:
         self._checkpoint = checkpoint
-        manifest = read_manifest(checkpoint)
+        manifest = read_manifest(checkpoint, patience_s=None)
         try:
             self.model: ps_pb2.ModelDefinition = model_of(manifest)
             self._optimizer = OptimizerConfig.from_json(self.model.optimizer)

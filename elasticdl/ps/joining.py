@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from elasticdl.errors import JobError
 from elasticdl.heartbeat import register
@@ -19,6 +18,7 @@ from elasticdl.rpc import Client, RpcError, Transport
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.1
+STORE_PAUSE_S = 1.0
 
 Connect = Callable[[master_pb2.Partition], Transport]
 
@@ -53,6 +53,11 @@ def join(
     while restore.checkpoint and not request.restored:
         try:
             source = _restore(partition, restore, connect)
+        except ConnectionError as error:  # The store may be there again later.
+            logger.warning("checkpoint %d: %s", restore.number, error.strerror or error)
+            time.sleep(STORE_PAUSE_S)
+            restore = _ask(master, request)
+            continue
         except JobError as error:
             if request.unusable == restore.number:  # The master says that it is whole.
                 raise
@@ -86,7 +91,7 @@ def _restore(partition: Partition, restore: master_pb2.Restore, connect: Connect
     is_copy = connect is not None and restore.HasField("keeper")
     source = _restore_copy(partition, restore, connect) if is_copy and connect else ""
     if not source:
-        partition.restore(Source.checkpoint(Path(restore.checkpoint)), restore.routing)
+        partition.restore(Source.checkpoint(restore.checkpoint), restore.routing)
         source = f"checkpoint {restore.number}"
     return source
 

@@ -1,6 +1,6 @@
 """The files of a partition's part: what describes them, where they lie, and whether they are whole.
 
-Those of a checkpoint lie in its directory, those of a copy in memory.
+Those of a checkpoint lie in its directory, or are objects of a store; those of a copy in memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from elasticdl.ps.interval_set import IntervalSet
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from elasticdl.data.filesystems import FileSystem, InputFile
+
 _HASHED_AT_ONCE = 1 << 20
 _FLUSHED_AT_ONCE = 32 << 20
+_READ_AT_ONCE = 8 << 20
 
 
 class Place(Protocol):
@@ -37,7 +40,7 @@ class Place(Protocol):
         """All of a file, bit by bit; use up each before the next."""
         ...
 
-    def open(self, name: str) -> pa.NativeFile:
+    def open(self, name: str) -> Any:
         """A file, for Arrow to read."""
         ...
 
@@ -125,6 +128,67 @@ class Directory:
 
 
 @dataclass(frozen=True)
+class ObjectDirectory:
+    """The same of a checkpoint whose files are objects: each is there once it is whole.
+
+    path: URI. patience_s: for how long what is read is waited for where the store is silent; None:
+    as long as this process waits. What is written is not waited for: the checkpoint is given up,
+    and the next one comes.
+    """
+
+    path: str
+    patience_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"checkpoint '{self.path}'"
+
+    def _files(self, patience_s: float | None) -> FileSystem:
+        from elasticdl.data.filesystems import file_system
+
+        return file_system(self.path, patience_s)[0]
+
+    def size(self, name: str) -> int:
+        found = self._files(self.patience_s).info(f"{self.path}/{name}")
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found.size
+
+    def blocks(self, name: str) -> Iterator[memoryview]:
+        with self.open(name) as file:
+            while block := file.read(_READ_AT_ONCE):
+                yield memoryview(block)
+
+    def open(self, name: str) -> InputFile:
+        return self._files(self.patience_s).open_input(f"{self.path}/{name}")
+
+    def create(self, name: str) -> AbstractContextManager[Sink]:
+        from elasticdl.data.object_stores import ObjectStore
+
+        files = self._files(0.0)
+        assert isinstance(files, ObjectStore)
+        return files.create(f"{self.path}/{name}")
+
+    def finish(self) -> None:
+        """Each file is there for good already."""
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self._files(0.0).delete(f"{self.path}/{name}")
+
+
+def directory_at(path: str | Path, patience_s: float | None = None) -> Directory | ObjectDirectory:
+    """The directory of a checkpoint: of this machine, or at a store."""
+    if is_remote(path):
+        return ObjectDirectory(str(path).rstrip("/"), patience_s)
+    return Directory(Path(path))
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether files lie at a store, and not on this machine."""
+    return "://" in str(path)
+
+
+@dataclass(frozen=True)
 class Memory:
     """Files in memory, by name.
 
@@ -158,7 +222,7 @@ class PartFile:
     place: Place
     name: str
 
-    def open(self) -> pa.NativeFile:
+    def open(self) -> Any:
         """Open it for Arrow to read."""
         return self.place.open(self.name)
 
@@ -188,7 +252,11 @@ class PlacedPart:
 
 
 def damages(placed: PlacedPart, kind: str | None = None) -> list[str]:
-    """Read the files of one part, or those of one kind; return what is wrong, a line for each."""
+    """Read the files of one part, or those of one kind; return what is wrong, a line for each.
+
+    Raises:
+      ConnectionError: a store does not answer, which says nothing of its files.
+    """
     problems = []
     for one in placed.part["files"]:
         if kind not in (None, one["kind"]):
@@ -202,6 +270,8 @@ def damages(placed: PlacedPart, kind: str | None = None) -> list[str]:
             if digest.hexdigest() != one["sha256"]:
                 raise JobError(f"{placed.place}: {name} is damaged: its SHA-256 is not the "
                                "manifest's; use another one")  # fmt: skip
+        except ConnectionError:
+            raise
         except OSError as error:
             problems.append(f"{placed.place}: {name}: {error.strerror}")
         except JobError as error:
@@ -210,9 +280,11 @@ def damages(placed: PlacedPart, kind: str | None = None) -> list[str]:
 
 
 def check_size(place: Place, name: str, num_bytes: int) -> None:
-    """Raise JobError unless a file is there, with so many bytes."""
+    """Raise JobError unless a file is there, with so many bytes; ConnectionError as `damages`."""
     try:
         found = place.size(name)
+    except ConnectionError:
+        raise
     except OSError as error:
         raise JobError(f"{place}: {name} is missing ({error.strerror}); use another one") from None
     if found != num_bytes:

@@ -18,7 +18,7 @@ from elasticdl.ps.embedding_table import EmbeddingTable
 from elasticdl.ps.interval_set import IntervalSet
 from elasticdl.ps.lanes import MAX_LANES, Closing, LanesState, LaneState, Reading, lowest
 from elasticdl.ps.manifest import part_chains, read_manifest
-from elasticdl.ps.part_files import Directory, PartFile, PlacedPart, damages
+from elasticdl.ps.part_files import PartFile, PlacedPart, damages
 from elasticdl.ps.part_reader import (
     model_of,
     numbers,
@@ -55,14 +55,14 @@ class Source:
         return JobError(f"{self.name}: {error}; use another one")
 
     @classmethod
-    def checkpoint(cls, directory: Path) -> Source:
+    def checkpoint(cls, directory: str | Path) -> Source:
         """Return a checkpoint, its files unread.
 
         Raises:
           JobError: it is not whole, as far as names and sizes tell; one line.
         """
         manifest = read_manifest(directory)
-        name = str(Directory(directory))
+        name = f"checkpoint '{directory}'"
         try:
             model = model_of(manifest)
         except ValueError as error:
@@ -113,9 +113,12 @@ class Restoring:
 
         Raises:
           JobError: a file is damaged or does not fit; one line.
+          ConnectionError: a store does not answer, which says nothing of its files.
         """
         try:
             return self._read()
+        except ConnectionError:
+            raise
         except (ValueError, TypeError, KeyError, OSError, MemoryError) as error:
             raise self._source.unusable(error) from error
 

@@ -6,11 +6,10 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from elasticdl.phases import PHASES, Phase
 from elasticdl.proto import ps_pb2
-from elasticdl.ps.part_files import Directory
+from elasticdl.ps.part_files import Destination, directory_at
 from elasticdl.ps.part_writer import GivenUp, Moment, PartImage, PartWriter
 from elasticdl.ps.refusal import Refused
 
@@ -29,6 +28,7 @@ class _Writing:
         self.state = WRITING
         self.message = ""
         self.part = ""
+        self.store_is_away = False
         self.is_given_up = False
         self.image: PartImage | None = None
 
@@ -111,7 +111,11 @@ class Snapshots:
             self._awaited = None
             raise Refused(ps_pb2.PS_PIN_TOO_LATE, f"version {wanted} has passed", version=version)
         return ps_pb2.SnapshotReply(
-            version=version, state=writing.state, message=writing.message, part=writing.part
+            version=version,
+            state=writing.state,
+            message=writing.message,
+            part=writing.part,
+            store_is_away=writing.store_is_away,
         )
 
     def reached(self, version: int) -> None:
@@ -137,7 +141,7 @@ class Snapshots:
         self._marks[request.number] = moment.mark
         try:
             image = writing.image = self._take(moment)
-            directory = Directory(Path(request.directory))
+            directory = directory_at(request.directory)
             writer = PartWriter(image, directory, self._lock, lambda: writing.is_given_up)
             threading.Thread(
                 target=self._write,
@@ -149,7 +153,7 @@ class Snapshots:
             writing.let_go()
             writing.fail(f"snapshot {request.number}: not begun ({error})")
 
-    def _write(self, writing: _Writing, writer: PartWriter, directory: Directory) -> None:
+    def _write(self, writing: _Writing, writer: PartWriter, directory: Destination) -> None:
         part, why = "", ""
         try:
             with PHASES.measure(Phase.CHECKPOINT):
@@ -158,6 +162,7 @@ class Snapshots:
             why = "given up"
         except OSError as error:
             why = f"cannot be written ({error.strerror or error})"
+            writing.store_is_away = isinstance(error, ConnectionError)
         except Exception as error:
             logger.exception("a snapshot could not be written")
             why = f"cannot be written ({type(error).__name__}: {error})"

@@ -187,11 +187,8 @@ def test_a_store_that_is_back_in_time_is_waited_for(store, line):
     assert files.read(path) == b"b"
 
 
-def test_a_store_that_is_away_is_an_error_in_time(store, line, monkeypatch):
-    monkeypatch.setattr(object_stores, "_connected", {})
-    monkeypatch.setattr(object_stores, "CALL_S", 0.5)
-    monkeypatch.setattr(object_stores, "_S3_ATTEMPTS", 2)
-    use_stores(Stores(line.endpoint, line.endpoint))
+def test_a_store_that_is_away_is_an_error_in_time(store, line):
+    use_stores(Stores(line.endpoint, line.endpoint, call_s=0.5))
     files, path = file_system(f"{store.root}/a")
     files.put(path, b"a")
     line.cut()

@@ -11,7 +11,7 @@ import pytest
 
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
-from elasticdl.master import ledger_events
+from elasticdl.master import checkpoint_schedule, checkpoints, ledger_events
 from elasticdl.master.checkpoints import Checkpoints
 from elasticdl.master.cluster.backend import InstanceEnded
 from elasticdl.master.coordinator import Coordinator
@@ -19,6 +19,7 @@ from elasticdl.master.exits import End
 from elasticdl.master.instances import Instance, InstanceSpec, Role
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership_events import Registered
+from elasticdl.master.placement import MOST_FIRST_FAILURES, Placement
 from elasticdl.master.tasks import JobPlan, TaskKind
 from elasticdl.proto import master_pb2, ps_pb2
 from elasticdl.ps.checkpoint_audit import audits_of
@@ -350,6 +351,56 @@ def test_a_job_that_cannot_write_its_first_one_fails_and_says_why(start):
     assert job.coordinator.outcome.state == "failed"
     error = job.coordinator.outcome.error
     assert f"checkpoint_dir '{job.root}': the first checkpoint cannot be written: " in error
+
+
+def test_while_the_store_is_away_checkpoints_fail_and_are_told_and_the_job_goes_on(
+    s3, start, monkeypatch
+):
+    monkeypatch.setattr(checkpoint_schedule, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(checkpoints, "AWAY_PAUSE_S", 0.1)
+    s3.hurry()
+    job = start(checkpoint_dir=f"{s3.root}/checkpoints", checkpoint_steps=2)
+
+    def failed() -> list[str]:
+        return [one.body["reason"] for one in read_journal(job.directory, "checkpoint_failed")]
+
+    s3.server.line.cut()
+    try:
+        job.initialize()
+        job.wait_for("failures", lambda: len(failed()) > MOST_FIRST_FAILURES)
+        assert isinstance(job.lease(), ledger_events.Wait)
+        assert job.coordinator.outcome is None
+    finally:
+        s3.server.line.mend()
+    job.wait_for("the first one", lambda: job.coordinator.committed)
+    first, before = job.coordinator.committed.number, len(failed())
+    s3.server.line.cut()
+    try:
+        job.train(2)
+        job.wait_for("a failure", lambda: len(failed()) > before)
+        job.train(2)
+    finally:
+        s3.server.line.mend()
+    job.train(2)
+    job.wait_for("another one", lambda: job.coordinator.committed.number > first)
+    assert all("no answer from" in reason for reason in failed())
+    assert verify(job.coordinator.committed.path) == []
+    assert job.coordinator.outcome is None
+
+
+def test_a_store_that_stays_away_ends_a_job_that_cannot_begin_and_no_other():
+    placement = Placement(64, 2, has_standby=False, num_kept=2)
+    for at in (5.0, 6.0, 7.0, 100.0, 604.9):
+        text, is_final = placement.failed(1, "no answer", "initial", is_loud=True, away_at=at)
+        assert "nothing goes on before the initial one; it is tried again" in text
+        assert not is_final
+    assert placement.failed(2, "no answer", "initial", is_loud=True, away_at=605.0) == (
+        "the first checkpoint cannot be written: no answer",
+        True,
+    )
+    again = Placement(64, 2, has_standby=False, num_kept=2)
+    found = [again.failed(n, "refused", "initial", is_loud=True)[1] for n in (1, 2, 3)]
+    assert found == [False, False, True]
 
 
 def test_the_end_of_a_job_leaves_nothing_half_written(start):
