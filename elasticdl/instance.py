@@ -37,7 +37,8 @@ class InstanceArguments:
 
     listen: where it is to be reached, where that is told; port 0 is any. advertise: where others
     are to reach it, if that is elsewhere. master_incarnation: of the master that launched it, where
-    that is told: no older one is heard. dashboard: of a master, the descriptor of the socket that
+    that is told: no older one is heard. state: of a master, where its journal is, if not in the
+    job's directory but mirrored there. dashboard: of a master, the descriptor of the socket that
     its page is served at, if it is.
     """
 
@@ -51,6 +52,7 @@ class InstanceArguments:
     supervisor: str
     session: str
     credentials: Credentials
+    state: str
     dashboard: int | None
 
 
@@ -74,6 +76,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
     parser.add_argument("--master_incarnation", type=int, default=0, help="who launched it")
     parser.add_argument("--supervisor", default="", help="address of the supervisor, host:port")
     parser.add_argument("--session", default="", help="which life of the supervisor")
+    parser.add_argument("--state", default="", help="directory of this pod for the journal")
     parser.add_argument("--dashboard", type=int, help="socket that the page is served at")
     parser.add_argument(EARLY, action="store_true", help="started before its job was there")
     given = parser.parse_args(arguments)
@@ -90,6 +93,7 @@ def parse_arguments(role: str, arguments: Sequence[str] | None = None) -> Instan
         credentials=dataclasses.replace(
             Credentials.of_directory(given.credentials or given.job_dir), session=given.session
         ),
+        state=given.state,
         dashboard=given.dashboard,
     )
 

@@ -64,7 +64,7 @@ class LiveSource:
         self._state: Values = {}
         self._looked_at = -FRESH_S
         self._reading = threading.Lock()
-        self._journal = JobEvents(spec.job_dir)
+        self._journal = JobEvents(master.state)
         self._events: deque[JobEvent] = deque(maxlen=MOST_EVENTS)
         self._evaluations: list[JobEvent] = []
         self._marks = Counter(dict.fromkeys(MARKS, 0))
@@ -187,7 +187,7 @@ class LiveSource:
         with_tasks: bool = False,
         newest: bool = False,
     ) -> Values:
-        found = events_of(self._spec.job_dir, after) if with_tasks else self._read()
+        found = events_of(self._master.state, after) if with_tasks else self._read()
         return describe_events(found, after, limit, newest)
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:

@@ -25,6 +25,7 @@ from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.door import Door
 from elasticdl.master.garbage import collect_rarely
+from elasticdl.master.journal import Mirror
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
 from elasticdl.master.tenure import LocalTenure, Tenure
@@ -77,6 +78,8 @@ def run(
         incarnation=tenure.incarnation,
         session=arguments.session,
         tenure=tenure,
+        state=arguments.state,
+        mirror=_mirror(arguments, tenure) if arguments.state else None,
     )
 
     def listen(address: str) -> Server:
@@ -112,6 +115,15 @@ def run(
     master.close()
     logger.info("the job %s", outcome.state)
     return outcome
+
+
+def _mirror(arguments: InstanceArguments, tenure: Tenure) -> Mirror:
+    """Bring what the masters before this one wrote to where the journal is to be."""
+    from elasticdl.master.journal_mirror import JournalMirror, root_of
+
+    mirror = JournalMirror(root_of(arguments.spec.job_dir), tenure.incarnation)
+    mirror.fetch(arguments.state)
+    return mirror
 
 
 def main() -> int:

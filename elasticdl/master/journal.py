@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from elasticdl.errors import JobError
 from elasticdl.master.file_lock import own_file
@@ -33,7 +33,18 @@ Told = Callable[[JobError | None], None]
 GROUP_S = 0.004
 """How long a group is waited for after the one before, where no thread waits for its entries."""
 
-_Row = tuple[int, float, str, str]
+PATIENCE_S = 600.0
+"""For how long a mirror may fail before the journal is one that cannot be written."""
+CLOSE_S = 10.0
+"""The same, once the journal is closed."""
+LEAVE_S = 10.0
+"""For how long, after that, the last group is waited for."""
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+TOLD_S = 30.0
+
+Row = tuple[int, float, str, str]
+"""An entry as it is kept: number, time, kind, body as text."""
 _Statement = tuple[str, tuple[Any, ...]]
 
 _MOST_ROWS = 200  # SQLite before 3.32 takes 999 values a statement.
@@ -50,11 +61,25 @@ class Entry:
     body: dict[str, Any]
 
 
+class Mirror(Protocol):
+    """What outlives the disk that the journal is on (`journal_mirror.JournalMirror`)."""
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Put entries; OSError: they are not there, or that is not known, and come again."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
 class Journal:
     """The journal being written, by one process at a time. Thread-safe.
 
     Args:
       job_dir: the job's directory; the file is made if it is not there.
+      mirror: has each group of entries before this file does; the file need not outlive this
+        machine then. While it fails, who waits for entries goes on waiting, for `PATIENCE_S`.
       wait_until_sure: asked when a group is on disk and before anybody is told: it returns once
         this is the job's one master.
 
@@ -63,20 +88,28 @@ class Journal:
     """
 
     def __init__(
-        self, job_dir: str | Path, *, wait_until_sure: Callable[[], None] = lambda: None
+        self,
+        job_dir: str | Path,
+        *,
+        mirror: Mirror | None = None,
+        wait_until_sure: Callable[[], None] = lambda: None,
     ) -> None:
         self._wait_until_sure = wait_until_sure
         self.path = Path(job_dir) / FILE_NAME
+        self._mirror = mirror
+        # Since when the mirror fails, and when the journal was closed, by `time.monotonic`.
+        self._fails_since: float | None = None
+        self._closed_at = 0.0
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
         # What the committer waits for: something to do, or somebody in a hurry.
         self._work = threading.Condition(lock)
         self._num_blocked = 0
         # Entries that are not committed, in order, and the number of the newest that is.
-        self._waiting: list[_Row] = []
+        self._waiting: list[Row] = []
         # Statements that are carried out with the next group, and that nobody waits for.
         self._kept: list[_Statement] = []
-        self._error: sqlite3.Error | None = None
+        self._error: Exception | None = None
         # Who is to be told once an entry is committed.
         self._listeners: list[tuple[int, Told]] = []
         self._closed = False
@@ -93,7 +126,7 @@ class Journal:
                 cached_statements=_MOST_ROWS,
             )
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if mirror is None else 'OFF'}")
             create_tables(self._db)
             (last,) = self._db.execute("SELECT MAX(number) FROM entries").fetchone()
         except sqlite3.Error as error:
@@ -195,7 +228,7 @@ class Journal:
             except Exception:  # It is theirs; others wait for this thread.
                 logger.exception("whoever waited for the journal could not be told")
 
-    def _next_group(self, last_s: float) -> tuple[list[_Row], list[_Statement]]:
+    def _next_group(self, last_s: float) -> tuple[list[Row], list[_Statement]]:
         """Wait for what is to be committed next; nothing: the journal is closed.
 
         Args:
@@ -223,9 +256,11 @@ class Journal:
             began_s = time.monotonic()
             try:
                 with PHASES.measure(Phase.JOURNAL):
+                    group = self._put(group)
                     self._commit_with(group, kept)
-            except sqlite3.Error as error:
-                logger.error("journal %s: %s", self.path, error)
+            except Exception as error:  # Whatever it is: without this thread all would wait.
+                is_known = isinstance(error, sqlite3.Error | OSError)
+                logger.error("journal %s: %s", self.path, error, exc_info=not is_known)
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
@@ -242,9 +277,43 @@ class Journal:
             self._changed.notify_all()
         self._tell()
 
+    def _put(self, group: list[Row]) -> list[Row]:
+        """Put a group into the mirror, again while that fails, with what has come meanwhile.
+
+        Returns:
+          What was put.
+
+        Raises:
+          OSError: it has failed for too long.
+        """
+        if self._mirror is None or not group:
+            return group
+        pause_s, told_at = FIRST_PAUSE_S, float("-inf")
+        while True:
+            try:
+                self._mirror.put(group)
+                self._fails_since = None
+                return group
+            except OSError as error:
+                now = time.monotonic()
+                since = self._fails_since = self._fails_since or now
+                if now > told_at + TOLD_S:
+                    told_at = now
+                    logger.error("journal %s: %s; tried again", self.path, error)
+                with self._changed:
+                    deadline = since + PATIENCE_S
+                    if self._closed:
+                        deadline = min(deadline, self._closed_at + CLOSE_S)
+                if now >= deadline:
+                    raise
+            time.sleep(min(pause_s, max(0.0, deadline - now)))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            with self._changed:
+                group = list(self._waiting)
+
     def _commit_with(
         self,
-        group: Sequence[_Row],
+        group: Sequence[Row],
         kept: Sequence[_Statement],
     ) -> None:
         """Commit a group with what is kept beside it, or without if that cannot be."""
@@ -257,7 +326,7 @@ class Journal:
 
     def _commit(
         self,
-        group: Sequence[_Row],
+        group: Sequence[Row],
         kept: Sequence[_Statement],
     ) -> None:
         if self._db.in_transaction:  # The last one could not even be rolled back.
@@ -279,7 +348,7 @@ class Journal:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _insert(self, rows: Sequence[_Row]) -> None:
+    def _insert(self, rows: Sequence[Row]) -> None:
         places = ",".join(["(?,?,?,?)"] * len(rows))
         self._db.execute(
             f"INSERT INTO entries (number, time, kind, body) VALUES {places}",
@@ -290,10 +359,24 @@ class Journal:
         """Commit what is left, if that is possible, and close the file."""
         with self._changed:
             self._closed = True
+            self._closed_at = time.monotonic()
             self._work.notify()
-        self._committer.join()
+        self._committer.join(CLOSE_S + LEAVE_S)
+        if self._committer.is_alive():  # The mirror is silent, or this is not the one master.
+            self._leave()
+            return
+        if self._mirror is not None and self._fails_since is None:
+            self._mirror.close()
         self._db.close()
         self._owned.close()
+
+    def _leave(self) -> None:
+        """Leave the committer to what it waits for; the file stays open as long as it does."""
+        logger.error("journal %s: it is left as its last entries are not told", self.path)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        self._tell()
 
 
 def create_tables(db: sqlite3.Connection) -> None:

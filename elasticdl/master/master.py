@@ -27,7 +27,7 @@ from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
 from elasticdl.master.job_files import RESULT_FILE, JobFiles
 from elasticdl.master.job_view import partitions_of, workers_left
-from elasticdl.master.journal import Journal
+from elasticdl.master.journal import Journal, Mirror
 from elasticdl.master.plan import make_plan
 from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
@@ -50,6 +50,9 @@ AUDIT_S = 30.0
 class Master:
     """The master of one job.
 
+    Attributes:
+      state: directory of the journal.
+
     Args:
       spec: the job; its directory exists.
       backend: runs its instances.
@@ -57,6 +60,8 @@ class Master:
       incarnation: which master of the job this is.
       session: of the supervisor; one of another session has to launch everything anew.
       tenure: tells whether this is the job's one master; None where there cannot be another.
+      state: directory of the journal, where that is not the job's.
+      mirror: what outlives that directory.
 
     Raises:
       UsageError: the data cannot be read.
@@ -71,13 +76,18 @@ class Master:
         incarnation: int = 1,
         session: str = "",
         tenure: Tenure | None = None,
+        state: str = "",
+        mirror: Mirror | None = None,
     ) -> None:
         self._tenure = tenure or LocalTenure(incarnation)
         self._spec = spec
         self._backend = backend
         self._connect = connect
-        self._journal = Journal(spec.job_dir, wait_until_sure=self._tenure.wait_until_sure)
-        recovered = recover(spec.job_dir)
+        self.state = state or spec.job_dir
+        self._journal = Journal(
+            self.state, mirror=mirror, wait_until_sure=self._tenure.wait_until_sure
+        )
+        recovered = recover(self.state)
         self._plan = recovered.plan if recovered else make_plan(spec)
         self.coordinator = Coordinator(
             spec,
@@ -92,7 +102,7 @@ class Master:
         self.began = next(self._journal.entries()).time
         self._checkpoints: Checkpoints | None = None
         if self._plan.checkpoints:
-            self._checkpoints = Checkpoints(spec, self.coordinator, connect)
+            self._checkpoints = Checkpoints(spec, self.coordinator, connect, self.state)
         self.figures = JobFigures(
             Path(spec.job_dir) / FIGURES_FILE, incarnation, spec.consistency == "sync"
         )
@@ -175,7 +185,7 @@ class Master:
             if outcome is None or outcome.state != "succeeded" or last is None:
                 raise
             logger.info("the audit is that of checkpoint %d", last.number)
-            return audits_of(Path(last.path))
+            return audits_of(last.path)
 
     def audit(self) -> dict[str, Any]:
         """The audit as it stands: final only once the job has succeeded.
