@@ -1,7 +1,7 @@
 # Everything runs in .venv, made here; nothing is installed outside this directory.
 #   make train   a real model, trained by a master, 2 parameter servers and 2 workers
 #   make test    ruff, mypy, the import checker, then the whole test suite; needs no root
-#   make test-kubernetes   the same as pods, on a real cluster that it brings up: needs root
+#   make test-kubernetes   the same as pods, on a real cluster that it brings up: needs root; long tests
 #   make lint    only the checkers     make proto   regenerate the protobuf code
 #   make bench   the benchmarks, meant for 20 minutes; benchmarks/results has what they found
 #   make bench-check BEFORE=FILE AFTER=FILE   which of their figures moved, by what ratio
@@ -92,12 +92,12 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 
 # Two tests at a time: a real job leaves a core idle while it starts and while it waits.
 test: lint
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "not kubernetes" tests
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "not kubernetes and not long" tests
 
 # SHORT=1: those alone that a change should not go without.
 test-kubernetes: python-check $(TEST_STAMP)
 	@$(BIN)/python -m tests.cluster build
-	@$(BIN)/python -m pytest -m "kubernetes$(if $(SHORT), and short)" tests
+	@$(BIN)/python -m pytest -m "$(if $(SHORT),kubernetes and short,kubernetes or long)" tests
 
 lint: python-check $(TEST_STAMP)
 	@$(BIN)/ruff check

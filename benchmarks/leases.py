@@ -3,7 +3,8 @@
 The master's process holds what every master holds: ledger, membership, journal, service. Two other
 processes are thousands of its workers: all want the two tasks that a worker may hold, 64 of them at
 a time. A lease is answered once its journal entries are on disk. What a master without a journal
-answers, in the same run, says what the journal costs.
+answers, in the same run, says what the journal costs. With `--lease_mirror`, a path or URI, another
+one takes turns with them whose journal is mirrored there, as that of a master in a pod is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import secrets
 import statistics
 import tempfile
 import time
@@ -30,7 +32,8 @@ from elasticdl.master.cluster.local import to_message
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.garbage import collect_rarely
 from elasticdl.master.instances import InstanceSpec, Needs, Role
-from elasticdl.master.journal import Journal
+from elasticdl.master.journal import Journal, Row
+from elasticdl.master.journal_mirror import JournalMirror
 from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
@@ -133,13 +136,28 @@ class _Run:
     workers_us: float
 
 
-def run(kind: type[Journal], workers: int) -> _Run:
+class _TimedMirror(JournalMirror):
+    """Notes how long each put takes, and of how many entries it is."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, 1)
+        self.puts: list[tuple[float, int]] = []
+
+    def put(self, rows: Sequence[Row]) -> None:
+        began = time.perf_counter()
+        super().put(rows)
+        self.puts.append((time.perf_counter() - began, len(rows)))
+
+
+def run(kind: type[Journal], workers: int, mirror: _TimedMirror | None = None) -> _Run:
     """Run a master and its workers."""
     with tempfile.TemporaryDirectory() as job_dir:
+        if mirror is not None:
+            mirror.fetch(job_dir)
         spec = JobSpec(command="train", job_dir=job_dir, num_workers=workers, num_ps=1)
         shard = Shard("records", _TASKS_BEYOND * workers * RECORDS_PER_TASK)
         plan = JobPlan((TaskKind.TRAINING,), (shard,), records_per_task=RECORDS_PER_TASK)
-        journal = kind(job_dir)
+        journal = kind(job_dir, mirror=mirror)
         coordinator = Coordinator(spec, plan, _NoCluster(), journal)
         server = Server(
             [Service(SERVICE, MasterServicer(coordinator, dict))],
@@ -186,13 +204,24 @@ def _drive(address: str, workers: int) -> _Run:
     return _Run(granted / wall_s, 1e6 * cpu_s / granted, 1e6 * workers_s / granted)
 
 
-def measure(rounds: int, workers: int) -> list[Figure]:
-    """Let masters with and without a journal take turns; return the figures."""
-    with_journal, without = [], []
+def measure(rounds: int, workers: int, mirror: str = "") -> list[Figure]:
+    """Let masters with and without a journal take turns; return the figures.
+
+    Args:
+      rounds: so many turns.
+      workers: who ask in each.
+      mirror: where another journal is mirrored, path or URI; empty: there is none.
+    """
+    with_journal, without, mirrored = [], [], []
+    puts: list[tuple[float, int]] = []
     collect_rarely()
     for _ in range(rounds):
         with_journal.append(run(Journal, workers))
         without.append(run(_NoJournal, workers))
+        if mirror:
+            timed = _TimedMirror(f"{mirror.rstrip('/')}/{secrets.token_hex(4)}")
+            mirrored.append(run(Journal, workers, timed))
+            puts += timed.puts
     costs = [
         1 - ours.per_s / theirs.per_s for ours, theirs in zip(with_journal, without, strict=True)
     ]
@@ -201,6 +230,16 @@ def measure(rounds: int, workers: int) -> list[Figure]:
         median = statistics.median(getattr(each, field) for each in runs)
         return Figure(name, median, "µs a lease", less_is_better=True)
 
+    of_mirror = (
+        []
+        if not mirrored
+        else [
+            Figure("with a mirror", statistics.median(each.per_s for each in mirrored), "1/s"),
+            time_of("processor time of the master, with a mirror", mirrored, "master_us"),
+            Figure("one put", 1e3 * statistics.median(each for each, _ in puts), "ms"),
+            Figure("entries a put", statistics.mean(number for _, number in puts), ""),
+        ]
+    )
     return [
         Figure(
             "leases through gRPC, journal on disk",
@@ -213,6 +252,7 @@ def measure(rounds: int, workers: int) -> list[Figure]:
         Figure("without a journal", statistics.median(each.per_s for each in without), "1/s"),
         time_of("processor time of the master, without", without, "master_us"),
         Figure("what the journal costs", 100 * statistics.median(costs), "%", at_most=10.0),
+        *of_mirror,
     ]
 
 
@@ -220,3 +260,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says how often, and by how many, the master is asked."""
     parser.add_argument("--lease_workers", type=int, default=WORKERS, help="who take two each")
     parser.add_argument("--lease_rounds", type=int, default=3, help="0: no leases through gRPC")
+    parser.add_argument("--lease_mirror", default="", help="where a journal is mirrored as well")

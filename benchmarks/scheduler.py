@@ -134,10 +134,11 @@ def main() -> None:
     given = vars(parser.parse_args())
     output: Path | None = given.pop("json")
     rounds, workers = given.pop("lease_rounds"), given.pop("lease_workers")
+    mirror = given.pop("lease_mirror")
     # First: its peak of memory is of this process.
     result = measure(Settings(**given))
     show(result)
-    figures = figures_of(result, leases.measure(rounds, workers) if rounds else [])
+    figures = figures_of(result, leases.measure(rounds, workers, mirror) if rounds else [])
     show_figures("the master", figures)
     result["figures"] = {each.name: each.as_dict() for each in figures}
     if output is not None:
