@@ -20,6 +20,7 @@ from elasticdl.master.exits import describe_exit, is_crash
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.proto import master_pb2
 from elasticdl.rpc import Server, Service
+from elasticdl.worker.__main__ import share_of_threads
 
 MASTER = master_pb2.DESCRIPTOR.services_by_name["Master"]
 PS = InstanceSpec(Role.PS, 0, 1)
@@ -123,6 +124,17 @@ def test_a_process_keeps_no_more_cores_busy_than_its_container_has_and_asked_for
     if asked_for is not None:
         monkeypatch.setenv(cores.VARIABLE, asked_for)
     assert cores.usable_cores() == usable
+
+
+def test_workers_of_a_machine_share_its_cores_and_a_pod_has_those_it_asked_for(monkeypatch):
+    monkeypatch.setattr(cores, "allowed_cores", lambda: 8)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.delenv(cores.VARIABLE, raising=False)
+    local = JobSpec(command="train", job_dir="job", num_workers=4)
+    assert share_of_threads(local) == 2
+    assert share_of_threads(local.model_copy(update={"worker_threads": 5})) == 5
+    monkeypatch.setenv(cores.VARIABLE, "3")
+    assert share_of_threads(local.model_copy(update={"cluster": "kubernetes"})) == 3
 
 
 # ------------------------------------------------------------------ without a master

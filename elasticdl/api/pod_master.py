@@ -270,12 +270,13 @@ class MasterPod:
 
     def _result(self) -> dict[str, Any] | None:
         """The result, if some master of this Job has written it."""
-        read: dict[str, Any] | None
-        try:
-            read = json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text())
-        except (OSError, ValueError):
-            read = self._again(lambda: read_result(self._spec, self._client))
-        return read if read is not None and is_of_job(read, self._own.job_uid) else None
+        with contextlib.suppress(OSError, ValueError):
+            path = Path(self._spec.job_dir) / RESULT_FILE
+            read: dict[str, Any] = json.loads(path.read_text())
+            if is_of_job(read, self._own.job_uid):
+                return read
+        kept = self._again(lambda: read_result(self._spec, self._client))
+        return kept if kept is not None and is_of_job(kept, self._own.job_uid) else None
 
     def _failed(self, error: str, traceback: str = "") -> dict[str, Any]:
         """Write that the job failed before anything was launched, or as no master stays."""

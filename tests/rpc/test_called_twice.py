@@ -27,6 +27,7 @@ from elasticdl.api.supervisor import LOGS, Commands, Lifetime, Supervisor
 from elasticdl.credentials import TOKEN_FILE
 from elasticdl.data.shards import Shard
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.kubernetes.check import CheckServicer
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_files import JobFiles
@@ -34,7 +35,7 @@ from elasticdl.master.journal import Journal
 from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
-from elasticdl.proto import master_pb2, ps_pb2, supervisor_pb2
+from elasticdl.proto import check_pb2, master_pb2, ps_pb2, supervisor_pb2
 from elasticdl.ps import frames
 from elasticdl.ps.copies import Copies
 from elasticdl.ps.optimizers import OptimizerConfig
@@ -46,7 +47,7 @@ from tests.master.test_coordinator import Recorder
 
 SERVICES = {
     service.name: service
-    for module in (master_pb2, ps_pb2, supervisor_pb2)
+    for module in (master_pb2, ps_pb2, supervisor_pb2, check_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 
@@ -539,17 +540,43 @@ SUPERVISOR_CASES = {
     ),
 }
 
+# ----------------------------------------------------------- a master before its job
+
+
+class CheckWorld(World):
+    """A master that waits for two checks of its model."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(SERVICES["Check"], CheckServicer())
+
+    def picture(self) -> Any:
+        return [self._handler.of(number, 0.0) for number in range(2)]
+
+
+def answered(number: int) -> check_pb2.CheckAnswer:
+    return check_pb2.CheckAnswer(number=number, answer='{"report": {"warnings": []}}')
+
+
+CHECK_CASES = {
+    "Answer": Case(
+        lambda world: answered(0), later=lambda world: world.call("Answer", answered(1))
+    ),
+}
+
+
 CASES = {
     "Master": MASTER_CASES,
     "ParameterServer": PS_CASES,
     "Standby": STANDBY_CASES,
     "Supervisor": SUPERVISOR_CASES,
+    "Check": CHECK_CASES,
 }
 WORLDS: dict[str, Callable[[Path], World]] = {
     "Master": MasterWorld,
     "ParameterServer": PartitionWorld,
     "Standby": StandbyWorld,
     "Supervisor": SupervisorWorld,
+    "Check": CheckWorld,
     "empty": lambda directory: PartitionWorld(directory, initialize=False),
     "sync": SyncWorld,
     "scheduled": scheduled,

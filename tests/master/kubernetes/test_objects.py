@@ -257,6 +257,12 @@ def test_what_is_not_limited_is_limited_to_what_is_requested_but_for_cores() -> 
     assert limited["limits"] == {"cpu": "3", "memory": "4Gi"}
 
 
+def test_every_pod_is_told_how_many_cores_it_asked_for() -> None:
+    asked = {"resourceFieldRef": {"resource": "requests.cpu"}}
+    for pod in (pod_of(worker()), pod_of(server()), master_job(job(), "image")["spec"]["template"]):
+        assert {"name": "ELASTICDL_CORES", "valueFrom": asked} in main_of(pod)["env"]
+
+
 def test_memory_that_was_too_little_grows_up_to_its_bound() -> None:
     resources = main_of(pod_of(worker(), Needs(memory_factor=1.5)))["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"] == "6144Mi"
