@@ -34,7 +34,7 @@ LAUNCHED = (Role.WORKER.value, Role.PS.value, CHECK)
 
 
 def clean_up(spec: JobSpec, client: KubeClient, keep: str = "none") -> None:
-    """Delete the pods and services of a job's instances.
+    """Delete the pods and services of a job's instances; pods that are kept end.
 
     Args:
       keep: one of `KEPT`.
@@ -43,10 +43,9 @@ def clean_up(spec: JobSpec, client: KubeClient, keep: str = "none") -> None:
       KubeError: the apiserver refuses, or is away.
     """
     name = object_name(spec.job_name)
-    if keep not in ("pods", "all"):
-        for pod in client.list("Pod", selecting(name)).items:
-            if pod["metadata"]["labels"].get(COMPONENT_LABEL) in LAUNCHED:
-                _remove(client, "Pod", pod)
+    for pod in client.list("Pod", selecting(name)).items:
+        if pod["metadata"]["labels"].get(COMPONENT_LABEL) in LAUNCHED:
+            (_end if keep in ("pods", "all") else _remove)(client, "Pod", pod)
     if keep != "all":
         for service in client.list("Service", selecting(name, Role.PS.value)).items:
             if INDEX_LABEL in service["metadata"]["labels"]:
@@ -124,6 +123,17 @@ def _text(result: Json) -> str:
         kept.pop(name, None)
         text = json.dumps(kept, indent=1)
     return text
+
+
+def _end(client: KubeClient, kind: str, pod: Json) -> None:
+    """Have a pod end and stay: its deadline is over."""
+    metadata = pod["metadata"]
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return
+    try:
+        client.patch(kind, metadata["name"], {"spec": {"activeDeadlineSeconds": 1}})
+    except NotFound:
+        logger.info("%s '%s' is gone", kind, metadata["name"])
 
 
 def _remove(client: KubeClient, kind: str, found: Json) -> None:

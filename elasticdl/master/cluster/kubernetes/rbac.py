@@ -7,7 +7,7 @@ from typing import Any
 MASTER = "elasticdl-master"
 SUBMITTER = "elasticdl-submitter"
 _MASTER_RULES = (
-    ("", "pods", "get list watch create delete"),
+    ("", "pods", "get list watch create patch delete"),  # What is kept has to end.
     ("", "pods/log", "get"),
     ("", "services", "get list create patch delete"),
     ("", "configmaps", "get create update"),
