@@ -46,7 +46,9 @@ STOP_S = 40.0
 SPEED_WINDOW_S = 10.0
 MOST_SAID = 2000
 
+CHECKING = "checking the model"
 PHASE_WORDS = {
+    "check": CHECKING,
     "initialize": "starting",
     "training": "training",
     "evaluation": "evaluating",
@@ -365,8 +367,8 @@ class Following:
         self._after_message = 0
         self._speed = _Speed()
 
-    def look(self) -> None:
-        """Ask once.
+    def look(self) -> JobStatus:
+        """Ask once; return what was said.
 
         Raises:
           RpcError: there is no answer.
@@ -379,6 +381,7 @@ class Following:
             self._after_message = message.number
             self._on_status(_with_message(status, message.text))
         self._on_status(status)
+        return status
 
     def close(self) -> None:
         """Ask no more."""

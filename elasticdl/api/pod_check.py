@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 from typing import Any
 
 from elasticdl.api.functions import limited
 from elasticdl.api.preflight import answer
 from elasticdl.api.validation import validate, with_columns
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.errors import ElasticDLError, UserCodeError
 from elasticdl.instance import InstanceArguments, die_with_parent, parse_arguments, start_logging
 from elasticdl.job_spec import JobSpec
+from elasticdl.master.cluster.kubernetes.objects import RESUMES_VARIABLE
 from elasticdl.model.keras_choice import with_keras
 from elasticdl.proto import check_pb2
 from elasticdl.rpc import Client, GrpcTransport
@@ -29,10 +32,17 @@ DEADLINE_S = 900.0
 """How long the master may be away: as long as other instances wait for it."""
 
 
-def check(job_spec: JobSpec) -> dict[str, Any]:
-    """Return the `report` and what was `resolved`, or the `error`, as `preflight.answer` has it."""
+def check(job_spec: JobSpec, resumes: bool = False) -> dict[str, Any]:
+    """Return the `report` and what was `resolved`, or the `error`, as `preflight.answer` has it.
+
+    Args:
+      resumes: what the job writes is there already, and is its own.
+    """
     try:
-        validate(job_spec)
+        if resumes:
+            use_stores_of(job_spec, patience_s=0)
+        else:
+            validate(job_spec)
         job_spec = with_keras(with_columns(job_spec))
     except ElasticDLError as error:
         return {
@@ -75,7 +85,7 @@ def main() -> int:
     die_with_parent()
     arguments = parse_arguments("check")
     start_logging("check", arguments)
-    tell(arguments, check(arguments.spec))
+    tell(arguments, check(arguments.spec, RESUMES_VARIABLE in os.environ))
     return 0
 
 

@@ -50,7 +50,11 @@ from elasticdl.master.cluster.kubernetes.last_acts import (
     read_result,
     save_result,
 )
-from elasticdl.master.cluster.kubernetes.names import master_service_name, object_name
+from elasticdl.master.cluster.kubernetes.names import (
+    RESUMES_ANNOTATION,
+    master_service_name,
+    object_name,
+)
 from elasticdl.master.cluster.kubernetes.objects import (
     HEALTH_PORT,
     PORT,
@@ -252,9 +256,9 @@ class MasterPod:
                 partitions = range(self._spec.num_ps)
                 backend.launch_early([InstanceSpec(Role.PS, index, 1) for index in partitions])
             try:
-                check = Check(
-                    self._spec, self._client, by, servicer, self._claim.wait_until_sure, _say
-                )
+                sure = self._claim.wait_until_sure
+                resumes = bool(former) and self._resumes()
+                check = Check(self._spec, self._client, by, servicer, sure, _say, resumes)
                 found = check.run()
             finally:
                 server.stop()
@@ -267,6 +271,11 @@ class MasterPod:
         return JobSpec.of_options(
             self._spec.command, {**self._spec.to_options(), **resolved}
         ).model_copy(update={"job_dir": self._spec.job_dir})
+
+    def _resumes(self) -> bool:
+        """Whether the job was submitted to go on with what is in its directory."""
+        job = self._again(lambda: self._client.get("Job", self._owner.name))
+        return RESUMES_ANNOTATION in (job["metadata"].get("annotations") or {})
 
     def _result(self) -> dict[str, Any] | None:
         """The result, if some master of this Job has written it."""

@@ -12,9 +12,11 @@ from typing import Any, cast
 import pytest
 
 from elasticdl.api.kubernetes.job_copy import JobCopy
+from elasticdl.api.launcher import to_status
 from elasticdl.credentials import Credentials
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import journal_copy
+from elasticdl.master.cluster.kubernetes.check import MeanwhileServicer
 from elasticdl.master.coordinator import Coordinator
 from elasticdl.master.history import History, read_history
 from elasticdl.master.job_files import JobFiles
@@ -205,6 +207,22 @@ def test_a_master_stays_only_for_who_has_asked_lately(tmp_path: Path) -> None:
 
 
 _OPTIONS = {"model_zoo": "/zoo", "model_def": "m.M", "data": "/d", "output": "/o"}
+
+
+def test_while_the_model_is_checked_there_is_nothing_to_copy_and_that_is_no_error(
+    job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server([Service(MASTER, MeanwhileServicer())], SHOWN)
+    master = Client(MASTER, GrpcTransport(server.address, SHOWN), "the master")
+    try:
+        assert not job.copy.bring(master)
+        said = master.call("GetStatus", master_pb2.StatusRequest())
+        assert to_status(said).state == "checking the model"
+    finally:
+        master.close()
+        server.stop()
+    assert list(job.here.iterdir()) == []
+    assert caplog.text == ""
 
 
 def test_no_other_file_is_given_away(job: Job) -> None:

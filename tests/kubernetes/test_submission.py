@@ -30,7 +30,12 @@ from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
 from elasticdl.master.cluster.kubernetes.client import KubeClient, NotFound
 from elasticdl.master.cluster.kubernetes.last_acts import STATE_ANNOTATION
-from elasticdl.master.cluster.kubernetes.names import claim_name, pod_name, result_name
+from elasticdl.master.cluster.kubernetes.names import (
+    RESUMES_ANNOTATION,
+    claim_name,
+    pod_name,
+    result_name,
+)
 from elasticdl.master.cluster.kubernetes.objects import (
     LaunchedBy,
     Owner,
@@ -284,6 +289,7 @@ def test_a_job_that_was_lost_is_submitted_again_under_its_name(person: Person) -
     first = Credentials.of_directory(placed.directory).token
     with pytest.raises(UsageError, match="it still runs"):
         resume_job(NAME)
+    annotations = person.admin.get("Job", NAME)["metadata"]["annotations"]
     person.admin.delete("Job", NAME)
     ended: list[BaseException] = []
 
@@ -298,6 +304,8 @@ def test_a_job_that_was_lost_is_submitted_again_under_its_name(person: Person) -
     wait_for(lambda: started_again(person, placed.submitted.uid), "the job is there again")
     directory = jobs_home() / NAME
     again = Submitted.load(directory)
+    assert RESUMES_ANNOTATION not in annotations
+    assert RESUMES_ANNOTATION in person.admin.get("Job", NAME)["metadata"]["annotations"]
     assert again.job_dir == "/data/.elasticdl/mnist-1"
     assert Credentials.of_directory(directory).token != first
     person.keep_result(state="failed", error="no luck before", session=f"{placed.submitted.uid}.1")

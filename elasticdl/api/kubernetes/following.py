@@ -11,7 +11,7 @@ from elasticdl.api.image.build import image_of_job
 from elasticdl.api.kubernetes.dry_run import check_instances
 from elasticdl.api.kubernetes.place import KubernetesJob
 from elasticdl.api.kubernetes.submission import check_free, remove, submit
-from elasticdl.api.launcher import Following, read_result, set_result_aside
+from elasticdl.api.launcher import CHECKING, Following, read_result, set_result_aside
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
@@ -191,11 +191,11 @@ class _Follower:
         if self._following is None:
             return False
         try:
-            self._following.look()
+            is_checked = self._following.look().state != CHECKING
         except RpcError:  # It checks the model, ends, or another one begins.
             return False
         self._stuck_since = None
-        return True
+        return is_checked
 
     def _connect(self) -> None:
         if self._following is not None or (master := self._job.connect()) is None:

@@ -24,7 +24,7 @@ from elasticdl.api.kubernetes.record import (
     is_submitted,
     parse_name,
 )
-from elasticdl.api.kubernetes.submission import leftovers, remove, remove_at_once
+from elasticdl.api.kubernetes.submission import lasting, leftovers, remove, remove_at_once
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.credentials import Credentials, credential_items
 from elasticdl.dashboard.events import JobEvent, JobEvents
@@ -260,14 +260,16 @@ class KubernetesJob:
         return True
 
     def wait_until_gone(self, most_s: float = GONE_S) -> None:
-        """Wait until its master has removed what is not to be kept, once its result is here.
+        """Wait until what is not to be kept is being removed, once its result is here.
+
+        Kubelets may need a minute to say that a pod which has ended is gone.
 
         Raises:
           KubeError: the apiserver refuses, or is away.
         """
         ends = time.monotonic() + most_s
         result = f"ConfigMap {result_name(self.submitted.name)}"
-        while set(self.objects()) - {result} and time.monotonic() < ends:
+        while set(lasting(self.client, self.submitted.name)) - {result} and time.monotonic() < ends:
             annotations = (self.job() or {"metadata": {}})["metadata"].get("annotations") or {}
             if STATE_ANNOTATION in annotations and self._is_kept():
                 return

@@ -31,7 +31,7 @@ from elasticdl.master.cluster.kubernetes.client import (
 )
 from elasticdl.master.cluster.kubernetes.last_acts import KEEP_ANNOTATION
 from elasticdl.master.cluster.kubernetes.names import PREFIX as LABELS
-from elasticdl.master.cluster.kubernetes.names import object_name, selecting
+from elasticdl.master.cluster.kubernetes.names import RESUMES_ANNOTATION, object_name, selecting
 from elasticdl.master.cluster.kubernetes.objects import (
     Owner,
     described,
@@ -86,6 +86,8 @@ def submit(
         made["metadata"]["annotations"][SUBMISSION_ANNOTATION] = number
         # Whoever follows the job fetches its result there; a laptop may sleep meanwhile.
         made["metadata"]["annotations"][KEEP_ANNOTATION] = "result"
+        if again:
+            made["metadata"]["annotations"][RESUMES_ANNOTATION] = "true"
         job = _create(client, made, number)
         submitted = dataclasses.replace(submitted, uid=job["metadata"]["uid"])
         submitted.save(directory)
@@ -138,6 +140,15 @@ def leftovers(client: KubeClient, name: str) -> list[str]:
       KubeError: the apiserver refuses, or is away.
     """
     return [f"{kind} {one['metadata']['name']}" for kind, one in _objects_of(client, name)]
+
+
+def lasting(client: KubeClient, name: str) -> list[str]:
+    """What there is of a job that nobody has begun to delete; as `leftovers`."""
+    return [
+        f"{kind} {one['metadata']['name']}"
+        for kind, one in _objects_of(client, name)
+        if not one["metadata"].get("deletionTimestamp")
+    ]
 
 
 def check_free(directory: Path) -> None:

@@ -25,6 +25,7 @@ from elasticdl.master.cluster.kubernetes.names import (
     pod_name,
 )
 from elasticdl.master.cluster.kubernetes.objects import (
+    RESUMES_VARIABLE,
     Objects,
     check_pod,
     master_job,
@@ -367,3 +368,12 @@ def test_a_page_is_open_only_where_that_was_asked_for() -> None:
     assert page["spec"]["ports"] == [{"name": "dashboard", "port": 8080, "targetPort": 8080}]
     pod = submission_objects(spec, BY.image, SECRET)[0]["spec"]["template"]
     assert page["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_check_of_a_job_that_goes_on_is_told_so() -> None:
+    def told(resumes: bool) -> bool:
+        pod = check_pod(job(), 1, Needs(), BY, resumes)
+        return RESUMES_VARIABLE in [one["name"] for one in pod["spec"]["containers"][0]["env"]]
+
+    assert told(True)
+    assert not told(False)

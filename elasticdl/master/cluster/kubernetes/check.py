@@ -83,6 +83,20 @@ class MeanwhileServicer:
         """A sign of life."""
         return master_pb2.HeartbeatReply(accepted=True)
 
+    def get_status(self, request: master_pb2.StatusRequest) -> master_pb2.JobStatus:
+        """It has begun, and nothing is known of it so far."""
+        return master_pb2.JobStatus(state="running", phase=CHECK)
+
+    def fetch(self, request: master_pb2.FetchRequest) -> master_pb2.FetchReply:
+        """There are no files so far."""
+        return master_pb2.FetchReply()
+
+    def fetch_journal(
+        self, request: master_pb2.FetchJournalRequest
+    ) -> master_pb2.FetchJournalReply:
+        """There is no journal so far."""
+        return master_pb2.FetchJournalReply(is_all=True)
+
     def __getattr__(self, name: str) -> Callable[[Any], Any]:
         def refuse(request: Any) -> Any:
             raise JobError("the job's model is being checked; ask again")
@@ -97,6 +111,7 @@ class Check:
       by: what the pods are told of this master.
       servicer: takes their answers, and is served already.
       on_waits: called with why a pod does not run, when that changes.
+      resumes: the job goes on with what it has written.
     """
 
     def __init__(
@@ -107,7 +122,9 @@ class Check:
         servicer: CheckServicer,
         wait_until_sure: Callable[[], None],
         on_waits: Callable[[str], None] = lambda why: None,
+        resumes: bool = False,
     ) -> None:
+        self._resumes = resumes
         self._spec = spec
         self._client = client
         self._by = by
@@ -148,7 +165,9 @@ class Check:
         while True:
             self._wait_until_sure()
             try:
-                self._client.create(check_pod(self._spec, number, self._needs, self._by))
+                self._client.create(
+                    check_pod(self._spec, number, self._needs, self._by, self._resumes)
+                )
                 return
             except (Conflict, Unanswered):
                 return

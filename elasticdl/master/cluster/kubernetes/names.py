@@ -17,6 +17,8 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 INDEX_LABEL = f"{PREFIX}/index"
 INCARNATION_LABEL = f"{PREFIX}/incarnation"
+RESUMES_ANNOTATION = f"{PREFIX}/resumes"
+"""Of a Job: it goes on with what is in its directory."""
 SESSION_ANNOTATION = f"{PREFIX}/session"
 """Of a pod that a master launched: which life of the job it belongs to."""
 _HASH_CHARACTERS = 8

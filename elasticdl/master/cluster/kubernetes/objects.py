@@ -62,6 +62,8 @@ HEALTH_PORT = 2223
 DASHBOARD_PORT = 2224
 """Of a master's page, where no other is asked for; on the pod's loopback interface, unless a
 service opens it."""
+RESUMES_VARIABLE = "ELASTICDL_RESUMES"
+"""Of a check: the job goes on with what is in its directory."""
 NODE_LOST_S = 30
 _RESTARTS = 2**31 - 1  # The Job never decides that a job has failed.
 _ENTRY = ["python", "-m", "elasticdl.api.pod"]
@@ -279,14 +281,22 @@ def instance_pod(
     return _laid_over(spec, role, pod)
 
 
-def check_pod(spec: JobSpec, number: int, needs: Needs, by: LaunchedBy) -> Object:
-    """The pod that tries the model and the data before others are launched."""
+def check_pod(
+    spec: JobSpec, number: int, needs: Needs, by: LaunchedBy, resumes: bool = False
+) -> Object:
+    """The pod that tries the model and the data before others are launched.
+
+    Args:
+      resumes: what the job writes is there already, and is its own.
+    """
     arguments = [CHECK, *_common_arguments(spec), *_launched_by(by), f"--incarnation={number}"]
     pod = _pod(spec, by.image, CHECK, 0, needs, arguments, "Never")
     name = check_pod_name(object_name(spec.job_name), number)
     pod["metadata"] = _metadata(spec, name, CHECK, by.owner)
     pod["metadata"]["labels"] |= {INDEX_LABEL: "0", INCARNATION_LABEL: str(number)}
     pod["metadata"]["annotations"][SESSION_ANNOTATION] = by.session
+    if resumes:
+        pod["spec"]["containers"][0]["env"].append({"name": RESUMES_VARIABLE, "value": "1"})
     _add_credentials(spec, pod, Role.WORKER.value)  # What it asks of others, a worker does.
     return _laid_over(spec, CHECK, pod)
 
