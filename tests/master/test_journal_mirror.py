@@ -232,6 +232,29 @@ def test_a_journal_is_closed_soon_though_the_mirror_does_not_answer_at_all(tmp_p
     journal._committer.join(DEADLINE_S)
 
 
+def test_a_group_is_put_then_committed_then_sure_then_told(tmp_path):
+    happened: list[tuple[str, list[int]]] = []
+
+    def happens(what: str) -> None:
+        happened.append((what, bodies(tmp_path)))
+
+    journal = Journal(
+        tmp_path,
+        mirror=Mirror(lambda rows: happens("put")),
+        wait_until_sure=lambda: happens("sure"),
+    )
+    heard = threading.Event()
+
+    def told(failure: JobError | None) -> None:
+        happens("told" if failure is None else "failed")
+        heard.set()
+
+    journal.when_on_disk(journal.write([("x", {"n": 0})]), told)
+    assert heard.wait(DEADLINE_S)
+    journal.close()
+    assert happened == [("put", []), ("sure", [0]), ("told", [0])]
+
+
 def test_whatever_a_mirror_raises_is_told_and_the_journal_goes_on(tmp_path):
     failures = iter([RuntimeError("no further thread")])
 
