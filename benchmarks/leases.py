@@ -169,6 +169,8 @@ def run(kind: type[Journal], workers: int, mirror: _TimedMirror | None = None) -
             coordinator.register(Registered(InstanceSpec(Role.PS, 0, 1), "here:1", 1))
             for worker in range(workers):
                 coordinator.register(Registered(InstanceSpec(Role.WORKER, worker, 1), "", 1))
+            if mirror is not None:
+                mirror.puts.clear()
             return _drive(server.address, workers)
         finally:
             server.stop()

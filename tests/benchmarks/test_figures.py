@@ -48,8 +48,11 @@ def test_a_benchmark_prints_and_writes_its_figures(
     assert all(name in shown for name in expected)
 
 
-def test_a_master_answers_workers_through_grpc_with_its_journal_on() -> None:
-    figures = {each.name: each for each in leases.measure(rounds=1, workers=20)}
+def test_a_master_answers_workers_through_grpc_with_its_journal_on(tmp_path: Path) -> None:
+    found = leases.measure(rounds=1, workers=20, mirror=str(tmp_path / "mirror"))
+    figures = {each.name: each for each in found}
+    assert figures["with a mirror"].value > 0
+    assert figures["entries a put"].value >= 1
     assert figures["leases through gRPC, journal on disk"].value > 0
     assert figures["leases through gRPC, journal on disk"].at_least == 3000
     assert figures["without a journal"].value > 0

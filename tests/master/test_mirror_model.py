@@ -23,7 +23,7 @@ from elasticdl.master import journal_mirror
 from elasticdl.master.journal import Row
 from elasticdl.master.journal_mirror import JournalMirror
 
-SCHEDULES = 300
+SCHEDULES = 200
 ROOT = "s3://bucket/job/journal"
 
 
