@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from elasticdl.api.supervisor import FILE_NAME
-from tests.chaos.disturber import Disturber
+from tests.chaos.disturber import Disturber, belongs_to
 from tests.chaos.schedule import Disturbance
 from tests.job.real_jobs import wait_until
 
@@ -23,6 +23,10 @@ def test_what_was_stopped_goes_on_and_nobody_is_disturbed_where_the_supervisor_i
     command = [sys.executable, "-c", code, f"--job_dir={tmp_path}"]
     supervisor, server = (subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2))
     try:
+        # The command line of a program that has begun this moment may be empty still.
+        wait_until(
+            "them", lambda: all(belongs_to(one.pid, tmp_path) for one in (supervisor, server))
+        )
         description = {"pid": supervisor.pid, "processes": {"ps-0.1": server.pid}, "spares": {}}
         (tmp_path / FILE_NAME).write_text(json.dumps(description))
         schedule = [
