@@ -154,7 +154,9 @@ def test_the_pages_commands_print_what_the_page_says(
     for one in printing:
         words = shlex.split(re.split(r" [|>] ", one.replace("\\\n", " "))[0])
         assert list(yaml.safe_load_all(printed_by(words, capsys)))
-    config, template = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    config, template, classes = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    for one in yaml.safe_load_all(classes):
+        assert (one["apiVersion"], one["kind"]) == ("scheduling.k8s.io/v1", "PriorityClass")
     file = tmp_path / "elasticdl" / "config.yaml"
     file.parent.mkdir()
     file.write_text(config)
