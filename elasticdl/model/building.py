@@ -24,6 +24,7 @@ from elasticdl.model.keras_api import (
     metric_variables,
     variable_path,
 )
+from elasticdl.model.moving_averages import MovingAverages
 from elasticdl.model.parameters import Parameters
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import user_code
@@ -148,9 +149,15 @@ def local_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def define_variables(
-    model: keras.Model, variables: list[keras.Variable]
+    model: keras.Model, variables: list[keras.Variable], averages: MovingAverages | None = None
 ) -> list[VariableDefinition]:
-    """Return what each of some variables of a model is, under names that differ."""
+    """Return what each of some variables of a model is, under names that differ.
+
+    Args:
+      model: whose variables they are.
+      variables: as `pull_variables` returns them.
+      averages: tells the moving averages among them; not needed but for training.
+    """
     trainable = {id(variable) for variable in model.trainable_variables}
     seen: collections.Counter[str] = collections.Counter()
     definitions = []
@@ -160,7 +167,9 @@ def define_variables(
         if seen[path] > 1:
             path = f"{path}:{seen[path] - 1}"
         is_trainable = id(variable) in trainable
-        definitions.append(VariableDefinition(path, tuple(variable.shape), is_trainable))
+        momentum = 1.0 if averages is None else averages.momentum(variable)
+        shape = tuple(variable.shape)
+        definitions.append(VariableDefinition(path, shape, is_trainable, momentum))
     return definitions
 
 

@@ -25,11 +25,16 @@ class TableDefinition:
 
 @dataclass(frozen=True)
 class VariableDefinition:
-    """A float32 variable; those that are not trainable are state of the model."""
+    """A float32 variable; those that are not trainable are state of the model.
+
+    A moving average keeps the share `momentum` of its value in a step, and gets the rest from the
+    minibatch. Of other state (1) a step adds its change.
+    """
 
     path: str
     shape: tuple[int, ...]
     trainable: bool
+    momentum: float = 1.0
 
     @property
     def num_elements(self) -> int:

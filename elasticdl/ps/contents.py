@@ -115,6 +115,7 @@ def _dense_slices(
         [item for item in slices if partition_of_group[item.group] == partition],
         optimizer,
         {each.name for each in model.variables if each.excluded_from_weight_decay},
+        {each.name: each.momentum for each in model.variables if each.HasField("momentum")},
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class SliceDefinition:
       offset: its first element in the variable.
       length: how many elements.
       group: the bucket group.
-      trainable: whether the optimizer updates it; otherwise gradients are changes to add.
+      trainable: whether the optimizer updates it; otherwise it is state of the model.
     """
 
     variable: str
@@ -87,6 +88,8 @@ class DenseSlices:
       layout: the slices, in the order of the vector.
       optimizer: updates the trainable ones.
       undecayed: variables that its weight decay leaves out.
+      momenta: by variable, what an update multiplies state by before it adds the "gradient"; 1
+        where there is none.
 
     Attributes:
       parts: of the vector, those trained and the others.
@@ -97,6 +100,7 @@ class DenseSlices:
         layout: Sequence[SliceDefinition],
         optimizer: OptimizerConfig,
         undecayed: Collection[str] = (),
+        momenta: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.layout = tuple(layout)
         self.optimizer = optimizer
@@ -115,7 +119,9 @@ class DenseSlices:
         self._trainable = np.array([item.trainable for item in self.layout], bool)
         decays = [optimizer.weight_decay > 0 and x.variable not in undecayed for x in self.layout]
         self._decays = np.array(decays, bool)
-        self._runs = _runs(np.stack((self._trainable, self._decays)))
+        # float32 like what a worker multiplies by.
+        self._momenta = np.array([momenta.get(x.variable, 1.0) for x in self.layout], np.float32)
+        self._runs = _runs(np.stack((self._trainable, self._decays, self._momenta)))
         self._weights = np.zeros(self.size, np.float32)
         self._slots = np.empty((optimizer.num_slots, self.size), np.float32)
         self._reset_slots()
@@ -160,7 +166,7 @@ class DenseSlices:
         iterations: np.ndarray,
         apply_mask: np.ndarray,
     ) -> None:
-        """Update the slices of some groups; of those not trainable, add the change.
+        """Update the slices of some groups; those not trainable whatever the learning rate.
 
         Args:
           gradients: float32 ``[size]``.
@@ -181,7 +187,7 @@ class DenseSlices:
         masked = apply_mask[self._groups]
         steps = np.where(masked & self._trainable, iterations[self._groups], 0)
         # One call for each run of slices that are treated alike.
-        kinds = np.stack((masked, self._trainable, steps, self._decays))
+        kinds = np.stack((masked, self._trainable, steps, self._decays, self._momenta))
         for first, end in _runs(kinds):
             if masked[first]:
                 self._update(first, end, gradients, learning_rate, int(steps[first]))
@@ -216,6 +222,8 @@ class DenseSlices:
                 iteration,
             )
         else:
+            if self._momenta[first] != 1:
+                self._weights[part] *= self._momenta[first]
             self._weights[part] += gradients[part]
 
     def _reset_slots(self) -> None:

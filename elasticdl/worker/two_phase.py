@@ -33,7 +33,7 @@ from elasticdl.model.building import (
 from elasticdl.model.callback_plan import version_schedule
 from elasticdl.model.contract import Contract
 from elasticdl.model.contracts.class_weights import weigh_classes
-from elasticdl.model.definitions import TableDefinition, VariableDefinition
+from elasticdl.model.definitions import TableDefinition
 from elasticdl.model.keras_api import (
     IS_LEGACY,
     Binding,
@@ -42,6 +42,7 @@ from elasticdl.model.keras_api import (
     tf_variable,
     variable_path,
 )
+from elasticdl.model.moving_averages import MovingAverages
 from elasticdl.model.tracing import tracing
 from elasticdl.model.user_code import one_line, user_code, user_traceback
 from elasticdl.model.user_optimizer import UserOptimizer
@@ -97,8 +98,7 @@ class TwoPhaseModel:
         self._clips = clips
         self.model = build_model(contract, features, seed)
         self._variables = pull_variables(self.model)
-        self.variables: list[VariableDefinition] = define_variables(self.model, self._variables)
-        self._num_trainable = sum(each.trainable for each in self.variables)
+        averages = MovingAverages(self.model)
         self._initial_dense = self._flat_values() if IS_LEGACY else None
         self._randomness = Randomness(self.model)
         self._local: list[keras.Variable] = [
@@ -110,7 +110,10 @@ class TwoPhaseModel:
         self._one_step = threading.Lock() if IS_LEGACY else nullcontext()
         threshold_bytes = contract.source.embedding_threshold_bytes
         self.warnings: list[str] = warn_of_large_matrices(self.model, threshold_bytes)
-        self._collect, self._tables, self._num_calls = self._trace_collect()
+        with averages.counted():
+            self._collect, self._tables, self._num_calls = self._trace_collect()
+        self.variables = define_variables(self.model, self._variables, averages)
+        self._num_trainable = sum(each.trainable for each in self.variables)
         self.table_definitions: list[TableDefinition] = define_tables(self._tables, seed)
         self._tracing_step = threading.Lock()
         self._train: TracedStep | None = None
@@ -374,12 +377,11 @@ class TwoPhaseModel:
                     custom.check_untouched([binding.current(x) for x in of_trained], trainable)
                 context.check_all_called()
             loss, of_trainable, of_rows = found.loss, found.of_trainable, found.of_rows
+            state = slice(self._num_trainable, None)
             changes = [
-                binding.current(variable) - old
-                for variable, old in zip(
-                    self._variables[self._num_trainable :],
-                    values[self._num_trainable :],
-                    strict=True,
+                binding.current(variable) - each.momentum * old
+                for variable, each, old in zip(
+                    self._variables[state], self.variables[state], values[state], strict=True
                 )
             ]
             binding.keep(self._local)

@@ -224,6 +224,7 @@ class Worker:
                     shape=variable.shape,
                     trainable=variable.trainable,
                     excluded_from_weight_decay=variable.path in undecayed,
+                    momentum=None if variable.momentum == 1.0 else variable.momentum,
                 )
                 for variable in model.variables
             ],

@@ -128,6 +128,40 @@ def test_model_state_takes_the_change_whatever_the_learning_rate() -> None:
     np.testing.assert_array_equal(slices.values()[:5], np.arange(5))
 
 
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), momentum=st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_moving_average_stays_between_what_it_was_made_of_however_late_pushes_come(
+    data: st.DataObject, momentum: float
+) -> None:
+    layout = [
+        SliceDefinition("weights", 0, 2, 0, True),
+        SliceDefinition("moving_variance", 0, 1, 0, False),
+        SliceDefinition("total", 0, 1, 0, False),
+    ]
+    momenta = {"moving_variance": momentum}
+    slices = DenseSlices(layout, OptimizerConfig("sgd", 0.1), momenta=momenta)
+    slices.load(np.array([0, 0, 1, 0], np.float32))
+    seen = [1.0]
+    pulled: list[np.ndarray] = []
+    for _ in range(data.draw(st.integers(1, 60))):
+        pulled += [slices.values()] * data.draw(st.integers(0, 3))
+        if not pulled:
+            continue
+        # A worker that stood still pushes what it computed with values of long ago.
+        old = pulled.pop(data.draw(st.integers(0, len(pulled) - 1)))
+        variance = data.draw(st.floats(2.0**-20, 2.0, width=32))
+        seen.append(variance)
+        new = np.float32(momentum) * old[2] + np.float32(1 - momentum) * np.float32(variance)
+        gradients = np.array([0, 0, new - np.float32(momentum) * old[2], 1], np.float32)
+        if data.draw(st.booleans()):
+            slices.apply(gradients, 0.1, np.ones(1, np.int64), np.ones(1, bool))
+        else:
+            slices.apply_all(gradients, 0.1, 1)
+        _, _, average, total = slices.values()
+        assert min(seen) - 1e-6 <= average <= max(seen) + 1e-6
+        assert total == len(seen) - 1
+
+
 def test_values_and_slots_are_copies_that_load_gives_back() -> None:
     slices = new_slices()
     slices.apply(np.ones(12, np.float32), 0.1, np.ones(6, np.int64), np.ones(6, bool))

@@ -166,16 +166,66 @@ def create_model():
 """
 
 
-def test_batch_normalization_statistics_leave_as_their_change(tmp_path: Path) -> None:
+def test_statistics_of_batch_normalization_leave_as_what_the_minibatch_adds(
+    tmp_path: Path,
+) -> None:
     model = model_of(tmp_path, BATCH_NORMALIZED)
     result = step(model, pulled(model))
     state = [each for each in model.variables if not each.trainable]
     assert [each.path.rpartition("/")[2] for each in state] == ["moving_mean", "moving_variance"]
-    changes = result.dense_gradients[-6:].reshape(2, 3)
+    assert [each.momentum for each in state] == [0.9, 0.9]
+    added = result.dense_gradients[-6:].reshape(2, 3)
     x = FEATURES["x"].numpy()
-    np.testing.assert_allclose(changes[0], 0.1 * x.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(changes[1], 0.1 * (x.var(axis=0) - 1.0), rtol=1e-4)
+    np.testing.assert_allclose(added[0], 0.1 * x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(added[1], 0.1 * x.var(axis=0), rtol=1e-4)
     np.testing.assert_array_equal(model.initial_dense(), pulled(model).dense)
+
+
+CALLED_TWICE = """
+class Counting(keras.layers.Layer):
+    def build(self, shape):
+        self.total = self.add_weight(name="total", shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.total.assign_add(1.0)
+        return x
+
+def create_model():
+    x = keras.Input((3,), name="x")
+    i = keras.Input((2,), dtype="int64", name="i")
+    v = keras.Input((None,), dtype="int64", sparse=True, name="v")
+    tower = keras.Sequential([keras.layers.BatchNormalization(momentum=0.9)])
+    frozen = keras.layers.BatchNormalization(momentum=0.8, trainable=False)
+    h = keras.layers.Add()([tower(x), tower(2.0 * x)])
+    return keras.Model({"i": i, "v": v, "x": x}, keras.layers.Dense(1)(Counting()(frozen(h))))
+"""
+
+
+def test_state_called_twice_frozen_or_no_average_leaves_as_what_it_is(tmp_path: Path) -> None:
+    model = model_of(tmp_path, CALLED_TWICE)
+    at = pulled(model)
+    sizes = np.cumsum([each.num_elements for each in model.variables])[:-1]
+    result = step(model, at)
+    parts = zip(
+        model.variables,
+        np.split(at.dense, sizes),
+        np.split(result.dense_gradients, sizes),
+        strict=True,
+    )
+    state = {
+        (each.path.rpartition("/")[2], round(each.momentum, 6)): each.momentum * old + added
+        for each, old, added in parts
+        if not each.trainable
+    }
+    x = FEATURES["x"].numpy()
+    mean, variance = x.mean(axis=0), x.var(axis=0)
+    np.testing.assert_allclose(state["moving_mean", 0.81], 0.09 * mean + 0.1 * 2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        state["moving_variance", 0.81], 0.81 + 0.09 * variance + 0.1 * 4 * variance, rtol=1e-4
+    )
+    np.testing.assert_array_equal(state["moving_mean", 1.0], 0.0)
+    np.testing.assert_array_equal(state["moving_variance", 1.0], 1.0)
+    assert state["total", 1.0] == 1.0
 
 
 def test_dropout_repeats_for_the_same_step_and_differs_between_steps(tmp_path: Path) -> None:
