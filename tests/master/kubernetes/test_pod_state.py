@@ -216,7 +216,11 @@ def test_an_event_is_of_the_pod_that_it_names(
 def test_an_init_container_that_fails_is_named() -> None:
     first = {"name": "first", "state": {"terminated": {"exitCode": 3}}}
     made = pod(WHO, "Failed", initContainerStatuses=[first])
-    assert state_of(made) == End(Cause.EVICTED, 0, "init container first: exit code 3")
+    end = state_of(made)
+    assert end == End(Cause.NOT_STARTED, 3, "init container first: exit code 3")
+    assert end.is_crash, "or pods of a template that cannot work would be made for ever"
+    made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:02Z"
+    assert not state_of(made).is_crash
 
 
 def test_a_pod_that_nobody_has_looked_at_says_nothing() -> None:

@@ -31,7 +31,7 @@ ENDS = [
     ("evicted-for-memory-at-once", Cause.EVICTED, 0),
     ("out-of-cpu", Cause.EVICTED, 0),
     ("preempted", Cause.PREEMPTED, -15),
-    ("init-failed", Cause.EVICTED, 0),
+    ("init-failed", Cause.NOT_STARTED, 3),
 ]
 WAITS = [
     ("unschedulable", "Unschedulable: 0/2 nodes are available: 2 Insufficient cpu.", False),

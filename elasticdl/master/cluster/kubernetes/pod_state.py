@@ -138,10 +138,11 @@ def end_of(pod: Json, events: Sequence[Json] = ()) -> End:
         return End(cause, signal, message)
     if status.get("phase") == "Failed" and (status.get("reason") == "Evicted" or not terminated):
         message = _joined(status.get("reason", ""), status.get("message", ""))
+        if not message and not _is_deleted(pod) and (failed := _failed_before(status)):
+            return failed
         is_lost = status.get("reason") == "NodeLost"
-        return End(
-            Cause.NODE_LOST if is_lost else Cause.EVICTED, signal, message or _before(status)
-        )
+        cause = Cause.NODE_LOST if is_lost else Cause.EVICTED
+        return End(cause, signal, message or "no container ran")
     if status.get("reason") == "NodeLost":
         return End(Cause.NODE_LOST, signal, status.get("message", ""))
     if _is_deleted(pod) or not terminated:
@@ -215,12 +216,13 @@ def _waiting_before(status: Json) -> Json:
     return {}
 
 
-def _before(status: Json) -> str:
-    """How a container failed that had to run before."""
+def _failed_before(status: Json) -> End | None:
+    """How a container failed that had to run before, if one did; another pod's will do the same."""
     for one in status.get("initContainerStatuses") or ():
         if code := ((one.get("state") or {}).get("terminated") or {}).get("exitCode"):
-            return f"init container {one.get('name')}: exit code {code}"
-    return "no container ran"
+            message = f"init container {one.get('name')}: exit code {code}"
+            return End(Cause.NOT_STARTED, code, message)
+    return None
 
 
 def _is_deleted(pod: Json) -> bool:
