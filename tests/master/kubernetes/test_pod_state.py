@@ -161,6 +161,13 @@ def test_who_waits_says_why(
     assert classify(made, events) == InstanceWaits(WHO, why, is_error, for_room)
 
 
+def test_who_has_a_node_and_no_more_is_about_to_be_created() -> None:
+    made = pod(WHO)
+    assert state_of(made) is None
+    made["spec"]["nodeName"] = "node-0"
+    assert state_of(made) == Waits("ContainerCreating")
+
+
 def test_an_event_of_an_older_reporter_has_its_time_elsewhere() -> None:
     old = {**event("FailedMount", "x", "Warning"), "lastTimestamp": "2026-01-01T00:00:03Z"}
     new = event("FailedScheduling", "y", "Warning", "2026-01-01T00:00:02.000001Z")

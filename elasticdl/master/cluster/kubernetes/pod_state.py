@@ -35,6 +35,8 @@ _ERRORS = frozenset(
         "CreateContainerError",
     }
 )
+# What a kubelet says while nothing is wrong; before it says anything, that is what there is to say.
+_CREATING = "ContainerCreating"
 # How reasons of events begin for which a pod does not start.
 _FAILURES = ("Failed", "BackOff", "Err", "Inspect", "NetworkNotReady")
 # Why a pod was deleted, where the pod itself says so: clusters of 1.26 and later.
@@ -113,7 +115,7 @@ def state_of(pod: Json, events: Sequence[Json] = ()) -> Waits | Runs | End | Non
         return None  # Nobody has looked at it so far.
     warning = _newest_warning(events)
     if warning is None:
-        return Waits(_joined(reason or "Scheduled", message))
+        return Waits(_joined(reason or _CREATING, message))
     is_error = warning.get("reason") == "FailedMount"
     return Waits(_joined(warning.get("reason", ""), warning.get("message", "")), is_error)
 
