@@ -58,7 +58,7 @@ def image_of_job(spec: JobSpec, show: Show = print) -> str:
         try:
             return digest_of(spec.image)
         except UsageError as error:
-            show(f"{error}; nodes pull it by this name, and it may change meanwhile")
+            show(f"{error}; nodes pull {spec.image} by this name, and it may change meanwhile")
             return spec.image
     if spec.trained_model is not None:
         try:
@@ -115,7 +115,7 @@ def build_image(
       UsageError: there is no Docker engine, or the zoo cannot be in an image.
       JobError: it cannot be built or pushed, and why.
     """
-    with _engine() as engine:
+    with _engine("give --image") as engine:
         image = _build(engine, make_context(zoo, base_image), _labels(zoo), show)
         target = _name_in(repository, name)
         tag = image.removeprefix("sha256:")[:_TAG_CHARACTERS]
@@ -185,15 +185,21 @@ def image_of_trained_model(path: str) -> str | None:
 
 
 @contextmanager
-def _engine() -> Iterator[docker.DockerClient]:
+def _engine(instead: str = "") -> Iterator[docker.DockerClient]:
+    """The Docker engine of this machine.
+
+    Args:
+      instead: what whoever has none may do.
+    """
+    other = f", or {instead}" if instead else ""
     try:
         import docker
         import docker.errors
         from requests.exceptions import RequestException
     except ImportError:
         raise UsageError(
-            "the package docker is not installed; pip install 'elasticdl[kubernetes]' brings it, "
-            "or give --image"
+            "the package docker is not installed; pip install 'elasticdl[kubernetes]' brings it"
+            f"{other}"
         ) from None
     try:
         engine = docker.from_env(timeout=_ENGINE_S)
@@ -201,7 +207,7 @@ def _engine() -> Iterator[docker.DockerClient]:
         engine.api.timeout = int(_SILENT_S)
     except docker.errors.DockerException as error:
         raise UsageError(
-            f"no Docker engine: {_line_of(error)}; start it, set DOCKER_HOST, or give --image"
+            f"no Docker engine: {_line_of(error)}; start it, or set DOCKER_HOST{other}"
         ) from None
     try:
         yield engine
