@@ -66,7 +66,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
 from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_CODE
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role
-from elasticdl.master.job_files import RESULT_FILE
+from elasticdl.master.job_files import RESULT_FILE, failed, write_result
 from elasticdl.master.liveness import LivenessServer
 from elasticdl.master.master import Master
 from elasticdl.master.recovery import last_incarnation, last_session
@@ -290,14 +290,10 @@ class MasterPod:
     def _failed(self, error: str, traceback: str = "") -> dict[str, Any]:
         """Write that the job failed before anything was launched, or as no master stays."""
         session = f"{self._own.job_uid}.{self._claim.incarnation}"
-        result = {"session": session, "state": "failed", "error": error, "traceback": traceback}
-        path = Path(self._spec.job_dir) / RESULT_FILE
+        result = failed(session, error, traceback)
         self._claim.wait_until_sure()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".tmp")
-            unfinished.write_text(json.dumps(result, indent=2) + "\n")
-            os.replace(unfinished, path)
+            write_result(self._spec.job_dir, result)
         except OSError as failure:
             logger.error("the result cannot be written: %s", failure)
             self._again(lambda: save_result(self._spec, self._client, result))

@@ -14,6 +14,7 @@ from elasticdl.credentials import Credentials
 from elasticdl.dashboard.of_master import dashboard_of
 from elasticdl.data.filesystems import use_stores_of
 from elasticdl.early import wait_for_job
+from elasticdl.errors import UsageError
 from elasticdl.instance import (
     InstanceArguments,
     die_with_parent,
@@ -25,6 +26,7 @@ from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.door import Door
 from elasticdl.master.garbage import collect_rarely
+from elasticdl.master.job_files import failed, write_result
 from elasticdl.master.journal import Mirror
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
@@ -71,16 +73,24 @@ def run(
     collect_rarely()
     use_stores_of(arguments.spec)
     credentials = credentials_of(arguments, tenure)
-    master = Master(
-        arguments.spec,
-        backend,
-        connect=lambda instance: StreamTransport(instance.address, credentials),
-        incarnation=tenure.incarnation,
-        session=arguments.session,
-        tenure=tenure,
-        state=arguments.state,
-        mirror=_mirror(arguments, tenure) if arguments.state else None,
-    )
+    try:
+        master = Master(
+            arguments.spec,
+            backend,
+            connect=lambda instance: StreamTransport(instance.address, credentials),
+            incarnation=tenure.incarnation,
+            session=arguments.session,
+            tenure=tenure,
+            state=arguments.state,
+            mirror=_mirror(arguments, tenure) if arguments.state else None,
+        )
+    except UsageError as error:  # Another master would not see the data either.
+        outcome = Outcome("failed", str(error))
+        logger.error("the job failed: %s", outcome.error)
+        tenure.wait_until_sure()
+        write_result(arguments.spec.job_dir, failed(arguments.session, outcome.error))
+        backend.close()
+        return outcome
 
     def listen(address: str) -> Server:
         return Server([master.service], credentials, address, NUM_THREADS, on_replaced)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JOB_FILE, JobSpec
@@ -19,6 +22,24 @@ from elasticdl.proto import master_pb2
 RESULT_FILE = "result.json"
 ATTENDED_S = 5.0
 """Who has asked so lately is there, and asks again."""
+
+
+def write_result(job_dir: str | Path, result: dict[str, Any]) -> None:
+    """Write how a job ended, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = Path(job_dir) / RESULT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def failed(session: str, error: str, traceback: str = "") -> dict[str, Any]:
+    """The result of a job of which nothing was launched that could be asked."""
+    return {"session": session, "state": "failed", "error": error, "traceback": traceback}
 
 
 class JobFiles:

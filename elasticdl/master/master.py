@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.instances import Instance
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
-from elasticdl.master.job_files import RESULT_FILE, JobFiles
+from elasticdl.master.job_files import JobFiles, write_result
 from elasticdl.master.job_view import partitions_of, workers_left
 from elasticdl.master.journal import Journal, Mirror
 from elasticdl.master.plan import make_plan
@@ -274,11 +273,8 @@ class Master:
             logger.error("the result is not in the journal: %s", error)
         self.keeper.stop()
         self._give_events(outcome)
-        path = Path(self._spec.job_dir) / RESULT_FILE
-        unfinished = path.with_suffix(".tmp")
         self._tenure.wait_until_sure()
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(unfinished, path)
+        write_result(self._spec.job_dir, result)
         self._files.wait_until_taken(TAKE_S)
         return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Sequence
@@ -11,13 +12,17 @@ import pytest
 
 from elasticdl.data.shards import Shard
 from elasticdl.errors import JobError
+from elasticdl.instance import parse_arguments
 from elasticdl.job_spec import JobSpec
 from elasticdl.master import ledger_events
+from elasticdl.master.__main__ import run
 from elasticdl.master.coordinator import Coordinator
+from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.journal import Journal, read_journal
 from elasticdl.master.membership_events import Registered
 from elasticdl.master.servicer import MasterServicer
 from elasticdl.master.tasks import JobPlan, TaskKind
+from elasticdl.master.tenure import LocalTenure
 from elasticdl.proto import master_pb2
 from tests.master.test_coordinator import PS, WORKER, Recorder
 
@@ -116,3 +121,24 @@ def test_an_end_that_cannot_be_written_is_a_failure(job, tmp_path):
     assert "readonly" in job.coordinator.outcome.error
     assert "readonly" in str(job.failures.get(timeout=WAIT_S)), "the worker hears of it"
     assert "ended" not in [entry.kind for entry in read_journal(tmp_path)]
+
+
+def test_a_job_whose_data_are_gone_fails_with_its_first_master(tmp_path: Path) -> None:
+    """They were there when they were checked, elsewhere or before."""
+    JobSpec(
+        command="train",
+        job_dir=str(tmp_path),
+        model_zoo=str(tmp_path),
+        model_def="any.Model",
+        data=f"{tmp_path}/gone-*.recordio",
+        output=str(tmp_path / "model"),
+    ).save()
+    (tmp_path / "token").write_text("secret")
+    arguments = parse_arguments("master", [f"--job_dir={tmp_path}", "--session=this.1"])
+    outcome = run(arguments, Recorder(), LocalTenure(1))
+    assert outcome is not None
+    assert (outcome.state, outcome.traceback) == ("failed", "")
+    assert "gone-*.recordio': matches no file" in outcome.error
+    result = json.loads((tmp_path / RESULT_FILE).read_text())
+    assert (result["session"], result["state"]) == ("this.1", "failed")
+    assert result["error"] == outcome.error
