@@ -76,7 +76,12 @@ def make_application(source: Source, feed: Feed, in_thread: InThread, host: str)
             raise HTTPException(404, f"no role '{role}'")
         incarnation = _number(request, "incarnation", 0) or None
         num_bytes = min(_number(request, "bytes", LOG_BYTES), MOST_LOG_BYTES)
-        return source.log(role, index, incarnation, num_bytes)
+        found = source.log(role, index, incarnation, num_bytes)
+        if not found["tail"]:
+            known = {(one["role"], one["index"]) for one in source.state()["instances"]}
+            if (role, index) not in known:
+                raise HTTPException(404, f"no {role} {index}")
+        return found
 
     routes = [
         Route("/api/job", values(lambda request: source.job())),

@@ -103,6 +103,8 @@ def test_wrong_questions_are_answered_with_what_was_wrong(served):
         assert b"not a number" in answer.read()
     for path in ("/api/logs/cook/0", "/api/logs/worker/x", "/api/nothing", "/../pyproject.toml"):
         assert served.ask(path).status == 404
+    nobody = served.ask("/api/logs/worker/99")
+    assert (nobody.status, nobody.read()) == (404, b"no worker 99")
     for path in ("/api/logs/worker/..%2f..%2fpasswd", "/%2e%2e/%2e%2e/etc/passwd"):
         assert served.ask(path).status == 404
 
