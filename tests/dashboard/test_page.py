@@ -314,7 +314,9 @@ def test_new_events_and_incarnations_appear_by_themselves(browser, server, sampl
     sample.values["state"]["instances"][6] |= {"incarnation": 2, "state": "launching"}
     line = "worker 2, incarnation 1: killed by SIGTERM"
     browser.until("the death", lambda: line in browser.text("#verdict-lines"))
-    assert "incarnation 2 is launching" in browser.text("#verdict-lines")
+    # The state is a message of its own.
+    launching = "incarnation 2 is launching"
+    browser.until("the new one", lambda: launching in browser.text("#verdict-lines"))
     assert line in browser.text("#announcement"), "who cannot see hears it"
     assert line in browser.text("#events li")
 
