@@ -1,7 +1,8 @@
-"""What happens to jobs of pods: others want their room."""
+"""What happens to jobs of pods: others want their room, kubelets die, the apiserver is away."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from tests.cluster.api import Api
 from tests.cluster.cluster import Cluster
 from tests.cluster.images import BUSYBOX
+from tests.cluster.node import Node
 from tests.cluster.processes import wait_until
 
 SERVICE, INSTANCES, WORKERS = "test-service", "test-instances", "test-workers"
@@ -79,6 +81,32 @@ def rival(cluster: Cluster, cpu: str) -> Iterator[Rival]:
         yield Rival(cluster.api, namespace, cpu)
     finally:
         cluster.api.delete_namespace(namespace)
+
+
+@contextmanager
+def without_kubelet(cluster: Cluster, node: Node) -> Iterator[None]:
+    """A node whose kubelet was killed: its containers run on, and nobody tells of them."""
+    node.kubelet.kill()
+    try:
+        yield
+    finally:
+        node.kubelet.start_again()
+        cluster.wait_for_nodes()
+
+
+@contextmanager
+def without_apiserver(cluster: Cluster) -> Iterator[None]:
+    """The apiserver is away; it is there again afterwards, and has forgotten what was watched."""
+    cluster.plane.apiserver.kill()
+    try:
+        yield
+    finally:
+        cluster.start_apiserver()
+
+
+def pause(seconds: float) -> None:
+    """Let something go on for a while: not to wait for anything."""
+    threading.Event().wait(seconds)
 
 
 def _deployment(namespace: str, cpu: str) -> dict[str, Any]:

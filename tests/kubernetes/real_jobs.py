@@ -61,7 +61,8 @@ def pod_options(directory: Path, **options: Any) -> dict[str, Any]:
             f"PATH={scripts}:/usr/bin:/bin",
             f"PYTHONPATH={ROOT}",
             "PYTHONDONTWRITEBYTECODE=1",
-            "NUMBA_CACHE_DIR=/tmp/numba",
+            # Whoever comes later finds what the first has compiled, as in an image.
+            f"NUMBA_CACHE_DIR={directory / 'kernels'}",
         ],
         "master_resource_request": "cpu=50m,memory=1Gi",
         "ps_resource_request": "cpu=50m,memory=1Gi",

@@ -13,14 +13,21 @@ import pytest
 from elasticdl.master.instances import Role
 from tests.cluster.api import Namespace
 from tests.cluster.cluster import Cluster
-from tests.kubernetes.disturbances import priorities, rival
+from tests.kubernetes.disturbances import (
+    pause,
+    priorities,
+    rival,
+    without_apiserver,
+    without_kubelet,
+)
 from tests.kubernetes.leftovers import objects_in, wait_until_nothing_is_left
 from tests.kubernetes.real_jobs import shared_directory
-from tests.kubernetes.whole_jobs import WholeJob, instance, next_of
+from tests.kubernetes.whole_jobs import WholeJob, instance, next_of, node_of
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 
 NOTICED_S = 240.0
+AWAY_S = 10.0
 
 Submit = Callable[..., WholeJob]
 
@@ -88,6 +95,25 @@ def test_workers_make_room_for_what_matters_more_and_come_back(
         assert [who for who in job.ends() if who.role is not Role.WORKER] == []
 
 
+def test_a_node_whose_kubelet_is_dead_is_left(submit: Submit, cluster: Cluster) -> None:
+    job = submit(num_workers="3", checkpoint_secs="5")
+    job.wait_until_it_trains()
+    master = node_of(job.running("master")[0])
+    node = next(one for one in cluster.nodes if one.name != master)
+    lost = [one for one in job.running("worker") + job.running("ps") if node_of(one) == node.name]
+    assert lost, "the scheduler has placed them all on one node"
+    with without_kubelet(cluster, node):
+        job.wait_for(
+            lambda: all(instance(one) in job.ends() for one in lost),
+            "everybody there is given up",
+            NOTICED_S,
+        )
+        job.wait_until_it_trains(more=20)
+    job.end_exactly()
+    assert {job.ends()[instance(one)].partition(":")[0] for one in lost} <= {"node lost"}
+    assert job.masters() == [1]
+
+
 def test_a_worker_without_memory_gets_more(submit: Submit) -> None:
     job = submit(
         model_def="hungry.Hungry",
@@ -103,3 +129,14 @@ def test_a_worker_without_memory_gets_more(submit: Submit) -> None:
     # What they have then is enough, or they get more once again.
     assert told[0] == 2.0
     assert told == sorted(told)
+
+
+def test_a_job_trains_on_while_the_apiserver_is_away(submit: Submit, cluster: Cluster) -> None:
+    job = submit()
+    job.wait_until_it_trains()
+    with without_apiserver(cluster):
+        pause(AWAY_S)
+    job.wait_until_it_trains(more=20)
+    job.end_exactly()
+    assert job.ends() == {}
+    assert job.masters() == [1]

@@ -174,3 +174,7 @@ def instance(pod: dict[str, Any]) -> InstanceSpec:
 def next_of(who: InstanceSpec) -> InstanceSpec:
     """Who replaces an instance."""
     return dataclasses.replace(who, incarnation=who.incarnation + 1)
+
+
+def node_of(pod: dict[str, Any]) -> str:
+    return str(pod["spec"]["nodeName"])
