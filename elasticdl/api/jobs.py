@@ -107,7 +107,9 @@ def _looked_at(job: PlacedJob, url: str | None) -> dict[str, Any]:
             with opener.open(f"{url}api/state", timeout=DEADLINE_S) as answer:
                 return json.load(answer)
     # Between two masters nobody writes its journal, and it runs all the same.
-    return {**DirectorySource(job.directory).state(), "state": _state(job)}
+    state = _state(job)
+    source = DirectorySource(job.directory, is_running=state == "running")
+    return {**source.state(), "state": state}
 
 
 def scale(job: str, num_workers: int | None = None, num_ps: int | None = None) -> None:

@@ -44,6 +44,7 @@ from elasticdl.master.journal import FILE_NAME as JOURNAL_FILE
 from elasticdl.master.journal import LOCK_NAME
 from elasticdl.master.membership import Membership
 from elasticdl.master.recovery import Recovered, recover
+from elasticdl.master.tasks import TaskKind
 
 NOT_RUNNING = "the job does not run any more"
 
@@ -67,13 +68,15 @@ class DirectorySource:
 
     Args:
       job_dir: the directory, wherever it is now.
+      is_running: whoever asks knows that the job runs, though nobody here writes its journal.
 
     Raises:
       UsageError: it has no job's description.
     """
 
-    def __init__(self, job_dir: str | Path) -> None:
+    def __init__(self, job_dir: str | Path, is_running: bool = False) -> None:
         self._directory = Path(job_dir)
+        self._is_known_to_run = is_running
         self._spec = JobSpec.load(job_dir)
         self._lock = threading.Lock()
         self._journal = JobEvents(job_dir)
@@ -104,7 +107,9 @@ class DirectorySource:
             return known
 
     def _is_running(self) -> bool:
-        """Whether a master writes its journal."""
+        """Whether a master writes its journal, here or elsewhere."""
+        if self._is_known_to_run:
+            return True
         path = self._directory / LOCK_NAME
         if not path.exists():
             return False
@@ -127,6 +132,7 @@ class DirectorySource:
         story, result = self._read(), self._result()
         state = result.get("state") or ("running" if self._is_running() else "lost")
         is_over = state != "running"
+        not_begun = "" if is_over else TaskKind.INITIALIZE.name.lower()
         at = now()
         if is_over and story.events:
             at = story.events[-1].time
@@ -159,7 +165,7 @@ class DirectorySource:
         values: Values = {
             "at": at,
             "state": state,
-            "phase": found.snapshot.phase if found is not None else "",
+            "phase": found.snapshot.phase if found is not None else not_begun,
             "error": result.get("error", ""),
             "traceback": result.get("traceback", ""),
             "progress": found.progress if found is not None else _NO_PROGRESS,

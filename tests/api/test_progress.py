@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -295,6 +296,34 @@ def test_training_ends_with_metrics_audit_path_and_next_command(
         "next: elasticdl predict --trained_model=output "
         "--data='test 1.recordio,/data/*.recordio' --output=predictions.csv",
     ]
+
+
+def test_the_next_command_of_a_job_of_pods_is_one_of_pods(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/elasticdl"])
+    monkeypatch.setenv("ELASTICDL_HOME", str(tmp_path))
+    volume = "claim_name=data,mount_path=/data"
+    words = [*TRAIN[:2], "--data=/data/*.recordio", "--output=/data/it/model", "--job_name=m-1"]
+    words += ["--cluster=kubernetes", "--namespace=training", f"--volume={volume}"]
+    spec = resolve("train", words)
+    spec.model_copy(update={"image": "registry/m@sha256:0"}).save(tmp_path / "jobs" / "m-1")
+    result = trained(output="/data/it/model")
+    predict = (
+        "predict --trained_model=/data/it/model --data='/data/*.recordio' "
+        "--output=/data/it/predictions.csv --image=registry/m@sha256:0"
+    )
+    place = f"--cluster=kubernetes --namespace=training --volume={volume}"
+    assert (
+        result_lines(spec, result)[-1] == f"next: elasticdl {predict.replace(' ', f' {place} ', 1)}"
+    )
+
+    # What this machine's configuration says need not be said again.
+    config = tmp_path / "elasticdl" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(f"cluster: kubernetes\nnamespace: training\nvolume: ['{volume}']\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert result_lines(spec, result)[-1] == f"next: elasticdl {predict}"
 
 
 def test_training_without_validation_data_ends_with_the_training_loss() -> None:

@@ -43,6 +43,14 @@ def masters(tmp_path):
     masters.kill()
 
 
+def test_a_job_that_begins_elsewhere_is_not_lost_for_want_of_a_journal(tmp_path):
+    JobSpec(command="train", model_def="a.B", model_zoo="z", data="d", output="o").save(tmp_path)
+    begins = checked("state", DirectorySource(tmp_path, is_running=True).state())
+    assert (begins["state"], begins["phase"]) == ("running", "initialize")
+    assert begins["health"] == []
+    assert DirectorySource(tmp_path).state()["state"] == "lost"
+
+
 def test_a_directory_tells_the_whole_story(masters, tmp_path):
     first = masters.coordinator
     masters.backend.tell(InstanceStarted(PS, os.getpid()))

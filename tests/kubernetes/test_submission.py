@@ -235,7 +235,7 @@ def test_jobs_of_pods_are_listed_with_others_and_say_where_they_stand(person: Pe
     (listed,) = jobs.list_jobs()
     assert (listed["name"], listed["state"], listed["command"]) == (NAME, "running", "train")
     found = jobs.status(NAME)
-    assert (found["state"], found["dashboard"]) == ("running", None)
+    assert (found["state"], found["dashboard"], found["health"]) == ("running", None, [])
     annotation = {STATE_ANNOTATION: "failed"}
     person.admin.patch("Job", NAME, {"metadata": {"annotations": annotation}})
     assert not KubernetesJob(NAME, placed.directory, placed.submitted).is_running()

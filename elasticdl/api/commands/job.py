@@ -19,9 +19,10 @@ from elasticdl.api.stopping import stopping_at_once
 from elasticdl.api.temporary import own_temporary_directory
 from elasticdl.dashboard.finite import finite
 from elasticdl.errors import Detached, ElasticDLError
-from elasticdl.job_spec import JobSpec
+from elasticdl.job_spec import OPTIONS, JobSpec, jobs_home, machine_value
 from elasticdl.masking import masked
 
+_OF_BUILDING = ("docker_image_repository", "base_image")
 SUMMARIES = {
     "train": "train a model on parameter servers and workers",
     "evaluate": "measure a trained model on data",
@@ -135,14 +136,32 @@ def result_lines(job_spec: JobSpec, result: JobResult) -> list[str]:
 
 
 def _predict_command(job_spec: JobSpec, trained_model: str) -> str:
+    """What makes predictions with the model, where the job's own instances ran."""
     patterns = (job_spec.validation_data or job_spec.data or "").split(",")
     options = {
         "trained_model": _shown_path(trained_model),
         "data": masked(",".join(_shown_path(pattern) for pattern in patterns)),
         "output": "predictions.csv",
     }
-    flags = [f"--{name}={shlex.quote(value)}" for name, value in options.items()]
+    if job_spec.cluster == "kubernetes":
+        options["output"] = f"{os.path.dirname(trained_model)}/predictions.csv"
+        if "://" not in trained_model and not os.path.exists(trained_model):
+            # Only pods can read in which image it was trained.
+            options["image"] = JobSpec.load(jobs_home() / job_spec.job_name).image or ""
+    given = [*_place_options(job_spec), *options.items()]
+    flags = [f"--{name}={shlex.quote(value)}" for name, value in given]
     return " ".join([program(), "predict", *flags])
+
+
+def _place_options(job_spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Where the job ran, as far as another command would not take that for granted."""
+    for name, one in OPTIONS.items():
+        value = getattr(job_spec, name) if one.of_machine else None
+        if not one.of_machine or name in _OF_BUILDING or value == machine_value(name):
+            continue
+        if name == "cluster" or value != one.default:
+            given = value if isinstance(value, tuple) else (value,)
+            yield from ((name, str(each)) for each in given)
 
 
 def program() -> str:
