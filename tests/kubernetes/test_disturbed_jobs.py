@@ -53,17 +53,24 @@ def submit(cluster: Cluster, namespace: Namespace) -> Iterator[Submit]:
                 job.close()
 
 
-def test_a_worker_that_is_deleted_is_replaced(submit: Submit) -> None:
-    job = submit()
+@pytest.mark.parametrize(
+    "lost", [("worker",), ("ps",), ("master",), ("worker", "ps", "master")], ids="+".join
+)
+def test_whoever_is_deleted_is_replaced(submit: Submit, lost: tuple[str, ...]) -> None:
+    job = submit(checkpoint_secs="5")
     job.wait_until_it_trains()
-    gone = job.running("worker")[0]
-    job.delete([gone])
-    who = instance(gone)
-    job.wait_for(lambda: job.has_joined(next_of(who)), f"whoever replaces {who}")
+    gone = [job.running(role)[0] for role in lost]
+    job.delete(gone)
+    launched = [instance(pod) for pod, role in zip(gone, lost, strict=True) if role != "master"]
+    for who in launched:
+        job.wait_for(lambda who=who: job.has_joined(next_of(who)), f"whoever replaces {who}")
+    if "master" in lost:
+        job.wait_for(lambda: len(job.masters()) > 1, "another master")
     job.wait_until_it_trains()
     job.end_exactly()
-    assert job.ends()[who].startswith("deleted")
-    assert job.masters() == [1]
+    for who in launched:
+        assert job.ends()[who].startswith("deleted")
+    assert job.masters() == ([1, 2] if "master" in lost else [1])
 
 
 @pytest.mark.short
@@ -112,6 +119,21 @@ def test_a_node_whose_kubelet_is_dead_is_left(submit: Submit, cluster: Cluster) 
     job.end_exactly()
     assert {job.ends()[instance(one)].partition(":")[0] for one in lost} <= {"node lost"}
     assert job.masters() == [1]
+
+
+def test_a_master_on_a_node_whose_kubelet_is_dead_is_followed(
+    submit: Submit, cluster: Cluster
+) -> None:
+    """It runs on, and nobody can stop it: it must do nothing any more."""
+    job = submit(checkpoint_secs="5")
+    job.wait_until_it_trains()
+    master = node_of(job.running("master")[0])
+    node = next(one for one in cluster.nodes if one.name == master)
+    with without_kubelet(cluster, node):
+        job.wait_for(lambda: len(job.masters()) > 1, "another master", NOTICED_S)
+        job.wait_until_it_trains(more=20)
+        job.end_exactly()
+    assert job.masters() == [1, 2]
 
 
 def test_a_worker_without_memory_gets_more(submit: Submit) -> None:
