@@ -14,7 +14,7 @@ import elasticdl
 from elasticdl.api.command_line import main
 from elasticdl.errors import UsageError
 from elasticdl.machine_options import variable
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, blocks
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 TRAIN = [
@@ -144,27 +144,35 @@ def test_a_wrong_namespace_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--namespace='A b': not an object's name" in error
 
 
-def test_the_pages_commands_print_what_the_page_says(
+def test_the_pages_commands_and_files_are_understood_without_a_cluster(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All of them are run by tests/kubernetes/test_page.py, where there is one."""
+    files = {
+        text.splitlines()[0].removeprefix("# "): text
+        for kind, text in blocks(PAGE)
+        if kind == "yaml"
+    }
+    for one in yaml.safe_load_all(files["classes.yaml"]):
+        assert (one["apiVersion"], one["kind"]) == ("scheduling.k8s.io/v1", "PriorityClass")
+    config = tmp_path / "elasticdl" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(files["~/.config/elasticdl/config.yaml"])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv(variable("cluster"), raising=False)
+    for name in ("small.yaml", "pods.yaml"):
+        (tmp_path / name).write_text(files[name])
+    monkeypatch.chdir(tmp_path)
+
     typed = re.findall(r"^\$ elasticdl (.*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL)
-    # Images are built and pushed by the tests that have an engine.
-    printing = [one for one in typed if not one.startswith("zoo ")]
+    printing = [one for one in typed if one.startswith("kubernetes ") or "--dry_run" in one]
     assert len(printing) == 3
     for one in printing:
         words = shlex.split(re.split(r" [|>] ", one.replace("\\\n", " "))[0])
         assert list(yaml.safe_load_all(printed_by(words, capsys)))
-    config, template, classes = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    for one in yaml.safe_load_all(classes):
-        assert (one["apiVersion"], one["kind"]) == ("scheduling.k8s.io/v1", "PriorityClass")
-    file = tmp_path / "elasticdl" / "config.yaml"
-    file.parent.mkdir()
-    file.write_text(config)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.delenv(variable("cluster"), raising=False)
-    (tmp_path / "pod.yaml").write_text(template)
+
     words = [word for word in TRAIN if not word.startswith(("--cluster", "--volume"))]
-    words += ["--dry_run", f"--pod_template={tmp_path / 'pod.yaml'}"]
+    words += ["--dry_run", "--pod_template=pods.yaml"]
     job, *_ = yaml.safe_load_all(printed_by(words, capsys))
     assert job["metadata"]["namespace"] == "training"
     assert "hostNetwork" not in job["spec"]["template"]["spec"]

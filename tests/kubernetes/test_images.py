@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,6 @@ from elasticdl.api.command_line import main
 from elasticdl.api.image.build import build_image, digest_of, image_of_job
 from elasticdl.errors import JobError, UsageError
 from elasticdl.job_spec import JobSpec
-from elasticdl.machine_options import variable
 from elasticdl.model.zoo_sources import Zoo, resolve_zoo
 from elasticdl.proto.trained_model_pb2 import TrainedModel
 from tests.cluster.docker import BASE, Engine
@@ -247,22 +245,6 @@ def test_commands_build_and_push_what_jobs_are_given(
     assert digest_of(pushed) == pushed
     assert main(["zoo", "push", f"{registry}/team/models:2"]) == 2
     assert "the Docker engine has none of this name" in capsys.readouterr().err
-
-
-def test_the_pages_commands_build_and_push(
-    registry: str,
-    zoo: Zoo,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    typed = re.findall(r"^\$ elasticdl (zoo .*)$", page, re.MULTILINE)
-    assert len(typed) == 2
-    monkeypatch.setenv(variable("base_image"), BASE)
-    for one in typed:
-        here = one.replace("registry.example.com", registry).replace("my_zoo", str(zoo.directory))
-        assert main(shlex.split(here)) == 0
-    assert re.search(r"pushed \S+/team/models@sha256:[0-9a-f]{64}\n$", capsys.readouterr().out)
 
 
 def test_the_image_of_a_job_is_the_given_or_the_model_s_or_is_built(
