@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from elasticdl.master.cluster.kubernetes.names import partition_service_name, result_name
+from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from tests.cluster.api import Namespace
+from tests.cluster.cluster import Cluster
+from tests.cluster.network import node_address
 from tests.job.clicks_data import ZOO, write_clicks
 from tests.kubernetes.objects import wait_for
 from tests.kubernetes.person import LEFT_S, RUN_S, Output, Person
@@ -59,6 +64,14 @@ def train(directory: Path, name: str) -> list[str]:
     return words
 
 
+def seen_from(cluster: Cluster, url: str) -> str:
+    """What somebody in the cluster's network, and in none of its pods, is answered."""
+    command = [*cluster.control.enter, "curl", "--silent", "--show-error", "--noproxy", "*", url]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 @pytest.mark.parametrize("keep", ["result", "pods", "all"])
 def test_objects_are_kept_that_were_asked_for(person: Person, directory: Path, keep: str) -> None:
     name = f"kept-{keep}"
@@ -77,13 +90,44 @@ def test_objects_are_kept_that_were_asked_for(person: Person, directory: Path, k
     person.wait_for_nothing_left(name)
 
 
+def test_data_that_the_master_does_not_see_fail_the_job_at_once(
+    person: Person, directory: Path, tmp_path: Path
+) -> None:
+    """As with a path of the host that is another directory on each node."""
+    name = "unseen"
+    command = train(directory, name)
+    container = {
+        "name": MAIN,
+        "volumeMounts": [{"name": "nothing", "mountPath": str(directory / "data")}],
+    }
+    spec = {"containers": [container], "volumes": [{"name": "nothing", "emptyDir": {}}]}
+    template = tmp_path / "pods.yaml"
+    template.write_text(yaml.safe_dump({"master": {"spec": spec}}))
+    failed = Output(person.start(*command, f"--pod_template={template}"))
+    try:
+        failed.wait_for(r"data '.*\.recordio': matches no file")
+        assert failed.end() == 1
+    finally:
+        failed.process.kill()
+        print(failed.text)
+    assert "Traceback" not in failed.text
+    result = json.loads((directory / "job" / "result.json").read_text())
+    assert result["session"].endswith(".1"), "the first master"
+    person.wait_for_nothing_left(name)
+
+
 def test_a_job_is_left_followed_looked_at_stopped_and_resumed(
-    person: Person, directory: Path
+    cluster: Cluster, person: Person, directory: Path
 ) -> None:
     name = "long"
-    begun = Output(person.start(*train(directory, name), "--num_epochs=1000"))
+    open_to_all = "--dashboard_service=NodePort"
+    begun = Output(person.start(*train(directory, name), "--num_epochs=1000", open_to_all))
     try:
+        port = begun.wait_for(r"open to whoever reaches port (\d+) of every node")[1]
         begun.wait_for(r"epoch 1")
+        for node in cluster.nodes:
+            url = f"http://{node_address(node.index)}:{port}/api/state"
+            assert json.loads(seen_from(cluster, url))["state"] == "running"
         assert begun.end(signal.SIGINT) == 130
     finally:
         begun.process.kill()
