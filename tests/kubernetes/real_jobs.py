@@ -42,28 +42,33 @@ def shared_directory() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def host_paths() -> list[Path]:
+    """What pods have to see of this machine, at the same paths."""
+    seen = {Path(sys.prefix), Path(sys.base_prefix), ROOT, *map(Path, _SYSTEM)}
+    return [path for path in sorted(seen) if path.exists()]
+
+
+def host_variables() -> dict[str, str]:
+    """The environment in which pods find this machine's Python."""
+    return {
+        "PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
 def pod_options(directory: Path, **options: Any) -> dict[str, Any]:
     """The options of a job whose pods are this machine's processes in all but name."""
-    seen = {Path(sys.prefix), Path(sys.base_prefix), ROOT, *map(Path, _SYSTEM)}
-    volumes = [
-        f"host_path={path},mount_path={path},read_only=true"
-        for path in sorted(seen)
-        if path.exists()
-    ]
-    scripts = sysconfig.get_path("scripts")
+    volumes = [f"host_path={path},mount_path={path},read_only=true" for path in host_paths()]
+    # Whoever comes later finds what the first has compiled, as in an image.
+    variables = {**host_variables(), "NUMBA_CACHE_DIR": str(directory / "kernels")}
     return {
         "cluster": "kubernetes",
         "image": BUSYBOX,
         "image_pull_policy": "IfNotPresent",
         "service_account": MASTER,
         "volume": [*volumes, f"host_path={directory},mount_path={directory}"],
-        "env": [
-            f"PATH={scripts}:/usr/bin:/bin",
-            f"PYTHONPATH={ROOT}",
-            "PYTHONDONTWRITEBYTECODE=1",
-            # Whoever comes later finds what the first has compiled, as in an image.
-            f"NUMBA_CACHE_DIR={directory / 'kernels'}",
-        ],
+        "env": [f"{name}={value}" for name, value in variables.items()],
         "master_resource_request": "cpu=50m,memory=1Gi",
         "ps_resource_request": "cpu=50m,memory=1Gi",
         "worker_resource_request": "cpu=100m,memory=2Gi",
