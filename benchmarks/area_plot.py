@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, PANEL_HEIGHT = 960, 150
@@ -16,39 +16,42 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of several: areas upon each other, or lines.
+    """One picture of several: areas upon each other, and lines over them.
 
     Attributes:
       title: what it shows.
       unit: of what is drawn upwards.
-      times: seconds from the beginning.
-      values: by name, what there is at these times; each holds until the next.
+      times: seconds from the beginning, of the areas.
+      areas: by name, what there is at these times; each holds until the next.
+      lines: by name, times and values.
       mark: where a dashed line stands, if anywhere.
-      is_stacked: areas upon each other; else lines.
     """
 
     title: str
     unit: str
-    times: Sequence[float]
-    values: dict[str, Sequence[float]]
+    times: Sequence[float] = ()
+    areas: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    lines: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     mark: float | None = None
-    is_stacked: bool = True
 
     @property
     def most(self) -> float:
         """The highest that is drawn."""
-        if not self.values:
-            return self.mark or 1.0
-        columns = zip(*self.values.values(), strict=True)
-        heights = [sum(one) if self.is_stacked else max(one) for one in columns]
-        return max([*heights, self.mark or 0.0]) or 1.0
+        heights = [sum(one) for one in zip(*self.areas.values(), strict=True)]
+        values = [value for line in self.lines.values() for _, value in line]
+        return max([*heights, *values, self.mark or 0.0]) or 1.0
+
+    @property
+    def ends_s(self) -> float:
+        """The last time that is drawn."""
+        return max([*self.times, *(at for line in self.lines.values() for at, _ in line)])
 
 
 def draw(title: str, panels: Sequence[Panel]) -> str:
     """Return a picture of panels, one below the other, with one axis of time."""
-    longest_s = max((panel.times[-1] for panel in panels if panel.times), default=1.0) or 1.0
+    longest_s = max(panel.ends_s for panel in panels)
     height = TOP + len(panels) * (PANEL_HEIGHT + GAP)
-    names = list(dict.fromkeys(name for panel in panels for name in panel.values))
+    names = list(dict.fromkeys(name for one in panels for name in (*one.areas, *one.lines)))
     colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -82,24 +85,21 @@ def _panel(panel: Panel, bottom: float, longest_s: float, colours: dict[str, str
         f"{escape(panel.unit)}</text>",
     ]
     below = [0.0] * len(panel.times)
-    for name, values in panel.values.items():
-        if panel.is_stacked:
-            above = [low + value for low, value in zip(below, values, strict=True)]
-            way = _steps(panel.times, above)
-            back = list(reversed(_steps(panel.times, below)))
-            points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in [*way, *back])
-            parts.append(
-                f'<polygon class="area" points="{points}" fill="{colours[name]}" opacity="0.8"/>'
-            )
-            below = above
-        else:
-            points = " ".join(
-                f"{x(at):.1f},{y(value):.1f}" for at, value in zip(panel.times, values, strict=True)
-            )
-            parts.append(
-                f'<polyline class="line" points="{points}" fill="none" '
-                f'stroke="{colours[name]}" stroke-width="1.5"/>'
-            )
+    for name, values in panel.areas.items():
+        above = [low + value for low, value in zip(below, values, strict=True)]
+        way = _steps(panel.times, above)
+        back = list(reversed(_steps(panel.times, below)))
+        points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in [*way, *back])
+        parts.append(
+            f'<polygon class="area" points="{points}" fill="{colours[name]}" opacity="0.8"/>'
+        )
+        below = above
+    for name, line in panel.lines.items():
+        points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in line)
+        parts.append(
+            f'<polyline class="line" points="{points}" fill="none" '
+            f'stroke="{colours[name]}" stroke-width="1.5"/>'
+        )
     if panel.mark is not None:
         parts.append(
             f'<line class="mark" x1="{LEFT}" y1="{y(panel.mark):.1f}" x2="{right}" '

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.cluster.machines import CGROUP
 
 _ACCOUNTS = Path("/sys/fs/cgroup/cpuacct") / CGROUP
 _EVERY_S = 1.0
+WINDOW_S = 5.0
 _NANO = 1e-9
 
 
@@ -101,9 +102,25 @@ def mean_requested(samples: Sequence[Sample]) -> float:
     return weighed / (samples[-1].at_s - samples[0].at_s)
 
 
-def as_json(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Samples as plain values."""
-    return [asdict(one) for one in samples]
+def steps(samples: Sequence[Sample], began: float) -> list[dict[str, Any]]:
+    """When other cores were requested than before, and which, in seconds from the beginning."""
+    pairs = itertools.pairwise(samples)
+    changed = [one for before, one in pairs if before.requested != one.requested]
+    return [
+        {"at_s": round(one.at_s - began, 1), "requested": one.requested}
+        for one in (samples[0], *changed, samples[-1])
+    ]
+
+
+def used_by_window(samples: Sequence[Sample], began: float) -> list[tuple[float, float]]:
+    """The middle of each span of `WINDOW_S`, from the beginning, and the cores used in it."""
+    found, first = [], samples[0]
+    for one in samples:
+        if one.at_s - first.at_s >= WINDOW_S:
+            middle = (first.at_s + one.at_s) / 2 - began
+            found.append((round(middle, 1), round(mean_used([first, one]), 3)))
+            first = one
+    return found
 
 
 def runs(pod: Mapping[str, Any]) -> bool:

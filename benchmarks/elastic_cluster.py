@@ -6,20 +6,20 @@ jobs: two jobs where there is room for one and a half. *Gang*: a job begins once
 room. *Elastic*: it begins with the workers that have room, and grows. How long both take together,
 and how many of the cores that pods may request are requested and used meanwhile.
 
-service: a service that has to answer fast, with more pods in some minutes than in others, and a job
-that takes what it leaves: its workers have a lower priority, make room and come back. How much of
-the cores is used, and how long answers take beside those of the service alone.
+service: a service that has to answer fast, with more pods in some minutes than in others, which
+requests more than it uses on average; and a job that takes what it leaves: its workers have a lower
+priority, make room and come back, request little and may use more. How much of the cores is used,
+and how long answers take beside those of the service alone.
 
-Workers may use no more than they request (`--worker_resource_limit`), as where each has a core of
-its own; what pods may request is the machine's cores less those of the control plane.
-
-It has not run to its end so far: no figure of it exists.
+What pods may request is the machine's cores less those of the control plane. The workers of the two
+jobs may use no more than they request, as where each has a core of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +30,14 @@ from typing import Any
 
 from benchmarks.area_plot import Panel, draw
 from benchmarks.cluster_usage import (
-    Sample,
+    WINDOW_S,
     Usage,
-    as_json,
     fit,
     free_cores,
     mean_requested,
     mean_used,
+    steps,
+    used_by_window,
 )
 from benchmarks.figures import Figure, number_text, report, show
 from benchmarks.job_process import end_jobs_on_sigterm
@@ -51,7 +52,6 @@ from tests.kubernetes.real_jobs import shared_directory
 POLL_S = 1.0
 GANG, ELASTIC = "gang", "elastic"
 ALONE, TOGETHER = "alone", "with a job"
-_WINDOW_S = 5.0
 _MEMORY = "1536Mi"
 
 
@@ -63,8 +63,11 @@ class Settings:
       model: among `WORKLOADS`.
       num_workers: of each job.
       num_epochs: of each of the two jobs.
-      worker_cpu: cores that a worker requests, and may use.
+      worker_cpu: cores that a worker of these requests, and may use.
       other_cpu: cores that a master and a parameter server request, each.
+      beside_workers: of the job beside the service, at most.
+      beside_cpu: cores that a worker of that job requests.
+      beside_limit: cores that it may use.
       service_cpu: cores that a pod of the service requests.
       service_pods: how many of those there are in turn.
       per_s: requests a second for each pod of the service.
@@ -76,6 +79,9 @@ class Settings:
     num_epochs: int
     worker_cpu: float
     other_cpu: float
+    beside_workers: int
+    beside_cpu: float
+    beside_limit: float
     service_cpu: float
     service_pods: tuple[int, ...]
     per_s: float
@@ -96,11 +102,18 @@ def running_cluster() -> Iterator[Cluster]:
         clusters.down()
 
 
-def options_of(settings: Settings, **more: str) -> dict[str, str]:
-    """The options of one of the jobs, but for those of its place."""
+def options_of(settings: Settings, cpu: float, limit: float, **more: str) -> dict[str, str]:
+    """The options of a job, but for those of its place.
+
+    Args:
+      settings: of the benchmark.
+      cpu: cores that a worker requests.
+      limit: cores that it may use.
+      more: options besides.
+    """
     workload = WORKLOADS[settings.model]
     data = workload.prepare(settings.model).resolve() / "train" / "*.recordio"
-    worker, other = f"cpu={settings.worker_cpu:g}", f"cpu={settings.other_cpu:g}"
+    other = f"cpu={settings.other_cpu:g}"
     return {
         "model_zoo": str(Path("model_zoo").resolve()),
         "model_def": workload.model_def,
@@ -108,8 +121,8 @@ def options_of(settings: Settings, **more: str) -> dict[str, str]:
         "data": str(data),
         "minibatch_size": str(workload.minibatch_size),
         "num_ps": "1",
-        "worker_resource_request": f"{worker},memory={_MEMORY}",
-        "worker_resource_limit": f"{worker},memory={_MEMORY}",
+        "worker_resource_request": f"cpu={cpu:g},memory={_MEMORY}",
+        "worker_resource_limit": f"cpu={limit:g},memory={_MEMORY}",
         "master_resource_request": f"{other},memory=1Gi",
         "ps_resource_request": f"{other},memory=1Gi",
         **more,
@@ -134,7 +147,11 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
         while waiting or not all(job.has_ended() for job in jobs):
             if waiting and (way == ELASTIC or fit(pods, free_cores(cluster))):
                 options = options_of(
-                    settings, num_workers=num_workers, num_epochs=str(settings.num_epochs)
+                    settings,
+                    settings.worker_cpu,
+                    settings.worker_cpu,
+                    num_workers=num_workers,
+                    num_epochs=str(settings.num_epochs),
                 )
                 directory = directories[len(jobs)]
                 job = SubmittedJob(namespace, directory, waiting.pop(0), options)
@@ -153,7 +170,8 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
         "mean_used": mean_used(seen),
         "allocatable": usage.allocatable,
         "jobs": {job.name: job.facts(began) for job in jobs},
-        "samples": _since(seen, began),
+        "steps": steps(seen, began),
+        "used_by_window": used_by_window(seen, began),
     }
 
 
@@ -206,13 +224,18 @@ def measure_service(cluster: Cluster, settings: Settings, way: str) -> dict[str,
         jobs = []
         if way == TOGETHER:
             directory = stack.enter_context(shared_directory())
-            most = int(sum(free_cores(cluster).values()) / settings.worker_cpu)
-            options = options_of(settings, num_workers=f"1..{most}", num_epochs="100000", **classes)
+            options = options_of(
+                settings,
+                settings.beside_cpu,
+                settings.beside_limit,
+                num_workers=f"1..{settings.beside_workers}",
+                num_epochs="100000",
+                **classes,
+            )
             job = SubmittedJob(namespace, directory, "job", options)
             stack.callback(job.close)
             jobs.append(job)
-            job.wait_until_it_trains()
-            wait_until_full(cluster, settings)
+            job.wait_for_workers(settings.beside_workers)
         usage = stack.enter_context(Usage(cluster, namespace.name))
         began = time.time()
         waves = [
@@ -234,18 +257,10 @@ def measure_service(cluster: Cluster, settings: Settings, way: str) -> dict[str,
         "requested": mean_requested(seen),
         "allocatable": usage.allocatable,
         "tasks_done": [job.tasks_done() for job in jobs],
-        "latencies": [(at - began, took) for at, took in latencies],
-        "samples": _since(seen, began),
+        "p99_by_window": p99_by_window([(at - began, took) for at, took in latencies]),
+        "steps": steps(seen, began),
+        "used_by_window": used_by_window(seen, began),
     }
-
-
-def wait_until_full(cluster: Cluster, settings: Settings, deadline_s: float = 300.0) -> None:
-    """Wait until no worker would find room."""
-    ends = time.monotonic() + deadline_s
-    while max(free_cores(cluster).values()) >= settings.worker_cpu:
-        if time.monotonic() > ends:
-            raise SystemExit(f"the job does not fill the cluster in {deadline_s:.0f} s")
-        time.sleep(POLL_S)
 
 
 def _wave(
@@ -295,36 +310,36 @@ def picture_of_service(found: Mapping[str, Any]) -> str:
         one = found[way]
         share = number_text(one["used"] / one["allocatable"])
         panels.append(_cores_panel(f"{way}: {share} of what can be requested is used", one))
-        panels.append(_latency_panel(f"{way}: p99 {one['p99_ms']:.0f} ms", one["latencies"]))
+        title = f"{way}: p99 {one['p99_ms']:.1f} ms; here of every {WINDOW_S:.0f} s"
+        panels.append(Panel(title, "ms", lines={"p99": one["p99_by_window"]}))
     return draw("A service, and a job that takes what it leaves", panels)
 
 
-def _latency_panel(title: str, latencies: Sequence[tuple[float, float]]) -> Panel:
+def p99_by_window(latencies: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The middle of each span of `WINDOW_S`, and the p99 of what was asked for in it."""
     windows: dict[int, list[float]] = {}
     for at, took in latencies:
-        windows.setdefault(int(at / _WINDOW_S), []).append(took)
-    times = [(number + 0.5) * _WINDOW_S for number in sorted(windows)]
-    values = [quantile(windows[number], 0.99) for number in sorted(windows)]
-    return Panel(title, "p99, ms", times, {"answers": values}, is_stacked=False)
+        windows.setdefault(int(at / WINDOW_S), []).append(took)
+    return [
+        ((number + 0.5) * WINDOW_S, round(quantile(windows[number], 0.99), 2))
+        for number in sorted(windows)
+    ]
 
 
 # --------------------------------------------------------------------- common
 
 
 def _cores_panel(title: str, found: Mapping[str, Any]) -> Panel:
-    samples = found["samples"]
-    whose = sorted({name for one in samples for name in one["requested"]})
+    steps = found["steps"]
+    whose = sorted({name for one in steps for name in one["requested"]})
     return Panel(
         title,
         "cores",
-        [one["at_s"] for one in samples],
-        {name: [one["requested"].get(name, 0.0) for one in samples] for name in whose},
+        [one["at_s"] for one in steps],
+        {name: [one["requested"].get(name, 0.0) for one in steps] for name in whose},
+        {"used by all": found["used_by_window"]},
         mark=found["allocatable"],
     )
-
-
-def _since(samples: Sequence[Sample], began: float) -> list[dict[str, Any]]:
-    return [{**one, "at_s": one["at_s"] - began} for one in as_json(samples)]
 
 
 def _tell(what: str) -> None:
@@ -358,14 +373,17 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="one of them")
     parser.add_argument("--model", choices=WORKLOADS, default="mnist")
-    parser.add_argument("--num_workers", type=int, default=4, help="of each of the two jobs")
-    parser.add_argument("--num_epochs", type=int, default=20, help="of each of the two jobs")
-    parser.add_argument("--worker_cpu", type=float, default=0.2)
+    parser.add_argument("--num_workers", type=int, default=3, help="of each of the two jobs")
+    parser.add_argument("--num_epochs", type=int, default=30, help="of each of the two jobs")
+    parser.add_argument("--worker_cpu", type=float, default=0.3, help="of the two jobs")
     parser.add_argument("--other_cpu", type=float, default=0.05, help="of master and PS")
-    parser.add_argument("--service_cpu", type=float, default=0.2)
-    parser.add_argument("--service_pods", default="1,3,1,3", help="how many there are in turn")
-    parser.add_argument("--per_s", type=float, default=10.0, help="requests, for each of those")
-    parser.add_argument("--wave_s", type=float, default=60.0, help="how long for")
+    parser.add_argument("--beside_workers", type=int, default=5, help="of the job with the service")
+    parser.add_argument("--beside_cpu", type=float, default=0.1, help="that each of them requests")
+    parser.add_argument("--beside_limit", type=float, default=0.25, help="and may use")
+    parser.add_argument("--service_cpu", type=float, default=0.25, help="that each pod requests")
+    parser.add_argument("--service_pods", default="1,4,1,4", help="how many there are in turn")
+    parser.add_argument("--per_s", type=float, default=20.0, help="requests, for each of those")
+    parser.add_argument("--wave_s", type=float, default=30.0, help="how long for")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a target is missed")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all here, and plots next to it"
@@ -381,16 +399,20 @@ def main() -> int:
         given.num_epochs,
         given.worker_cpu,
         given.other_cpu,
+        given.beside_workers,
+        given.beside_cpu,
+        given.beside_limit,
         given.service_cpu,
         tuple(map(int, given.service_pods.split(","))),
         given.per_s,
         given.wave_s,
     )
+    load = os.getloadavg()[0]
     found, figures = measure(settings, only)
     show("elastic cluster", figures)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {**report(figures, **asdict(settings)), "found": found}
+        result = {"load_before": load, **report(figures, **asdict(settings)), "found": found}
         given.json.write_text(json.dumps(result, indent=1) + "\n")
         for name in only:
             picture = given.json.with_name(f"{given.json.stem}-{name}.svg")

@@ -10,7 +10,14 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from benchmarks.area_plot import Panel, draw
-from benchmarks.cluster_usage import Sample, fit, mean_requested, mean_used
+from benchmarks.cluster_usage import (
+    Sample,
+    fit,
+    mean_requested,
+    mean_used,
+    steps,
+    used_by_window,
+)
 from benchmarks.elastic_cluster import (
     ALONE,
     ELASTIC,
@@ -18,6 +25,7 @@ from benchmarks.elastic_cluster import (
     TOGETHER,
     figures_of_jobs,
     figures_of_service,
+    p99_by_window,
     picture_of_jobs,
     picture_of_service,
 )
@@ -44,6 +52,24 @@ def test_means_are_over_time() -> None:
     assert mean_used(SAMPLES) == pytest.approx(4 / 3)
 
 
+def test_steps_are_where_other_cores_are_requested() -> None:
+    same = Sample(101.0, {"first": 1.0}, 11.0)
+    told = steps([SAMPLES[0], same, *SAMPLES[1:]], began=100.0)
+    # The last one tells until when the last step held.
+    assert [one["at_s"] for one in told] == [0.0, 2.0, 3.0, 3.0]
+    assert [one["requested"] for one in told[:3]] == [one.requested for one in SAMPLES]
+
+
+def test_use_is_told_of_spans_of_seconds() -> None:
+    samples = [Sample(100.0 + at, {}, 2.0 * at) for at in range(12)]
+    assert used_by_window(samples, began=100.0) == [(2.5, 2.0), (7.5, 2.0)]
+
+
+def test_answers_are_slow_in_the_span_in_which_they_were_asked_for() -> None:
+    asked = [(0.5, 10.0), (4.0, 30.0), (7.0, 12.0)]
+    assert p99_by_window(asked) == [(2.5, 30.0), (7.5, 12.0)]
+
+
 def test_a_quantile_is_one_of_the_values() -> None:
     assert quantile(range(100), 0.99) == 99
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
@@ -62,8 +88,8 @@ def test_areas_lie_upon_each_other() -> None:
 
 
 def a_run(**more: object) -> dict:
-    samples = [{"at_s": one.at_s - 100, "requested": one.requested} for one in SAMPLES]
-    return {"allocatable": 1.5, "samples": samples, **more}
+    used = [(2.5, 1.25), (7.5, 1.0)]
+    return {"allocatable": 1.5, "steps": steps(SAMPLES, 100.0), "used_by_window": used, **more}
 
 
 def test_two_jobs_are_compared_with_gang_scheduling() -> None:
@@ -79,8 +105,8 @@ def test_two_jobs_are_compared_with_gang_scheduling() -> None:
 
 
 def test_a_service_is_compared_with_itself_alone() -> None:
-    latencies = [(0.5, 10.0), (7.0, 12.0)]
-    alone = a_run(p99_ms=10.0, used=0.2, requested=0.4, ready_s=[1.0], latencies=latencies)
+    latencies = p99_by_window([(0.5, 10.0), (7.0, 12.0)])
+    alone = a_run(p99_ms=10.0, used=0.2, requested=0.4, ready_s=[1.0], p99_by_window=latencies)
     more = {"p99_ms": 13.0, "used": 1.4, "requested": 1.5, "errors": ["refused"]}
     found = {ALONE: alone, TOGETHER: {**alone, **more}}
     figures = {one.name: one for one in figures_of_service(found)}
@@ -88,7 +114,7 @@ def test_a_service_is_compared_with_itself_alone() -> None:
     assert figures["service with a job: not answered"].value == 1
     assert not figures["service with a job: not answered"].is_met
     assert figures["service with a job: cores used/allocatable"].is_met
-    assert "with a job: p99 13 ms" in picture_of_service(found)
+    assert "with a job: p99 13.0 ms" in picture_of_service(found)
 
 
 def test_answers_are_timed_from_when_they_were_asked_for() -> None:
