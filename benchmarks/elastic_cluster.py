@@ -32,6 +32,7 @@ from benchmarks.area_plot import Panel, draw
 from benchmarks.cluster_usage import (
     WINDOW_S,
     Usage,
+    allocatable_cores,
     fit,
     free_cores,
     mean_requested,
@@ -142,10 +143,13 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
         stack.callback(cluster.api.delete_namespace, namespace.name)
         directories = [stack.enter_context(shared_directory()) for _ in range(2)]
         usage = stack.enter_context(Usage(cluster, namespace.name))
+        allocatable = allocatable_cores(cluster)
         began = time.time()
         waiting = ["first", "second"]
-        while waiting or not all(job.has_ended() for job in jobs):
-            if waiting and (way == ELASTIC or fit(pods, free_cores(cluster))):
+        while waiting or not all([job.check() for job in jobs]):
+            reserved = [cores for job in jobs if not job.has_ended() for cores in pods]
+            has_room = fit(pods + reserved, allocatable) and fit(pods, free_cores(cluster))
+            if waiting and (way == ELASTIC or has_room):
                 options = options_of(
                     settings,
                     settings.worker_cpu,
@@ -158,8 +162,6 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
                 stack.callback(job.close)
                 jobs.append(job)
                 _tell(f"{way}: the {job.name} job is submitted, {time.time() - began:.0f} s")
-            for job in jobs:
-                job.check()
             time.sleep(POLL_S)
         ended = max(job.ended_at for job in jobs)
         seen = usage.between(began, ended)

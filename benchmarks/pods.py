@@ -66,8 +66,8 @@ class SubmittedJob:
             self.ended_at = (self.directory / RESULT_FILE).stat().st_mtime
         return bool(self.ended_at)
 
-    def check(self) -> None:
-        """See that it runs, or has ended well.
+    def check(self) -> bool:
+        """Whether it has ended, well; else it runs.
 
         Raises:
           SystemExit: it has failed, or takes too long.
@@ -78,6 +78,7 @@ class SubmittedJob:
                 raise SystemExit(f"the {self.name} job {result['state']}: {result['error']}")
         elif time.time() > self._submitted_at + 6 * DEADLINE_S:
             raise SystemExit(f"the {self.name} job does not end")
+        return self.has_ended()
 
     def result(self) -> dict[str, Any]:
         """How it ended."""
