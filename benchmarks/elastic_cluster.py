@@ -91,14 +91,14 @@ class Settings:
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """The cluster that is up, or one for this benchmark."""
+    """The cluster that is up, or one for this benchmark, whose nodes have cores of their own."""
     if reason := clusters.why_not():
         raise SystemExit(f"no cluster can be here: {reason}")
     if clusters.is_up():
         yield Cluster()
         return
     try:
-        yield clusters.up(show=_tell)
+        yield clusters.up(own_cores=True, show=_tell)
     finally:
         clusters.down()
 
@@ -146,9 +146,10 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
         allocatable = allocatable_cores(cluster)
         began = time.time()
         waiting = ["first", "second"]
-        while waiting or not all([job.check() for job in jobs]):
-            reserved = [cores for job in jobs if not job.has_ended() for cores in pods]
-            has_room = fit(pods + reserved, allocatable) and fit(pods, free_cores(cluster))
+        running: list[SubmittedJob] = []
+        while waiting or running:
+            reserved = pods * (len(running) + 1)
+            has_room = fit(reserved, allocatable) and fit(pods, free_cores(cluster))
             if waiting and (way == ELASTIC or has_room):
                 options = options_of(
                     settings,
@@ -163,6 +164,7 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
                 jobs.append(job)
                 _tell(f"{way}: the {job.name} job is submitted, {time.time() - began:.0f} s")
             time.sleep(POLL_S)
+            running = [job for job in jobs if not job.check()]
         ended = max(job.ended_at for job in jobs)
         seen = usage.between(began, ended)
     _tell(f"{way}: both have ended, {ended - began:.0f} s")

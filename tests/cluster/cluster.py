@@ -120,6 +120,7 @@ def up(
     cpus: float | None = None,
     memory_bytes: int | None = None,
     show: Callable[[str], None] = lambda _: None,
+    own_cores: bool = False,
 ) -> Cluster:
     """Bring up a cluster.
 
@@ -129,6 +130,7 @@ def up(
         cores, less half a core for the control plane.
       memory_bytes: the same of memory, by default less 2 GiB.
       show: called with what is being done.
+      own_cores: no two nodes' pods share a core, as if each node were a machine.
 
     Raises:
       NotHere: it cannot be here.
@@ -144,7 +146,7 @@ def up(
             raise RuntimeError("there is a cluster already: python -m tests.cluster down")
         _take_down()
         try:
-            return _bring_up(nodes, cpus, memory, show)
+            return _bring_up(nodes, cpus, memory, own_cores, show)
         except BaseException:
             _keep_logs()
             _take_down()
@@ -164,10 +166,12 @@ def left() -> list[str]:
     return found + ([str(STATE)] if STATE.exists() else [])
 
 
-def _bring_up(num_nodes: int, cpus: float, memory: int, show: Callable[[str], None]) -> Cluster:
+def _bring_up(
+    num_nodes: int, cpus: float, memory: int, own_cores: bool, show: Callable[[str], None]
+) -> Cluster:
     STATE.mkdir(mode=0o700)
     names = [f"node-{index}" for index in range(num_nodes)]
-    machines.make_cgroups(names)
+    machines.make_cgroups(names, own_cores)
     show("etcd and apiserver")
     control = Machine(STATE / "control")
     control.start()
