@@ -41,12 +41,14 @@ from benchmarks.cluster_usage import (
     used_by_window,
 )
 from benchmarks.figures import Figure, number_text, report, show
-from benchmarks.job_process import end_jobs_on_sigterm
+from benchmarks.job_process import DEADLINE_S, end_jobs_on_sigterm
 from benchmarks.latency_service import quantile
 from benchmarks.pods import ServedPods, SubmittedJob
 from benchmarks.workloads import WORKLOADS
 from tests.cluster import cluster as clusters
+from tests.cluster.api import Namespace
 from tests.cluster.cluster import Cluster
+from tests.cluster.processes import wait_until
 from tests.kubernetes.disturbances import priorities
 from tests.kubernetes.real_jobs import shared_directory
 
@@ -103,6 +105,18 @@ def running_cluster() -> Iterator[Cluster]:
         clusters.down()
 
 
+@contextmanager
+def own_namespace(cluster: Cluster) -> Iterator[Namespace]:
+    """A namespace, of whose pods none is left afterwards: they would take the next ones' time."""
+    made = cluster.new_namespace()
+    try:
+        yield made
+    finally:
+        cluster.api.delete_namespace(made.name)
+        path = f"/api/v1/namespaces/{made.name}/pods"
+        wait_until(lambda: not cluster.api.call("GET", path)["items"], "no pod is left", DEADLINE_S)
+
+
 def options_of(settings: Settings, cpu: float, limit: float, **more: str) -> dict[str, str]:
     """The options of a job, but for those of its place.
 
@@ -139,9 +153,8 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
     pods = [settings.worker_cpu] * settings.num_workers + [settings.other_cpu] * 2
     jobs: list[SubmittedJob] = []
     with ExitStack() as stack:
-        namespace = cluster.new_namespace()
-        stack.callback(cluster.api.delete_namespace, namespace.name)
         directories = [stack.enter_context(shared_directory()) for _ in range(2)]
+        namespace = stack.enter_context(own_namespace(cluster))
         usage = stack.enter_context(Usage(cluster, namespace.name))
         allocatable = allocatable_cores(cluster)
         began = time.time()
@@ -221,13 +234,12 @@ def measure_service(cluster: Cluster, settings: Settings, way: str) -> dict[str,
     """Ask the service for all its waves, alone or with a job beside it; return how it went."""
     with ExitStack() as stack:
         classes = stack.enter_context(priorities(cluster.api))
-        namespace = cluster.new_namespace()
-        stack.callback(cluster.api.delete_namespace, namespace.name)
+        directory = stack.enter_context(shared_directory())
+        namespace = stack.enter_context(own_namespace(cluster))
         service = ServedPods(cluster, namespace, settings.service_cpu)
         service.scale(settings.service_pods[0])
         jobs = []
         if way == TOGETHER:
-            directory = stack.enter_context(shared_directory())
             options = options_of(
                 settings,
                 settings.beside_cpu,

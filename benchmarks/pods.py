@@ -15,7 +15,7 @@ from benchmarks.job_process import DEADLINE_S
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import INSTANCE_LABEL
-from elasticdl.master.instances import Role
+from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.journal import read_journal
 from elasticdl.master.recovery import spec_of
@@ -96,33 +96,34 @@ class SubmittedJob:
         """Wait until so many are ready, and then until all that they were granted first is done."""
 
         def are_ready() -> bool:
-            return self._workers_ready() >= number
+            return len(self._ready_workers()) >= number
 
         wait_until(are_ready, f"{number} workers train", DEADLINE_S)
         more = self.tasks_done() + 2 * number
         wait_until(lambda: self.tasks_done() >= more, "their first tasks are done", DEADLINE_S)
 
-    def _workers_ready(self) -> int:
+    def _ready_workers(self) -> dict[InstanceSpec, float]:
+        """When workers were ready to train."""
         try:
-            told = [one.body for one in read_journal(self.directory, "registered")]
+            told = [one for one in read_journal(self.directory, "registered") if one.body["ready"]]
         except JobError:
-            return 0
-        ready = {spec_of(one) for one in told if one["ready"]}
-        return len([one for one in ready if one.role is Role.WORKER])
+            return {}
+        found = {spec_of(one.body): one.time for one in told}
+        return {who: at for who, at in found.items() if who.role is Role.WORKER}
 
     def facts(self, began: float) -> dict[str, Any]:
         """What happened when, in seconds from the beginning, and its audit."""
-        registered = [one.time for one in read_journal(self.directory, "registered")]
+        ready = sorted(self._ready_workers().values())
         done = [one.time for one in read_journal(self.directory, "done")]
         times = {
             "submitted_s": self._submitted_at,
-            "first_registered_s": registered[0],
             "first_done_s": done[0],
             "last_done_s": done[-1],
             "ended_s": self.ended_at,
         }
         return {
             **{name: round(at - began, 1) for name, at in times.items()},
+            "workers_ready_s": [round(at - began, 1) for at in ready],
             "audit": self.result()["audit"],
         }
 
