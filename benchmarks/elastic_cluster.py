@@ -180,13 +180,14 @@ def measure_two_jobs(cluster: Cluster, settings: Settings, way: str) -> dict[str
             running = [job for job in jobs if not job.check()]
         ended = max(job.ended_at for job in jobs)
         seen = usage.between(began, ended)
+        facts = {job.name: job.facts(began) for job in jobs}
     _tell(f"{way}: both have ended, {ended - began:.0f} s")
     return {
         "total_s": ended - began,
         "mean_requested": mean_requested(seen),
         "mean_used": mean_used(seen),
         "allocatable": usage.allocatable,
-        "jobs": {job.name: job.facts(began) for job in jobs},
+        "jobs": facts,
         "steps": steps(seen, began),
         "used_by_window": used_by_window(seen, began),
     }
@@ -262,6 +263,7 @@ def measure_service(cluster: Cluster, settings: Settings, way: str) -> dict[str,
         for job in jobs:
             job.check()
         seen = usage.between(began, ended)
+        tasks_done = [job.tasks_done() for job in jobs]
     latencies = [one for wave in waves for one in wave["latencies"]]
     return {
         "p50_ms": quantile([took for _, took in latencies], 0.5),
@@ -272,7 +274,7 @@ def measure_service(cluster: Cluster, settings: Settings, way: str) -> dict[str,
         "used": mean_used(seen),
         "requested": mean_requested(seen),
         "allocatable": usage.allocatable,
-        "tasks_done": [job.tasks_done() for job in jobs],
+        "tasks_done": tasks_done,
         "p99_by_window": p99_by_window([(at - began, took) for at, took in latencies]),
         "steps": steps(seen, began),
         "used_by_window": used_by_window(seen, began),
@@ -390,7 +392,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="one of them")
     parser.add_argument("--model", choices=WORKLOADS, default="mnist")
     parser.add_argument("--num_workers", type=int, default=3, help="of each of the two jobs")
-    parser.add_argument("--num_epochs", type=int, default=30, help="of each of the two jobs")
+    parser.add_argument("--num_epochs", type=int, default=18, help="of each of the two jobs")
     parser.add_argument("--worker_cpu", type=float, default=0.3, help="of the two jobs")
     parser.add_argument("--other_cpu", type=float, default=0.05, help="of master and PS")
     parser.add_argument("--beside_workers", type=int, default=5, help="of the job with the service")

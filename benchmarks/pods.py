@@ -93,17 +93,17 @@ class SubmittedJob:
             return 0
 
     def wait_for_workers(self, number: int) -> None:
-        """Wait until so many are ready, and then until all that they were granted first is done."""
+        """Wait until so many are registered, and then until twice as many tasks more are done."""
 
         def are_ready() -> bool:
             return len(self._ready_workers()) >= number
 
-        wait_until(are_ready, f"{number} workers train", DEADLINE_S)
+        wait_until(are_ready, f"{number} workers", DEADLINE_S)
         more = self.tasks_done() + 2 * number
-        wait_until(lambda: self.tasks_done() >= more, "their first tasks are done", DEADLINE_S)
+        wait_until(lambda: self.tasks_done() >= more, "their first tasks", DEADLINE_S)
 
     def _ready_workers(self) -> dict[InstanceSpec, float]:
-        """When workers were ready to train."""
+        """When workers were registered; they import TensorFlow after that."""
         try:
             told = [one for one in read_journal(self.directory, "registered") if one.body["ready"]]
         except JobError:
