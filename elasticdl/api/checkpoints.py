@@ -79,7 +79,8 @@ def _find(place: str) -> list[str]:
 def _root_of_job(place: str, directory: str) -> str:
     """Where the checkpoints of a job are; where there is no such job, it is a directory's name."""
     try:
-        spec = JobSpec.load(PLACE.find(place).directory)
+        placed = PLACE.find(place)
+        spec = JobSpec.load(placed.directory, placed.job_dir)
     except UsageError:
         if is_remote(directory) or os.path.isdir(directory):
             return directory

@@ -87,6 +87,11 @@ class PlacedJob(Protocol):
         """Its description, journal and result."""
         ...
 
+    @property
+    def job_dir(self) -> str:
+        """Where its instances keep its files: that directory, or as they see it."""
+        ...
+
     def is_running(self) -> bool:
         """Whether anything runs it, also while it starts or has no master."""
         ...
@@ -146,6 +151,7 @@ class LocalJob:
     def __init__(self, known_as: str, directory: Path) -> None:
         self.known_as = known_as
         self.directory = directory
+        self.job_dir = str(directory)
 
     def is_running(self) -> bool:
         return is_owned(self.directory / LAUNCHER_LOCK) or is_owned(self.directory / LOCK_FILE)

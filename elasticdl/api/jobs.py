@@ -15,6 +15,7 @@ from typing import Any
 
 from elasticdl.api.job_backends import PLACE, PlacedJob, master_of, result_of
 from elasticdl.dashboard.directory_source import DirectorySource
+from elasticdl.data.filesystems import use_stores_of
 from elasticdl.errors import ElasticDLError, JobError, StillRunning, UsageError
 from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.masking import masked
@@ -53,6 +54,7 @@ def audit(job: str) -> dict[str, Any]:
     else:
         with contextlib.suppress(JobError), master_of(placed) as master:
             return json.loads(master.call("GetAudit", master_pb2.JobAuditRequest(), 60.0).audit)
+    use_stores_of(JobSpec.load(placed.directory), patience_s=0)
     try:
         return audit_of_journal(placed.directory)
     except JobError as error:

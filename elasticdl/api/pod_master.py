@@ -8,7 +8,6 @@ means that the result is written, whatever it is.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -23,6 +22,7 @@ from typing import Any
 
 from elasticdl.api.pod import ENDED_VARIABLE, STEPPED_DOWN
 from elasticdl.dashboard.address import open_dashboard
+from elasticdl.data.filesystems import PATIENCE_S, file_system, is_remote, use_stores_of
 from elasticdl.data.shards import save_shards
 from elasticdl.errors import JobError
 from elasticdl.instance import (
@@ -67,6 +67,7 @@ from elasticdl.master.cluster.kubernetes.pod_state import OUT_OF_MEMORY_EXIT_COD
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Role
 from elasticdl.master.job_files import RESULT_FILE, failed, write_result
+from elasticdl.master.journal_mirror import copy_journal, last_master, root_of
 from elasticdl.master.liveness import LivenessServer
 from elasticdl.master.master import Master
 from elasticdl.master.recovery import last_incarnation, last_session
@@ -80,6 +81,8 @@ logger = logging.getLogger(__name__)
 
 TASKS_S = 5.0
 AGAIN_S = 2.0
+FIRST_S = 60.0
+"""For how long a job's first master waits for a store: it may be named wrongly."""
 LAST_ACTS_S = 300.0
 """How long the last acts are tried for; the next master does them."""
 
@@ -139,6 +142,7 @@ class MasterPod:
 
     def __init__(self, arguments: InstanceArguments, own: OwnPod, client: KubeClient) -> None:
         self._arguments = arguments
+        self._state = arguments.state
         self._spec = arguments.spec
         self._own = own
         self._client = client
@@ -153,10 +157,8 @@ class MasterPod:
           ended: how the process before this one ended, in the same container.
         """
         failure = self._claim.begin(ended)
-        self._claim.wait(lambda: last_incarnation(self._spec.job_dir))
-        with contextlib.suppress(OSError):  # Whoever writes there says more.
-            Path(self._spec.job_dir).mkdir(parents=True, exist_ok=True)
-        result = self._result()
+        failure = self._wait(failure) or failure
+        result = self._result(is_sure=not failure)
         if result is None and failure:
             result = self._failed(failure)
         if result is None:
@@ -166,6 +168,56 @@ class MasterPod:
         self._end(result)
         return 0
 
+    def _wait(self, failure: str) -> str:
+        """Wait until this is the one master; return why the job fails at once, else nothing.
+
+        Args:
+          failure: why it fails anyway: then nothing is read.
+
+        Raises:
+          OSError: its directory cannot be read, though that of a master before this one could.
+        """
+        is_first = self._claim.incarnation == 1
+        problem: OSError | None = None
+
+        def last() -> int:
+            nonlocal problem
+            try:
+                return 0 if failure or problem else self._last_incarnation()
+            except OSError as error:
+                if not is_first:
+                    raise
+                problem = error
+                return 0
+
+        use_stores_of(self._spec, FIRST_S if is_first else PATIENCE_S)
+        self._claim.wait(last)
+        if problem is not None:
+            return f"job_dir '{self._spec.job_dir}': {problem.strerror}"
+        try:
+            if not is_remote(self._spec.job_dir):
+                Path(self._spec.job_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # Whoever writes there says more.
+            logger.warning("%s", error)
+        return ""
+
+    def _last_incarnation(self) -> int:
+        if self._state:
+            return last_master(root_of(self._spec.job_dir))
+        return last_incarnation(self._spec.job_dir)
+
+    def _last_session(self) -> str:
+        """The session of the master before; empty where there was none.
+
+        Raises:
+          JobError: the journal cannot be read.
+          OSError: it cannot be read now.
+        """
+        if not self._state:
+            return last_session(self._spec.job_dir)
+        is_there = copy_journal(root_of(self._spec.job_dir), self._state)
+        return last_session(self._state) if is_there else ""
+
     def leave(self) -> None:
         """Give the claim back, where the job's own master has not begun: nobody need wait."""
         self._claim.release()
@@ -174,7 +226,12 @@ class MasterPod:
     def _work(self, liveness: LivenessServer) -> dict[str, Any] | None:
         """Run the job to its end; return its result, which is written; None: it has not ended."""
         incarnation = self._claim.incarnation
-        former = last_session(self._spec.job_dir)
+        try:
+            former = self._last_session()
+        except (OSError, JobError) as error:
+            if not self._state:
+                raise
+            return self._failed(str(error))
         is_new = not former.startswith(f"{self._own.job_uid}.")
         session = f"{self._own.job_uid}.{incarnation}" if is_new else former
         by = LaunchedBy(self._owner, self._spec.image, self._address(), incarnation, session)
@@ -206,7 +263,7 @@ class MasterPod:
                 arguments, backend, OneMaster(self._claim), True, _leave_at_once, begun
             )
         except OSError as error:  # Its directory cannot be written any more, for one.
-            return self._failed(f"the result cannot be written: {error}")
+            return self._failed(f"the job's directory cannot be written, or read: {error}")
         return None if outcome is None else self._result()
 
     def _look(self, master: Master) -> None:
@@ -277,13 +334,23 @@ class MasterPod:
         job = self._again(lambda: self._client.get("Job", self._owner.name))
         return RESUMES_ANNOTATION in (job["metadata"].get("annotations") or {})
 
-    def _result(self) -> dict[str, Any] | None:
-        """The result, if some master of this Job has written it."""
-        with contextlib.suppress(OSError, ValueError):
-            path = Path(self._spec.job_dir) / RESULT_FILE
-            read: dict[str, Any] = json.loads(path.read_text())
+    def _result(self, is_sure: bool = False) -> dict[str, Any] | None:
+        """The result, if some master of this Job has written it.
+
+        Args:
+          is_sure: where a store does not say, raise OSError: who has one must not go on.
+        """
+        try:
+            files, path = file_system(self._result_path())
+            read: dict[str, Any] = json.loads(files.read(path))
             if is_of_job(read, self._own.job_uid):
                 return read
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            logger.warning("the result cannot be read: %s", error)
+            if is_sure and self._state and isinstance(error, OSError):
+                raise
         kept = self._again(lambda: read_result(self._spec, self._client))
         return kept if kept is not None and is_of_job(kept, self._own.job_uid) else None
 
@@ -293,17 +360,32 @@ class MasterPod:
         result = failed(session, error, traceback)
         self._claim.wait_until_sure()
         try:
-            write_result(self._spec.job_dir, result)
+            write_result(self._spec.job_dir, result, patience_s=0.0)
         except OSError as failure:
             logger.error("the result cannot be written: %s", failure)
             self._again(lambda: save_result(self._spec, self._client, result))
         logger.error("the job failed: %s", error)
         return result
 
+    def _result_path(self) -> str:
+        return os.path.join(self._spec.job_dir, RESULT_FILE)
+
     def _end(self, result: dict[str, Any]) -> None:
         self._claim.wait_until_sure()
+        if result.get("state") == "succeeded":
+            self._remove_parts()
         self._again(lambda: end_job(self._spec, self._client, self._owner, result))
         self._claim.release()
+
+    def _remove_parts(self) -> None:
+        """Remove what the predictions were joined of."""
+        if self._spec.command != "predict":
+            return
+        try:
+            files, path = file_system(self._spec.parts_root, patience_s=0.0)
+            files.delete_directory(path)
+        except OSError as error:
+            logger.warning("the parts of the predictions stay: %s", error)
 
     def _again(self, what: Any) -> Any:
         """Ask again where the apiserver is away."""

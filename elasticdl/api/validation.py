@@ -106,7 +106,7 @@ def _validate(job_spec: JobSpec) -> None:
         else:
             _check_predictions_output(job_spec.output, job_spec.overwrite, inputs)
     if job_spec.command != "check":
-        _check_job_dir(Path(_local("job_dir", job_spec.job_dir)))
+        _check_job_dir(job_spec)
         if job_spec.output is not None:
             _check_apart(job_spec.output, job_spec.job_dir)
         if job_spec.checkpoint_dir is not None:
@@ -176,12 +176,6 @@ def _check_keep_columns(names: Sequence[str], inputs: list[str], max_chunk_bytes
             )
 
 
-def _local(option: str, path: str) -> str:
-    if "://" in path:
-        raise UsageError(f"{option} '{path}': a job of processes has it here; give a path")
-    return path
-
-
 @contextmanager
 def _saying(option: str, path: str) -> Iterator[None]:
     """Name the option in what a store says."""
@@ -246,7 +240,18 @@ def _check_predictions_output(path: str, overwrite: bool, inputs: list[str]) -> 
         _check_writable("output", Path(path))
 
 
-def _check_job_dir(job_dir: Path) -> None:
+def _check_job_dir(job_spec: JobSpec) -> None:
+    if not is_remote(job_spec.job_dir):
+        _check_local_job_dir(Path(job_spec.job_dir))
+    elif job_spec.cluster == "local":
+        raise UsageError(
+            f"job_dir '{job_spec.job_dir}': a job of processes has it here; give a path"
+        )
+    else:
+        _check_remote_directory("job_dir", job_spec.job_dir)
+
+
+def _check_local_job_dir(job_dir: Path) -> None:
     if os.path.exists(job_dir / JOB_FILE):
         raise UsageError(
             f"job_dir '{job_dir}': holds a job already; give another --job_name or --job_dir"
@@ -266,7 +271,7 @@ def _check_job_dir(job_dir: Path) -> None:
 
 def _check_checkpoint_dir(checkpoint_dir: str) -> None:
     if is_remote(checkpoint_dir):
-        _check_remote_checkpoint_dir(checkpoint_dir)
+        _check_remote_directory("checkpoint_dir", checkpoint_dir)
         return
     root = Path(checkpoint_dir)
     if os.path.exists(root) and not root.is_dir():
@@ -279,24 +284,25 @@ def _check_checkpoint_dir(checkpoint_dir: str) -> None:
     _check_writable("checkpoint_dir", root, entry=root / JOB_FILE)
 
 
-def _check_remote_checkpoint_dir(root: str) -> None:
+def _check_remote_directory(option: str, root: str) -> None:
     try:
         files, path = file_system(root)
         found = files.files(path)
     except OSError as error:
-        raise UsageError(f"checkpoint_dir '{root}': {error.strerror}") from None
+        raise UsageError(f"{option} '{root}': {error.strerror}") from None
     if found:
-        raise UsageError(
-            f"checkpoint_dir '{root}': holds other files; give a new or empty directory"
-        )
-    check_can_put("checkpoint_dir", root)
+        raise UsageError(f"{option} '{root}': holds other files; give a new or empty directory")
+    check_can_put(option, root)
 
 
 def _check_apart(output: str, job_dir: str) -> None:
     """Check that neither of output and job directory lies in the other."""
-    if is_remote(output) or is_remote(job_dir):
+    if is_remote(output) != is_remote(job_dir):
         return
-    output_path, job_path = Path(os.path.realpath(output)), Path(os.path.realpath(job_dir))
+    if is_remote(output):
+        output_path, job_path = (Path(file_system(one)[1]) for one in (output, job_dir))
+    else:
+        output_path, job_path = Path(os.path.realpath(output)), Path(os.path.realpath(job_dir))
     if output_path == job_path:
         problem = "is the job's directory as well"
     elif output_path.is_relative_to(job_path):

@@ -137,13 +137,13 @@ class LiveSource:
             "phases": describe_phases(times),
             "workers_wanted": found.snapshot.target_workers,
             "ps_wanted": found.ps_wanted,
-            "instances": [describe_instance(one, self._spec.job_dir, at) for one in instances],
+            "instances": [describe_instance(one, self._master.state, at) for one in instances],
             "tasks": found.tasks,
             "partitions": partitions,
             "imbalance": imbalance_of(partitions),
             "audit": self._audit(),
         }
-        directories = [self._spec.job_dir, self._spec.checkpoint_root]
+        directories = [self._master.state, self._spec.checkpoint_root]
         values["health"] = find_health(
             values, events, keeper.stands_still_s, directories, self._spec.min_workers
         )
@@ -151,7 +151,7 @@ class LiveSource:
 
     def _audit(self) -> Any:
         try:
-            return json.loads((Path(self._spec.job_dir) / RESULT_FILE).read_text()).get("audit")
+            return json.loads((Path(self._master.state) / RESULT_FILE).read_text()).get("audit")
         except (OSError, ValueError):
             return None
 
@@ -191,7 +191,7 @@ class LiveSource:
         return describe_events(found, after, limit, newest)
 
     def log(self, role: str, index: int, incarnation: int | None, most_bytes: int) -> Values:
-        found = describe_log(self._spec.job_dir, role, index, incarnation, most_bytes)
+        found = describe_log(self._master.state, role, index, incarnation, most_bytes)
         if not found["tail"]:
             tail = self._master.log_tail(role, index, incarnation, most_bytes)
             found["tail"] = masked(tail)
@@ -211,7 +211,7 @@ class LiveSource:
             "marks": marks,
             "checkpoint_failures": self._failures,
             "last_checkpoint": self._last_checkpoint or None,
-            "disks": free_bytes([self._spec.job_dir, self._spec.checkpoint_root]),
+            "disks": free_bytes([self._master.state, self._spec.checkpoint_root]),
             "cpu_s": {(spec.role.value, spec.index): one.cpu_s for spec, one in heard.items()},
             "refusals": {
                 (spec.role.value, spec.index): one.refusals for spec, one in heard.items()

@@ -26,7 +26,7 @@ class JobOptions(BaseModel):
 
     job_dir: str = option(
         "",
-        "directory of the job's journal, checkpoints and logs "
+        "directory, of pods also a URI, of the job's journal, checkpoints and logs "
         "(default: $ELASTICDL_HOME/jobs/NAME, ~/.elasticdl if unset)",
         group="Job",
         commands=JOB,

@@ -84,7 +84,7 @@ def audit_of_journal(job_dir: str | Path) -> dict[str, Any]:
         plan,
         recorded.story,
         recorded.ledger.training_granted(),
-        lambda: audits_of(Path(kept[-1].body["path"])) if kept else [],
+        lambda: _audits_at(kept[-1].body["path"]) if kept else [],
         sum(one.kind == "launch" and one.body["incarnation"] > 1 for one in entries),
         recovered.outcome is not None and recovered.outcome.state == "succeeded",
         recorded.ledger.num_restarted,
@@ -92,6 +92,13 @@ def audit_of_journal(job_dir: str | Path) -> dict[str, Any]:
     last = kept[-1] if trains and kept else entries[-1]
     number = last.body["number"] if last.kind == COMMITTED else None
     return {**audit, "as_of": {"checkpoint": number, "time": last.time}}
+
+
+def _audits_at(checkpoint: str) -> list[ps_pb2.PartitionAudit]:
+    try:
+        return audits_of(checkpoint)
+    except OSError as error:  # Of a store; a directory that is not there is no whole checkpoint.
+        raise JobError(f"checkpoint '{checkpoint}': {error.strerror}") from None
 
 
 def audit_training(

@@ -68,6 +68,7 @@ class JobFigures:
       incarnation: of this master.
       is_sync: whether workers wait for each other.
       clock: in seconds.
+      on_saved: called, now and then, when the file is new.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class JobFigures:
         incarnation: int = 1,
         is_sync: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        on_saved: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
+        self._on_saved = on_saved
         self._incarnation = incarnation
         self._is_sync = is_sync
         self._clock = clock
@@ -102,6 +105,7 @@ class JobFigures:
         if now - self._saved_at >= SAVE_S:
             self._saved_at = now
             self.save()
+            self._on_saved()
 
     def _note(self, role: str, index: int, incarnation: int, figures: Figures, now: float) -> None:
         seat = self._seats.setdefault((role, index), _Seat(incarnation, Figures(), Figures()))

@@ -17,6 +17,7 @@ from elasticdl.job_spec import JOB_FILE, JobSpec
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.journal import Journal
 from elasticdl.master.journal_copy import PIECE_BYTES, piece_of
+from elasticdl.master.kept_files import put_at
 from elasticdl.proto import master_pb2
 
 RESULT_FILE = "result.json"
@@ -24,17 +25,24 @@ ATTENDED_S = 5.0
 """Who has asked so lately is there, and asks again."""
 
 
-def write_result(job_dir: str | Path, result: dict[str, Any]) -> None:
+def result_content(result: dict[str, Any]) -> bytes:
+    """How a job ended, as its file has it."""
+    return (json.dumps(result, indent=2) + "\n").encode()
+
+
+def write_result(
+    job_dir: str | Path, result: dict[str, Any], patience_s: float | None = None
+) -> None:
     """Write how a job ended, whole or not at all.
+
+    Args:
+      job_dir: path or URI.
+      patience_s: for how long a store may be silent; None: as for all that an instance asks of it.
 
     Raises:
       OSError: it cannot be written.
     """
-    path = Path(job_dir) / RESULT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(unfinished, path)
+    put_at(os.path.join(job_dir, RESULT_FILE), result_content(result), patience_s)
 
 
 def failed(session: str, error: str, traceback: str = "") -> dict[str, Any]:
@@ -47,6 +55,7 @@ class JobFiles:
 
     Args:
       spec: the job, as the check has resolved it.
+      directory: where this master has them.
       journal: of the job.
       session: which life of the job it is.
       clock: in seconds.
@@ -55,11 +64,12 @@ class JobFiles:
     def __init__(
         self,
         spec: JobSpec,
+        directory: Path,
         journal: Journal,
         session: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory = Path(spec.job_dir)
+        self._directory = directory
         self._description = spec.to_yaml().encode()
         self._journal = journal
         self._session = session

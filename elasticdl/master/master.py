@@ -24,9 +24,10 @@ from elasticdl.master.history_keeper import HistoryKeeper
 from elasticdl.master.instances import Instance
 from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_figures import JobFigures
-from elasticdl.master.job_files import JobFiles, write_result
+from elasticdl.master.job_files import RESULT_FILE, JobFiles, result_content
 from elasticdl.master.job_view import partitions_of, workers_left
 from elasticdl.master.journal import Journal, Mirror
+from elasticdl.master.kept_files import KeptFiles
 from elasticdl.master.plan import make_plan
 from elasticdl.master.recovery import recover
 from elasticdl.master.servicer import MasterServicer
@@ -50,7 +51,7 @@ class Master:
     """The master of one job.
 
     Attributes:
-      state: directory of the journal.
+      state: directory of the journal, and of what this master gives away.
 
     Args:
       spec: the job; its directory exists.
@@ -102,19 +103,24 @@ class Master:
         self._checkpoints: Checkpoints | None = None
         if self._plan.checkpoints:
             self._checkpoints = Checkpoints(spec, self.coordinator, connect, self.state)
+        self._kept = KeptFiles(self.state, spec.job_dir if state else "")
+        self._kept.fetch(FIGURES_FILE)
         self.figures = JobFigures(
-            Path(spec.job_dir) / FIGURES_FILE, incarnation, spec.consistency == "sync"
+            Path(self.state) / FIGURES_FILE,
+            incarnation,
+            spec.consistency == "sync",
+            on_saved=lambda: self._kept.copy_if_due(FIGURES_FILE),
         )
         self.vitals = JobVitals()
         self.history = History(self._journal)
-        self._tensorboard = Path(spec.job_dir) / TENSORBOARD
+        self._tensorboard = Path(self.state) / TENSORBOARD
         trains = TaskKind.TRAINING in self._plan.phases
         event_file = EventFile(self._tensorboard) if trains else None
         self.keeper = HistoryKeeper(
             self.coordinator, self.vitals, self.history, self.figures, incarnation, event_file
         )
         self._session = session
-        self._files = JobFiles(spec, self._journal, session)
+        self._files = JobFiles(spec, Path(self.state), self._journal, session)
         servicer = MasterServicer(
             self.coordinator, self.audit, self.figures, self.vitals, self._files
         )
@@ -267,14 +273,15 @@ class Master:
             "partitions": partitions,
         }
         self.figures.save()
+        self._kept.copy(FIGURES_FILE)
         try:
             self._journal.append("result", result)
         except JobError as error:
             logger.error("the result is not in the journal: %s", error)
         self.keeper.stop()
         self._give_events(outcome)
-        self._tenure.wait_until_sure()
-        write_result(self._spec.job_dir, result)
+        content = result_content(result)
+        self._kept.write(RESULT_FILE, content, self._tenure.wait_until_sure)
         self._files.wait_until_taken(TAKE_S)
         return outcome
 

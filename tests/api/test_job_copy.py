@@ -43,7 +43,7 @@ class Job:
         options = {"model_zoo": "/zoo", "model_def": "m.M", "data": "/d", "output": "/o"}
         self.spec = JobSpec.resolve("train", {**options, "job_dir": str(self.there)})
         self.journal = Journal(self.there)
-        self.files = JobFiles(self.spec, self.journal, SESSION)
+        self.files = JobFiles(self.spec, self.there, self.journal, SESSION)
         servicer = MasterServicer(cast(Coordinator, None), dict, files=self.files)
         self.server = Server([Service(MASTER, servicer)], SHOWN)
         self.master = Client(MASTER, GrpcTransport(self.server.address, SHOWN), "the master")
@@ -198,7 +198,8 @@ def test_a_result_of_the_session_before_is_none(job: Job) -> None:
 def test_a_master_stays_only_for_who_has_asked_lately(tmp_path: Path) -> None:
     now = 100.0
     journal = Journal(tmp_path)
-    files = JobFiles(JobSpec.resolve("train", _OPTIONS), journal, SESSION, lambda: now)
+    spec = JobSpec.resolve("train", _OPTIONS)
+    files = JobFiles(spec, tmp_path, journal, SESSION, lambda: now)
     files.wait_until_taken(10.0)
     files.piece(master_pb2.FetchRequest(file="figures.json"))
     now += 6.0

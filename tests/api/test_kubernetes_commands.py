@@ -85,6 +85,23 @@ def test_a_template_that_breaks_a_pod_is_found_before_anything_is_made(
     assert "pod_template: spec.restartPolicy cannot be changed" in error
 
 
+@pytest.mark.parametrize(
+    ("job_dir", "said"),
+    [
+        ("hdfs://there/job", "no such kind of place; give a local path, s3://BUCKET/PATH or gs://"),
+        ("s3://key:word@there/job", "job_dir: 's3://…': has a key, or a host, before its path"),
+        ("/elsewhere/job", "--job_dir=/elsewhere/job: no pod has this path; give one below"),
+    ],
+)
+def test_a_job_dir_that_pods_cannot_have_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], job_dir: str, said: str
+) -> None:
+    for more in ([], ["--dry_run"]):
+        error = refused([*TRAIN, f"--job_dir={job_dir}", *more], capsys)
+        assert said in error
+        assert "word" not in error
+
+
 def test_a_job_without_a_cluster_is_not_launched_and_that_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from elasticdl.api.validation import validate
 from elasticdl.data.example import encode
+from elasticdl.data.filesystems import file_system
 from elasticdl.data.recordio import Writer
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.model.params import parse_params
 from elasticdl.options import params_text
 from elasticdl.proto import trained_model_pb2
+from tests.object_stores import Store
 
 MODULE = "UNITS = 3\nclass B: pass\ndef dataset(records): pass\n"
 
@@ -193,6 +195,28 @@ def test_a_new_or_empty_job_dir_beside_the_output_is_accepted(place: Path) -> No
     (place / "empty").mkdir()
     for job_dir in ("empty", "new/below"):
         validate(JobSpec.resolve("train", RIGHT["train"] | {"job_dir": job_dir}))
+
+
+def test_pods_may_have_a_new_or_empty_place_of_a_store_as_job_dir(place: Path, s3: Store) -> None:
+    right = RIGHT["train"] | {"cluster": "kubernetes", "image": "i", "output": f"{s3.root}/o"}
+
+    def validated(**options: Any) -> None:
+        described = JobSpec.resolve("train", right | {"data": f"{s3.root}/x", **options})
+        # As it is inside a pod, where these are.
+        validate(described.model_copy(update={"model_zoo": "zoo", "data": "data.recordio"}))
+
+    validated()
+    files, root = file_system(s3.root)
+    assert files.files(root) == [], "nothing is left of the trial"
+    files.put(f"{root}/used/thesis.txt", b"")
+    with pytest.raises(UsageError, match=r"job_dir 's3://.*/used': holds other files; give"):
+        validated(job_dir=f"{s3.root}/used")
+    with pytest.raises(UsageError, match="lies in the job's directory"):
+        validated(job_dir=f"{s3.root}//j/", output=f"{s3.root}/j/out")
+    with pytest.raises(UsageError, match=r"the job's directory '.*' lies in it"):
+        validated(job_dir=f"{s3.root}/o/job")
+    with pytest.raises(UsageError, match="job_dir 's3://none/j': there is no bucket 'none' at"):
+        validated(job_dir="s3://none/j")
 
 
 @pytest.mark.parametrize("job_dir", ["link/job", "real/job"])

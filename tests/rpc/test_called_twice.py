@@ -129,7 +129,7 @@ class MasterWorld(World):
         self.coordinator = Coordinator(spec, plan, Recorder(), self.journal)
         self.coordinator.start()
         assert self.coordinator.register(Registered(PS, "here:1", 1))
-        files = JobFiles(spec, self.journal, "one")
+        files = JobFiles(spec, Path(spec.job_dir), self.journal, "one")
         servicer = MasterServicer(self.coordinator, lambda: {"lost": 0}, files=files)
         super().__init__(SERVICES["Master"], servicer)
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from elasticdl.api.image.build import built_as, image_of_trained_model
+from elasticdl.data.filesystems import file_system
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import object_name
@@ -70,6 +71,10 @@ def check_instances(spec: JobSpec, image: str) -> None:
     Raises:
       UsageError: one cannot be made.
     """
+    try:
+        file_system(spec.job_dir)
+    except UsageError as error:
+        raise UsageError(f"job_dir: {error}") from None
     owner = Owner(object_name(spec.job_name), "")
     by = LaunchedBy(owner, image, "", 1, "")
     check_pod(spec, 1, Needs(), by)

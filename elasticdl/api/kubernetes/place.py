@@ -24,6 +24,7 @@ from elasticdl.api.kubernetes.record import (
     is_submitted,
     parse_name,
 )
+from elasticdl.api.kubernetes.store_copy import StoreCopy
 from elasticdl.api.kubernetes.submission import lasting, leftovers, remove, remove_at_once
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.credentials import Credentials, credential_items
@@ -102,13 +103,14 @@ class KubernetesJob:
         """What is known of the job, brought up to date as far as the cluster can be asked."""
         if time.monotonic() >= self._synced_at + LOOK_S:
             self._synced_at = time.monotonic()
-            with contextlib.suppress(KubeError):
-                self._describe()
-                if not self.fetch_result():
-                    self._bring()
+            self._update()
         if not (self._directory / JOB_FILE).exists():
             raise UsageError(f"job '{self.known_as}': no Secret says what it is (any more)")
         return self._directory
+
+    @property
+    def job_dir(self) -> str:
+        return self.submitted.job_dir or str(self._directory)
 
     def is_running(self) -> bool:
         job = self._looked_up()
@@ -246,6 +248,7 @@ class KubernetesJob:
             return True
         if master is not None and self._directory.exists():
             taken = self._keep_nothing if self._is_own else None
+            StoreCopy(self._directory, self.job_dir).forget()
             if JobCopy(self._directory).bring(master, taken):
                 return True
         try:
@@ -277,17 +280,28 @@ class KubernetesJob:
         with contextlib.suppress(NotFound):  # Its master may have been in a hurry.
             self._forget(self.client.get("ConfigMap", result_name(self.submitted.name)))
 
-    def _bring(self) -> None:
-        """Bring here what its master has, if there is one that answers."""
+    def _update(self) -> None:
+        """Bring here what is new: of its master, else of where it keeps its files."""
+        is_brought = False
+        with contextlib.suppress(KubeError):
+            self._describe()
+            is_brought = not self.fetch_result() and self._bring()
+        if not is_brought and (self._directory / JOB_FILE).exists():
+            StoreCopy(self._directory, self.job_dir).bring(self.submitted.uid)
+
+    def _bring(self) -> bool:
+        """Bring here what its master has; return whether there is one that answers."""
         master = self.connect()
         if master is None:
-            return
+            return False
         try:
             self.fetch_result(master)
+            return True
         except KubeError:
             raise
         except (RpcError, JobError) as error:
             logger.debug("job '%s': %s", self.known_as, error)
+            return False
         finally:
             master.close()
 
@@ -375,11 +389,13 @@ class Clusters:
         found = KubernetesJob(job, directory, submitted, client, is_own=False)
         live = found.job()
         if live is not None:
-            known = live["metadata"]["uid"]
+            known, job_dir = live["metadata"]["uid"], _job_dir_of(live)
             if is_submitted(directory) and Submitted.load(directory).uid not in ("", known):
                 shutil.rmtree(directory)  # Another job had that name.
-            found.submitted = Submitted(client.context, namespace, name, known)
-        elif not is_submitted(directory) and not found.objects():
+            found.submitted = Submitted(client.context, namespace, name, known, job_dir)
+        elif is_submitted(directory):
+            found.submitted = Submitted.load(directory)
+        elif not found.objects():
             raise UsageError(f"job '{job}': no such job in namespace {namespace}")
         return found
 
@@ -392,6 +408,15 @@ class Clusters:
         found = sorted(jobs_home().glob(f"*/{JOB_FILE}"), key=os.path.getmtime, reverse=True)
         directories = [path.parent for path in found if is_submitted(path.parent)]
         return [self.of_directory(each.name, each) for each in directories]
+
+
+def _job_dir_of(job: Json) -> str:
+    """Where the pods of a Job keep its files; empty where it does not say."""
+    for container in job["spec"]["template"]["spec"]["containers"]:
+        for argument in container.get("args") or ():
+            if argument.startswith("--job_dir="):
+                return str(argument.partition("=")[2])
+    return ""
 
 
 class _Forwarded(GrpcTransport):

@@ -69,6 +69,7 @@ def all_objects(spec: JobSpec) -> Objects:
         check_pod(spec, 1, Needs(), BY),
         *(pod_of(who, **EVERYTHING) for who in (worker(3, 7), server(1, 4))),
         *(pod_of(who) for who in (worker(), server())),
+        master_job(job(output="gs://bucket/model"), BY.image),
         *rbac_objects("training", "elasticdl-master", "ada"),
         *rbac_objects("", "elasticdl-master"),
     ]
@@ -312,6 +313,20 @@ def test_a_job_without_output_keeps_its_files_in_its_pod() -> None:
     (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == "job-dir")
     assert volume == {"name": "job-dir", "emptyDir": {}}
     assert f"--job_dir={spec.job_dir}" in main_of(pod)["args"]
+
+
+def test_a_master_whose_files_are_at_a_store_has_a_directory_for_its_journal() -> None:
+    spec = job(output="s3://bucket/model")
+    pod = master_job(spec, BY.image)["spec"]["template"]
+    (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == "state")
+    assert volume == {"name": "state", "emptyDir": {}}
+    mounts = {one["mountPath"] for one in main_of(pod)["volumeMounts"]}
+    assert "/var/lib/elasticdl" in mounts
+    assert {"--state=/var/lib/elasticdl", "--job_dir=s3://bucket/.elasticdl/mnist-1"} <= {
+        *main_of(pod)["args"]
+    }
+    for pod in (pod_of(worker(), output="s3://bucket/model"), master_job(job(), BY.image)):
+        assert "/var/lib/elasticdl" not in json.dumps(pod)
 
 
 def test_a_template_is_laid_over_every_pod(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from elasticdl.cores import VARIABLE as CORES
 from elasticdl.credentials import credential_items
-from elasticdl.data.filesystems import is_object
+from elasticdl.data.filesystems import is_object, is_remote
 from elasticdl.job_spec import CHECKED_FILE, JOB_FILE, JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
     CHECK,
@@ -64,6 +64,8 @@ DASHBOARD_PORT = 2224
 service opens it."""
 RESUMES_VARIABLE = "ELASTICDL_RESUMES"
 """Of a check: the job goes on with what is in its directory."""
+STATE = "/var/lib/elasticdl"
+"""Of a master whose job's directory is a URI: its journal, which is mirrored there."""
 NODE_LOST_S = 30
 _RESTARTS = 2**31 - 1  # The Job never decides that a job has failed.
 _ENTRY = ["python", "-m", "elasticdl.api.pod"]
@@ -147,7 +149,11 @@ def master_job(spec: JobSpec, image: str, parallelism: int = 1) -> Object:
         *_common_arguments(spec),
         f"--listen=0.0.0.0:{PORT}",
     ]
+    if is_remote(spec.job_dir):
+        arguments.append(f"--state={STATE}")
     pod = _pod(spec, image, Role.MASTER.value, 0, Needs(), arguments, "OnFailure")
+    if is_remote(spec.job_dir):
+        _mount(pod, "state", STATE, {"emptyDir": {}})
     pod["metadata"] = _metadata(spec, "", Role.MASTER.value, None)
     pod["spec"]["serviceAccountName"] = spec.service_account
     container = pod["spec"]["containers"][0]
