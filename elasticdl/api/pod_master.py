@@ -193,7 +193,7 @@ class MasterPod:
         use_stores_of(self._spec, FIRST_S if is_first else PATIENCE_S)
         self._claim.wait(last)
         if problem is not None:
-            return f"job_dir '{self._spec.job_dir}': {problem.strerror}"
+            return f"job_dir '{self._spec.job_dir}': {problem.strerror or problem}"
         try:
             if not is_remote(self._spec.job_dir):
                 Path(self._spec.job_dir).mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,8 @@ class MasterPod:
         except (OSError, JobError) as error:
             if not self._state:
                 raise
-            return self._failed(str(error))
+            said = getattr(error, "strerror", None) or error
+            return self._failed(f"job_dir '{self._spec.job_dir}': {said}")
         is_new = not former.startswith(f"{self._own.job_uid}.")
         session = f"{self._own.job_uid}.{incarnation}" if is_new else former
         by = LaunchedBy(self._owner, self._spec.image, self._address(), incarnation, session)

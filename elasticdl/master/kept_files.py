@@ -33,6 +33,7 @@ class KeptFiles:
     def __init__(self, directory: str | os.PathLike[str], job_dir: str = "") -> None:
         self.directory = Path(directory)
         self._job_dir = job_dir
+        self._lock = threading.Lock()
         self._copied_at = float("-inf")
         self._copying: threading.Thread | None = None
 
@@ -95,8 +96,9 @@ class KeptFiles:
         if not self._job_dir:
             return
         try:
-            content = (self.directory / name).read_bytes()
-            put_at(os.path.join(self._job_dir, name), content, patience_s=0.0)
+            with self._lock:
+                content = (self.directory / name).read_bytes()
+                put_at(os.path.join(self._job_dir, name), content, patience_s=0.0)
         except OSError as error:
             logger.warning("%s is not put into '%s': %s", name, self._job_dir, error)
 

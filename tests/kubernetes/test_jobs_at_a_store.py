@@ -25,6 +25,7 @@ from elasticdl.job_spec import JobSpec, jobs_home
 from elasticdl.master.cluster.kubernetes.client import KubeClient, NotFound
 from elasticdl.master.cluster.kubernetes.last_acts import read_result
 from elasticdl.master.cluster.kubernetes.names import selecting
+from elasticdl.master.cluster.kubernetes.objects import result_map
 from elasticdl.master.journal import Entry, read_journal
 from elasticdl.master.journal_mirror import copy_journal, root_of
 from tests.cluster.api import Namespace
@@ -37,7 +38,7 @@ from tests.kubernetes.objects import wait_for
 from tests.kubernetes.pod_processes import PodProcesses
 from tests.kubernetes.real_jobs import pod_options, shared_directory
 from tests.kubernetes.real_jobs import submit as submit_objects
-from tests.object_stores import Store
+from tests.object_stores import Line, Store
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -307,6 +308,56 @@ def test_a_bucket_that_is_not_there_fails_the_job_with_one_line(
             f"job_dir 's3://nobodys-bucket/.elasticdl/{NAME}': "
             f"there is no bucket 'nobodys-bucket' at {s3.endpoint}"
         )
+    finally:
+        job.close()
+
+
+def test_a_result_that_was_read_at_the_store_is_removed_from_the_cluster_later(
+    apiserver: ApiOnly,
+    api_namespace: Namespace,
+    s3: Store,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job(apiserver, api_namespace, s3, place, **training(s3, place))
+    try:
+        uid = job.placed.submitted.uid
+        files, there = file_system(f"{job.spec.job_dir}/result.json")
+
+        def put_result(session: str) -> None:
+            files.put(there, json.dumps({"state": "succeeded", "session": session}).encode())
+
+        kept = result_map(job.spec)
+        kept["metadata"]["namespace"] = job.namespace
+        result = json.dumps({"state": "succeeded", "session": f"{uid}.1"})
+        job.admin.create({**kept, "data": {"result.json": result}})
+        job.remove(but="ConfigMap")
+        with monkeypatch.context() as away:
+            away.setenv("KUBECONFIG", str(place / "none"))
+            put_result("of-another-job.1")
+            assert jobs.list_jobs()[0]["state"] == "unknown"
+            put_result(f"{uid}.1")
+            assert jobs.list_jobs()[0]["state"] == "succeeded"
+        assert leftovers(job.admin, NAME) == [f"ConfigMap {NAME}-result"]
+        assert jobs.list_jobs()[0]["state"] == "succeeded"
+        assert leftovers(job.admin, NAME) == []
+    finally:
+        job.close()
+
+
+def test_a_store_that_is_away_is_said_and_what_was_known_is_shown(
+    apiserver: ApiOnly,
+    api_namespace: Namespace,
+    s3: Store,
+    line: Line,
+    place: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = Job(apiserver, api_namespace, s3, place, **training(s3, place))
+    try:
+        line.cut()
+        assert jobs.list_jobs()[0]["state"] == "running"
+        assert f"'{job.spec.job_dir}': no answer from {s3.endpoint}" in caplog.text
     finally:
         job.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 from elasticdl.api.image.build import image_of_job
 from elasticdl.api.kubernetes.dry_run import check_instances
 from elasticdl.api.kubernetes.place import KubernetesJob
+from elasticdl.api.kubernetes.store_copy import StoreCopy
 from elasticdl.api.kubernetes.submission import check_free, remove, submit
 from elasticdl.api.launcher import CHECKING, Following, read_result, set_result_aside
 from elasticdl.api.result import JobResult, JobStatus
@@ -76,6 +77,7 @@ def resume(job: KubernetesJob, spec: JobSpec, on_status: OnStatus) -> JobResult:
             f"job '{job.known_as}': it still runs; elasticdl jobs stop {job.known_as} ends it"
         )
     set_result_aside(spec)
+    StoreCopy(directory, job.job_dir).forget()
     on_status(_said(f"removing what is left of job {spec.job_name}"))
     remove(job.client, job.submitted)
     template = directory / TEMPLATE_FILE

@@ -245,6 +245,7 @@ class KubernetesJob:
           RpcError, JobError: the master does not answer, or not as it should.
         """
         if (self._directory / RESULT_FILE).exists():
+            self._settle()
             return True
         if master is not None and self._directory.exists():
             taken = self._keep_nothing if self._is_own else None
@@ -321,6 +322,15 @@ class KubernetesJob:
         metadata = kept["metadata"]
         with contextlib.suppress(KubeError):  # `jobs stop` removes it as well.
             self.client.delete("ConfigMap", metadata["name"], uid=metadata["uid"])
+
+    def _settle(self) -> None:
+        """Remove the result from the cluster where it was brought from a store, not from there."""
+        copy = StoreCopy(self._directory, self.job_dir)
+        if not copy.is_unsettled() or self.job() is not None:
+            return
+        with contextlib.suppress(NotFound):
+            self._forget(self.client.get("ConfigMap", result_name(self.submitted.name)))
+        copy.settle()
 
     def _looked_up(self) -> Json | None:
         if time.monotonic() >= self._looked_at + LOOK_S:

@@ -17,15 +17,17 @@ from elasticdl.master.job_figures import FILE_NAME as FIGURES_FILE
 from elasticdl.master.job_files import RESULT_FILE
 from elasticdl.master.journal import FILE_NAME, read_journal
 from elasticdl.master.journal_mirror import copy_journal, root_of
+from elasticdl.master.recorded_ledger import MASTER
 
 logger = logging.getLogger(__name__)
 
 MARK = "of_store"
-"""Beside a journal that is the store's: how it ended, empty while that is not known.
+"""Beside a journal that is the store's. Empty: the job has not ended.
 
 The next master may go on from before its last entries, which nobody was told of; so what a master
 gives away is not added to it.
 """
+_OVER, _SETTLED = b"over", b"settled"
 
 
 class StoreCopy:
@@ -55,9 +57,17 @@ class StoreCopy:
             self._bring_journal()
             if (figures := self._read(FIGURES_FILE)) is not None:
                 write_privately(self._directory / FIGURES_FILE, figures)
-            write_privately(self._directory / MARK, b"over" if is_over else b"")
+            write_privately(self._directory / MARK, _OVER if is_over else b"")
         except (OSError, JobError, UsageError, ValueError) as error:
             logger.warning("'%s': %s", self._job_dir, getattr(error, "strerror", None) or error)
+
+    def is_unsettled(self) -> bool:
+        """Whether the result may be of the store, and the cluster may keep it as well."""
+        return self._mark() == _OVER
+
+    def settle(self) -> None:
+        """Note that the cluster keeps it no more."""
+        write_privately(self._directory / MARK, _SETTLED)
 
     def forget(self) -> None:
         """Remove the journal if it is the store's: a master gives all of it away."""
@@ -70,15 +80,19 @@ class StoreCopy:
         """Whether nothing more will come: it has ended, and the end is in the journal."""
         if not (self._directory / RESULT_FILE).exists():
             return False
+        if self._mark():
+            return True
         try:
-            if (self._directory / MARK).read_bytes():
-                return True
-        except FileNotFoundError:
-            pass
-        try:
-            return any(True for _ in read_journal(self._directory, "result"))
+            last = list(read_journal(self._directory, ("result", MASTER)))[-1:]
         except JobError:
             return False
+        return [one.kind for one in last] == ["result"]
+
+    def _mark(self) -> bytes:
+        try:
+            return (self._directory / MARK).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def _bring_result(self, uid: str) -> None:
         path = self._directory / RESULT_FILE
