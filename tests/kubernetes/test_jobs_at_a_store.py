@@ -392,7 +392,9 @@ def test_on_a_cluster_a_master_whose_pod_is_deleted_is_followed_by_another(
             *(one for one in given["volume"] if str(directory) not in one),
             "secret_name=store-keys,mount_path=/keys,read_only=true",
         ]
-        given["env"] += [
+        given["env"] = [
+            *(one for one in given["env"] if str(directory) not in one),
+            "NUMBA_CACHE_DIR=/tmp/numba",
             "AWS_SHARED_CREDENTIALS_FILE=/keys/credentials",
             "AWS_EC2_METADATA_DISABLED=true",
         ]
