@@ -148,9 +148,7 @@ def test_a_worker_without_memory_gets_more(submit: Submit) -> None:
     ends = [why for who, why in job.ends().items() if who.role is Role.WORKER]
     assert any(why.startswith("out of memory") for why in ends)
     told = [one["memory_factor"] for one in job.entries("launch") if "memory_factor" in one]
-    # What they have then is enough, or they get more once again.
-    assert told[0] == 2.0
-    assert told == sorted(told)
+    assert set(told) == {2.0}
 
 
 def test_a_job_trains_on_while_the_apiserver_is_away(submit: Submit, cluster: Cluster) -> None:
