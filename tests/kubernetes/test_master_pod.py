@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from elasticdl.errors import JobError
@@ -250,3 +251,33 @@ def test_a_partition_that_finds_no_room_gets_that_of_a_worker(
     gave = [one for one in ended if one["reason"].endswith("a parameter server needed its room")]
     assert [one["role"] for one in gave] == ["worker"]
     assert masters(job) == [1]
+
+
+def test_a_master_that_is_killed_is_started_again_where_it_is(job: Job) -> None:
+    wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
+    processes = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if {"elasticdl.api.pod_master", f"--job_dir={job.spec.job_dir}"}
+        <= set(one.info["cmdline"] or ())
+    ]
+    assert len(processes) == 1
+    processes[0].kill()
+    assert_exact(job.wait_for_result())
+    assert masters(job) == [1, 2]
+    launched = list(read_journal(job.directory / "job", "launch"))
+    assert len(launched) == 3, "its instances went on"
+
+
+def test_a_job_whose_model_is_wrong_fails_before_a_worker_is_launched(
+    namespace: Namespace, directory: Path
+) -> None:
+    job = Job(namespace, directory, **training(directory), params="no_such_parameter=1")
+    try:
+        result = job.wait_for_result()
+        assert result["state"] == "failed"
+        assert "no_such_parameter" in result["error"]
+        wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
+    finally:
+        job.close()
+    assert not (job.directory / "job" / "journal.sqlite").exists(), "no job began"
