@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-import threading
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from elasticdl.cores import usable_cores
 from elasticdl.data.filesystems import use_stores_of
@@ -27,13 +27,17 @@ from elasticdl.model.keras_choice import use_keras
 from elasticdl.own_metrics import MetricsServer
 from elasticdl.phases import PHASES
 from elasticdl.proto import master_pb2
-from elasticdl.rpc import Client, GrpcTransport, NewestMaster, StreamTransport
+from elasticdl.rpc import Client, GrpcTransport, NewestMaster, RpcError, StreamTransport
 from elasticdl.trace_file import trace_instance
+
+if TYPE_CHECKING:
+    from elasticdl.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 IMPORTS = ("elasticdl.worker.devices", "elasticdl.worker.watchdog", "elasticdl.worker.worker")
 """What takes long to import; whoever does it has chosen a Keras before."""
+_GOODBYE_S = 5.0
 
 
 def share_of_threads(spec: JobSpec) -> int:
@@ -58,14 +62,23 @@ def run(arguments: InstanceArguments) -> int:
         newest_master=NewestMaster(arguments.master_incarnation),
     )
     master = Client(master_pb2.DESCRIPTOR.services_by_name["Master"], transport, "the master")
-    leaving = threading.Event()
-    on_sigterm(leaving.set)
+    worker: Worker | None = None
+
+    def leave() -> None:
+        """Return what is held; who imports or builds a model holds nothing, and does not listen."""
+        if worker is not None and worker.has_begun:
+            worker.leave()
+        else:
+            _say_goodbye(master, instance)
+            _exit(0)
+
+    on_sigterm(leave)
     try:
         register(master, master_pb2.RegisterRequest(instance=instance, pid=os.getpid()))
         heartbeat = Heartbeat(
             master,
             instance,
-            on_end=lambda why: _orphaned() if why == "orphaned" else leaving.set(),
+            on_end=lambda why: _orphaned() if why == "orphaned" else leave(),
             doing=lambda: "imports TensorFlow",
         )
         heartbeat.start()
@@ -99,7 +112,7 @@ def run(arguments: InstanceArguments) -> int:
         heartbeat = Heartbeat(
             master,
             instance,
-            on_end=lambda why: _orphaned() if why == "orphaned" else worker.leave(),
+            on_end=lambda why: _orphaned() if why == "orphaned" else leave(),
             grants=lambda: worker.grants,
             loss=lambda: worker.loss,
             on_cluster=worker.note_cluster,
@@ -107,9 +120,6 @@ def run(arguments: InstanceArguments) -> int:
             metrics_address=own.address if own is not None else "",
         )
         heartbeat.start()
-        on_sigterm(worker.leave)
-        if leaving.is_set():
-            worker.leave()
         if arguments.spec.task_timeout:
             WATCHDOG.start(arguments.spec.task_timeout)
         worker.run()
@@ -121,6 +131,14 @@ def run(arguments: InstanceArguments) -> int:
         logger.warning("there is no master any more: %s", error)
         return ORPHAN_EXIT_CODE
     return 0
+
+
+def _say_goodbye(master: Client, instance: master_pb2.InstanceId) -> None:
+    """Tell the master that the end of this process is no crash, if it listens."""
+    logger.info("leaves before it has begun to work")
+    request = master_pb2.ReturnTasksRequest(instance=instance, goodbye=True)
+    with contextlib.suppress(RpcError):
+        master.call("ReturnTasks", request, _GOODBYE_S)
 
 
 def _orphaned() -> None:

@@ -86,6 +86,11 @@ class Leases:
         self._thread.start()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether `start` was called: there may be leases to return."""
+        return self._thread.ident is not None
+
+    @property
     def grants(self) -> list[int]:
         """The grants this worker works on."""
         with self._changed:

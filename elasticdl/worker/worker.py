@@ -131,6 +131,11 @@ class Worker:
         trainer = self._lanes or self._doers.get(Mode.TRAINING)
         return trainer.loss if isinstance(trainer, Trainer | SynchronousTrainer) else None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its model is built, and it asks for work."""
+        return self._leases.has_begun
+
     def leave(self) -> None:
         """Finish the minibatch under way, return the rest and end. Not for signal handlers."""
         self._leaving.set()

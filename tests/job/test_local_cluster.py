@@ -11,6 +11,7 @@ import signal
 import pytest
 
 from elasticdl.api import jobs
+from elasticdl.logs.files import find_logs
 from elasticdl.proto import master_pb2
 from tests.job.keras_evaluate import keras_evaluate
 from tests.job.real_jobs import RECORDS, wait_until
@@ -69,6 +70,23 @@ def test_an_evaluation_is_exact_though_a_worker_is_killed_in_it(start, tmp_path)
     result = json.loads((job.directory / "result.json").read_text())
     expected = keras_evaluate(str(job.output), f"{tmp_path}/data/*.recordio", 8)
     assert result["metrics"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.timeout(900)
+def test_a_worker_that_builds_its_model_leaves_as_soon_as_it_is_told_to(start, tmp_path):
+    sign = tmp_path / "builds"
+    job = start(
+        "--model_def=slow_to_build.SlowToBuild", f"--params=sign={sign}", "--num_epochs=1000"
+    )
+    wait_until("worker 1 to build", sign.exists)
+    jobs.scale(str(job.directory), 1)
+    (end,) = wait_until("its end", lambda: job.entries("exited"))
+    assert (end["role"], end["index"]) == ("worker", 1)
+    (log,) = find_logs(job.directory, "worker", 1)
+    assert "leaves before it has begun to work" in log.path.read_text(), "or it was killed"
+    jobs.stop(str(job.directory))
+    job.wait()
+    job.assert_nothing_is_left()
 
 
 def test_a_bad_record_fails_the_job_with_its_place_and_the_traceback(start):
