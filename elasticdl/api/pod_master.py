@@ -259,6 +259,8 @@ class MasterPod:
             watching = threading.Thread(target=self._wait_for_task, args=(master,), daemon=True)
             watching.start()
 
+        if self._claim.former is not None:
+            backend.tell_of_master(*self._claim.former)
         try:
             outcome = run_master(
                 arguments, backend, OneMaster(self._claim), True, _leave_at_once, begun

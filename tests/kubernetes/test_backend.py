@@ -27,8 +27,8 @@ from elasticdl.master.cluster.kubernetes.objects import (
     master_job,
     partition_service,
 )
-from elasticdl.master.exits import Cause
-from elasticdl.master.instances import InstanceSpec, Needs
+from elasticdl.master.exits import Cause, End
+from elasticdl.master.instances import InstanceSpec, Needs, Role
 from tests.cluster.api import Api, Namespace
 from tests.cluster.api_only import ApiOnly
 from tests.kubernetes.objects import client, set_container, set_status, wait_for
@@ -392,6 +392,23 @@ def test_what_happens_is_told_of_the_job(cluster: Cluster) -> None:
 
     wait_for(events, "an Event of the Job")
     assert events() == ["Warning WorkerExited: worker 0, incarnation 1: exit code 9"]
+
+
+def test_the_end_of_the_master_before_is_told_once_somebody_listens(cluster: Cluster) -> None:
+    backend = cluster.backend()
+    end = End(Cause.DELETED, message="its pod was deleted")
+    backend.tell_of_master(1, end)
+    backend.adopt(())
+    backend.watch(cluster.events.append)
+    master = InstanceSpec(Role.MASTER, 0, 1)
+    assert cluster.wait_until_told(master, InstanceEnded).end == end
+    wait_for(lambda: "MasterDeleted" in reasons(cluster), "an Event of the Job")
+
+
+def reasons(cluster: Cluster) -> list[str]:
+    """Of the Events of the Job."""
+    of_job = cluster.admin.list("Event", fields={"involvedObject.uid": cluster.owner.uid})
+    return [one["reason"] for one in of_job.items]
 
 
 def test_an_ended_job_leaves_no_pod_and_no_service_of_its_instances(cluster: Cluster) -> None:

@@ -110,6 +110,27 @@ def test_a_master_that_is_seen_to_have_ended_is_not_waited_for(
     assert taken_s(lambda: masters.held("b", journal=1)) < PACE.wait
 
 
+def test_a_master_knows_how_the_one_before_it_ended(
+    masters: Masters, apiserver: ApiOnly, api_namespace: Namespace
+) -> None:
+    first = masters.held("a")
+    assert first.former is None
+    first.close()
+    terminated = {"terminated": {"exitCode": 137, "reason": "Error"}}
+    set_container(apiserver.api, api_namespace.name, "a", state=terminated)
+    second = masters.held("b", journal=1)
+    assert second.former == (1, End(Cause.KILLED, -signal.SIGKILL, "Error"))
+    second.release()
+    masters.client.delete("Pod", "b", grace_s=30)
+    third = masters.held("c", journal=2)
+    assert third.former == (2, End(Cause.DELETED, message="its pod was deleted"))
+    third.close()
+    masters.client.delete("Pod", "c", grace_s=0)
+    fourth = masters.claim("d")
+    fourth.begin()
+    assert fourth.former == (3, End(Cause.DELETED, message="its pod is not there"))
+
+
 def test_a_master_that_may_live_is_waited_for_and_finds_that_it_is_replaced(
     masters: Masters,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from elasticdl.master.instances import Role
+from elasticdl.master.instances import InstanceSpec, Role
 from tests.cluster.api import Namespace
 from tests.cluster.cluster import Cluster
 from tests.kubernetes.disturbances import (
@@ -68,9 +68,10 @@ def test_whoever_is_deleted_is_replaced(submit: Submit, lost: tuple[str, ...]) -
         job.wait_for(lambda: len(job.masters()) > 1, "another master")
     job.wait_until_it_trains()
     job.end_exactly()
-    for who in launched:
+    masters = [InstanceSpec(Role.MASTER, 0, 1)] if "master" in lost else []
+    for who in launched + masters:
         assert job.ends()[who].startswith("deleted")
-    assert job.masters() == ([1, 2] if "master" in lost else [1])
+    assert job.masters() == ([1, 2] if masters else [1])
 
 
 @pytest.mark.short
@@ -134,6 +135,7 @@ def test_a_master_on_a_node_whose_kubelet_is_dead_is_followed(
         job.wait_until_it_trains(more=20)
         job.end_exactly()
     assert job.masters() == [1, 2]
+    assert job.ends()[InstanceSpec(Role.MASTER, 0, 1)].startswith("node lost")
 
 
 def test_a_worker_without_memory_gets_more(submit: Submit) -> None:

@@ -47,7 +47,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     partition_service,
     selector_patch,
 )
-from elasticdl.master.cluster.kubernetes.pod_state import is_event_of
+from elasticdl.master.cluster.kubernetes.pod_events import events_of
 from elasticdl.master.cluster.kubernetes.pod_table import STUCK_S, PodEvent, PodTable
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from elasticdl.master.cluster.kubernetes.reflector import Reflector
@@ -135,6 +135,12 @@ class KubernetesBackend:
         with self._lock:
             self._asked.update(specs)
             self._table.adopt(specs)
+
+    def tell_of_master(self, incarnation: int, end: End) -> None:
+        """Tell how a master before this one ended, once somebody listens; before that."""
+        event = InstanceEnded(InstanceSpec(Role.MASTER, 0, incarnation), end)
+        self._untold.append(event)
+        self._agenda.add(lambda: self._job_events.tell(event))
 
     def stop(self, spec: InstanceSpec, grace_s: float) -> None:
         """Delete its pod; by force only where it is still there long after its grace."""
@@ -360,19 +366,10 @@ class KubernetesBackend:
 
     def _events_of(self, pod: Mapping[str, Any]) -> Sequence[Json]:
         """The Events of a pod; once more where the one is missing that says who deleted it."""
-        events = self._list_events(pod)
+        events = events_of(self._client, pod)
         spec = instance_of(pod["metadata"].get("labels") or {})
         is_told = spec in self._stopped or any(one.get("reason") in _WHY for one in events)
         if pod["metadata"].get("deletionTimestamp") and not is_told:
             time.sleep(EVENT_PAUSE_S)
-            events = self._list_events(pod)
+            events = events_of(self._client, pod)
         return events
-
-    def _list_events(self, pod: Mapping[str, Any]) -> Sequence[Json]:
-        name = pod["metadata"]["name"]
-        try:
-            found = self._client.list("Event", fields={"involvedObject.name": name}).items
-        except KubeError as error:
-            logger.info("no Events of pod '%s': %s", name, error)
-            return ()
-        return [event for event in found if is_event_of(event, pod)]

@@ -24,6 +24,7 @@ from elasticdl.master.cluster.kubernetes.client import (
     NotFound,
     Unanswered,
 )
+from elasticdl.master.cluster.kubernetes.pod_events import events_of
 from elasticdl.master.cluster.kubernetes.pod_state import end_of, has_ended, last_end
 from elasticdl.master.exits import Cause, End
 
@@ -100,6 +101,7 @@ class Claim:
         self._putting = threading.Lock()
         self._held: Json = {}
         self._data: dict[str, str] = {}
+        self._former: tuple[int, End] | None = None
         self._renewed = float("-inf")
         self._may_act = False
         self._is_lost = False
@@ -110,6 +112,11 @@ class Claim:
     def incarnation(self) -> int:
         """Which master of the job this is; final once `wait` has returned."""
         return int(self._data["incarnation"])
+
+    @property
+    def former(self) -> tuple[int, End] | None:
+        """Which master had the claim before, and how it ended; None where that is not known."""
+        return self._former
 
     def begin(self, ended: End | None = None) -> str:
         """Take the claim from whoever has it, and count how the master before ended.
@@ -232,26 +239,24 @@ class Claim:
         if before.get("process") == self._process:  # It was written, and the answer was lost.
             self._held, self._data = found, before
             return
-        data = {**self._next(before, own, ended), "renewed": _now()}
+        ended = self._end_before(before, own) if before and ended is None else ended
+        data = {**self._next(before, ended), "renewed": _now()}
         asked = seconds()
         try:
             held = write({**found, "data": data})
         except Conflict:
             return
         self._held, self._data, self._renewed = held, data, asked
+        how = (ended or self._why_it_goes(before)) if before else None
+        self._former = (int(before["incarnation"]), how) if how is not None else None
 
-    def _next(self, before: Mapping[str, str], own: Json, ended: End | None) -> dict[str, str]:
+    def _next(self, before: Mapping[str, str], ended: End | None) -> dict[str, str]:
         """What the claim says once this pod has taken it."""
         data = {"pod": self._pod, "uid": self._uid, "process": self._process, "released": ""}
         if not before:  # Whether anybody was here before is for the journal to say.
             more = {"deaths": "0", "crashes": "0", "ended": ""}
             return {**data, **more, "incarnation": "1", "waits": _NEW}
-        was_own = before["uid"] == self._uid
-        if ended is None and was_own:
-            ended = last_end(own)
-        elif ended is None:
-            ended = self._end_of_other(before)
-        is_over = was_own or before["released"] or ended is not None
+        is_over = before["uid"] == self._uid or before["released"] or ended is not None
         return {
             **data,
             "incarnation": str(int(before["incarnation"]) + 1),
@@ -261,15 +266,34 @@ class Claim:
             "ended": _said(ended),
         }
 
-    def _end_of_other(self, before: Mapping[str, str]) -> End | None:
-        """How another pod's master ended; None where it is not seen to have."""
+    def _end_before(self, before: Mapping[str, str], own: Json) -> End | None:
+        """How the master before ended; None where it is not seen to have."""
+        if before["uid"] == self._uid:
+            return last_end(own)
+        pod = self._pod_of(before)
+        if pod is None or not has_ended(pod):  # One that is not there is no proof: it may live.
+            return None
+        return end_of(pod, events_of(self._client, pod))
+
+    def _why_it_goes(self, before: Mapping[str, str]) -> End | None:
+        """Why a master is followed that is not seen to have ended; None where nothing tells it."""
+        try:
+            pod = self._pod_of(before)
+        except KubeError as error:
+            logger.info("nothing is known of the master before this one: %s", error)
+            return None
+        if pod is None:
+            return End(Cause.DELETED, message="its pod is not there")
+        is_going = "deletionTimestamp" in pod["metadata"]
+        return end_of(pod, events_of(self._client, pod)) if is_going else None
+
+    def _pod_of(self, before: Mapping[str, str]) -> Json | None:
+        """The pod of whoever had the claim; None where it is gone."""
         try:
             pod = self._client.get("Pod", before["pod"])
-        except NotFound:  # No proof: it may have been deleted by force, and live.
+        except NotFound:
             return None
-        if pod["metadata"]["uid"] != before["uid"] or not has_ended(pod):
-            return None
-        return end_of(pod)
+        return pod if pod["metadata"]["uid"] == before["uid"] else None
 
     def _renew_forever(self) -> None:
         pause_s = self._pace.renew
