@@ -287,6 +287,19 @@ def test_a_pod_that_was_created_late_for_a_former_master_is_deleted(cluster: Clu
     assert not cluster.told(worker(3, 1), InstanceEnded)
 
 
+def test_a_pod_that_comes_after_it_was_told_that_it_never_was_is_deleted(
+    cluster: Cluster,
+) -> None:
+    """Its creation was not answered, and happened after a list that decided."""
+    backend = cluster.watched(worker())
+    assert cluster.wait_until_told(worker(), InstanceEnded).end.cause is Cause.DELETED
+    cluster.admin.create(cluster.placed(instance_pod(job(), worker(), NONE, cluster.by())))
+    backend.stop(worker(9), 1)  # There is none: the pods are listed anew.
+    wait_for(lambda: cluster.pods() == [], "it is deleted")
+    assert cluster.told(worker(), InstanceStarted) == []
+    assert len(cluster.told(worker(), InstanceEnded)) == 1
+
+
 def test_a_pod_of_the_session_before_makes_room_for_one_of_its_name(cluster: Cluster) -> None:
     before = instance_pod(job(), worker(), NONE, cluster.by(session="s0"))
     old = cluster.admin.create(cluster.placed(before))["metadata"]["uid"]

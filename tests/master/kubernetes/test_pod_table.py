@@ -122,6 +122,19 @@ def test_a_pod_that_was_launched_meanwhile_strays_no_more() -> None:
     assert table.strays() == []
 
 
+def test_a_pod_that_comes_when_it_was_told_that_it_never_will_strays() -> None:
+    table = launched(WHO, now=5.0)
+    assert table.listed([], 5.1)
+    assert table.listed([running(WHO)], 6.0) == []
+    assert table.strays() == [running(WHO)["metadata"]["name"]]
+    # Who was seen may be ending still: it is known to be over, and no stray.
+    table = launched(WHO)
+    table.listed([running(WHO)], 1.0)
+    assert table.changed(change("DELETED", running(WHO)))
+    table.listed([running(WHO)], 2.0)
+    assert table.strays() == []
+
+
 def test_another_pod_in_its_place_is_not_it() -> None:
     table = launched(WHO)
     table.listed([running(WHO)], 1.0)
@@ -130,6 +143,7 @@ def test_another_pod_in_its_place_is_not_it() -> None:
     (told,) = table.listed([other], 2.0)
     assert isinstance(told, InstanceEnded)
     assert table.listed([other], 3.0) == []
+    assert table.strays() == [other["metadata"]["name"]]
 
 
 def test_what_is_deleted_and_does_not_go_is_on_a_lost_node() -> None:

@@ -68,8 +68,14 @@ class PodTable:
             self.expect(spec, float("-inf"))
 
     def strays(self) -> list[str]:
-        """The pods of the last list that run and are nobody's: created late, for another master."""
-        return [name for name, spec in self._strangers.items() if spec not in self._known]
+        """The pods of the last list that run and are nobody's.
+
+        They were created late: for another master, or when it was told that they never were.
+        """
+        known = self._known
+        return [
+            name for name, spec in self._strangers.items() if spec not in known or known[spec].ended
+        ]
 
     def listed(self, pods: Iterable[Json], asked_at: float) -> list[PodEvent]:
         """Take a list that is complete; return what is new.
@@ -83,9 +89,10 @@ class PodTable:
             spec = instance_of(pod["metadata"].get("labels") or {})
             if spec is None:
                 continue
-            if spec in self._known:
+            known = self._known.get(spec)
+            if known is not None and not known.ended:
                 found[spec] = pod
-            elif (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
+            elif _runs_on(pod) and not (known is not None and _is_it(known, pod)):
                 self._strangers[pod["metadata"]["name"]] = spec
         told = []
         for spec, known in self._known.items():
@@ -148,6 +155,15 @@ class PodTable:
     def _end(self, spec: InstanceSpec, known: _Known, end: End) -> list[PodEvent]:
         known.told, known.ended = InstanceEnded(spec, end), True
         return [known.told]
+
+
+def _runs_on(pod: Json) -> bool:
+    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+
+
+def _is_it(known: _Known, pod: Json) -> bool:
+    """Is it the pod that was seen of what was launched?"""
+    return known.pod is not None and not _is_another(known, pod)
 
 
 def _is_another(known: _Known, pod: Json) -> bool:
