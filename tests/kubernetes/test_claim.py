@@ -16,7 +16,14 @@ from elasticdl.master.cluster.kubernetes.client import KubeClient
 from elasticdl.master.exits import Cause, End
 from tests.cluster.api import Namespace
 from tests.cluster.api_only import ApiOnly
-from tests.kubernetes.objects import client, config_map, pod, set_container, wait_for
+from tests.kubernetes.objects import (
+    client,
+    config_map,
+    pod,
+    set_container,
+    set_status,
+    wait_for,
+)
 
 pytestmark = pytest.mark.kubernetes
 
@@ -108,6 +115,18 @@ def test_a_master_that_is_seen_to_have_ended_is_not_waited_for(
     terminated = {"terminated": {"exitCode": 137, "reason": "Error"}}
     set_container(apiserver.api, api_namespace.name, "a", state=terminated)
     assert taken_s(lambda: masters.held("b", journal=1)) < PACE.wait
+
+
+def test_a_master_whose_pod_is_said_to_have_failed_may_live(
+    masters: Masters, apiserver: ApiOnly, api_namespace: Namespace
+) -> None:
+    """Its kubelet says so before it has ended, and a cluster of a node that it does not hear."""
+    masters.held("a").close()
+    running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    set_container(apiserver.api, api_namespace.name, "a", state=running)
+    set_status(apiserver.api, api_namespace.name, "a", phase="Failed", reason="Evicted")
+    assert taken_s(lambda: masters.held("b", journal=1)) >= PACE.wait
+    assert masters.claims[-1].former == (1, End(Cause.EVICTED, message="Evicted"))
 
 
 def test_a_master_knows_how_the_one_before_it_ended(

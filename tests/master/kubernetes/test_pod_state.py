@@ -152,6 +152,16 @@ def test_the_end_of_a_process_is_told_as_before() -> None:
             "FailedCreatePodSandBox: no network",
             False,
         ),
+        # A large image takes its time: what was wrong before is over.
+        (
+            waiting(WHO, "ContainerCreating"),
+            [
+                event("FailedMount", "not yet", "Warning", "2026-01-01T00:00:01Z"),
+                event("Pulling", "image", "Normal", "2026-01-01T00:00:02Z"),
+            ],
+            "ContainerCreating",
+            False,
+        ),
     ],
 )
 def test_who_waits_says_why(

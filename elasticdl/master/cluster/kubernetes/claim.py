@@ -284,7 +284,8 @@ class Claim:
             return None
         if pod is None:
             return End(Cause.DELETED, message="its pod is not there")
-        is_going = "deletionTimestamp" in pod["metadata"]
+        has_failed = (pod.get("status") or {}).get("phase") == "Failed"
+        is_going = has_failed or "deletionTimestamp" in pod["metadata"]
         return end_of(pod, events_of(self._client, pod)) if is_going else None
 
     def _pod_of(self, before: Mapping[str, str]) -> Json | None:

@@ -39,6 +39,8 @@ _ERRORS = frozenset(
 _CREATING = "ContainerCreating"
 # How reasons of events begin for which a pod does not start.
 _FAILURES = ("Failed", "BackOff", "Err", "Inspect", "NetworkNotReady")
+# What a kubelet says of a pod once all its volumes are mounted.
+_AFTER_MOUNTS = frozenset({"Pulling", "Pulled"})
 # Why a pod was deleted, where the pod itself says so: clusters of 1.26 and later.
 _DISRUPTIONS = {
     "PreemptionByScheduler": Cause.PREEMPTED,
@@ -157,11 +159,13 @@ def end_of(pod: Json, events: Sequence[Json] = ()) -> End:
 
 
 def has_ended(pod: Json) -> bool:
-    """Whether its container is seen not to run: it may be restarted where it is."""
-    status = pod.get("status") or {}
-    state = _container(status).get("state") or {}
-    is_over = "terminated" in state or status.get("phase") in ("Succeeded", "Failed")
-    return is_over or ("running" not in state and last_end(pod) is not None)
+    """Whether its container is seen to have ended: it may be restarted where it is.
+
+    The phase alone proves nothing. Kubelets that evict say `Failed` before the container has ended,
+    and a cluster says it of pods whose node it does not hear any more.
+    """
+    state = _container(pod.get("status") or {}).get("state") or {}
+    return "running" not in state and last_end(pod) is not None
 
 
 def last_end(pod: Json) -> End | None:
@@ -248,11 +252,18 @@ def _disrupted(status: Json, events: Sequence[Json]) -> tuple[Cause, str] | None
 
 
 def _newest_warning(events: Sequence[Json]) -> Json | None:
-    """What last went wrong; not what a pod was only warned of, such as too many search domains."""
+    """What last went wrong and is not over.
+
+    Not what a pod was only warned of, such as too many search domains. An Event stays for an hour:
+    a volume may be mounted long since, where its image is being pulled.
+    """
+    is_mounted = any(event.get("reason") in _AFTER_MOUNTS for event in events)
     failures = [
         event
         for event in events
-        if event.get("type") == "Warning" and event.get("reason", "").startswith(_FAILURES)
+        if event.get("type") == "Warning"
+        and event.get("reason", "").startswith(_FAILURES)
+        and not (is_mounted and event.get("reason") == "FailedMount")
     ]
     return max(failures, key=_time_of, default=None)
 
