@@ -363,7 +363,7 @@ class MasterPod:
         result = failed(session, error, traceback)
         self._claim.wait_until_sure()
         try:
-            write_result(self._spec.job_dir, result, patience_s=0.0)
+            write_result(self._spec.job_dir, result)
         except OSError as failure:
             logger.error("the result cannot be written: %s", failure)
             self._again(lambda: save_result(self._spec, self._client, result))

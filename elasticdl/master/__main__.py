@@ -26,8 +26,9 @@ from elasticdl.master.cluster.backend import Backend
 from elasticdl.master.cluster.local import LocalBackend
 from elasticdl.master.door import Door
 from elasticdl.master.garbage import collect_rarely
-from elasticdl.master.job_files import failed, write_result
+from elasticdl.master.job_files import RESULT_FILE, failed, result_content
 from elasticdl.master.journal import Mirror
+from elasticdl.master.kept_files import KeptFiles
 from elasticdl.master.master import Master
 from elasticdl.master.story import Outcome
 from elasticdl.master.tenure import LocalTenure, Tenure
@@ -87,8 +88,10 @@ def run(
     except UsageError as error:  # Another master would not see the data either.
         outcome = Outcome("failed", str(error))
         logger.error("the job failed: %s", outcome.error)
-        tenure.wait_until_sure()
-        write_result(arguments.spec.job_dir, failed(arguments.session, outcome.error))
+        job_dir = arguments.spec.job_dir
+        kept = KeptFiles(arguments.state or job_dir, job_dir if arguments.state else "")
+        content = result_content(failed(arguments.session, outcome.error))
+        kept.write(RESULT_FILE, content, tenure.wait_until_sure)
         backend.close()
         return outcome
 

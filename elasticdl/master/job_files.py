@@ -30,19 +30,16 @@ def result_content(result: dict[str, Any]) -> bytes:
     return (json.dumps(result, indent=2) + "\n").encode()
 
 
-def write_result(
-    job_dir: str | Path, result: dict[str, Any], patience_s: float | None = None
-) -> None:
-    """Write how a job ended, whole or not at all.
+def write_result(job_dir: str | Path, result: dict[str, Any]) -> None:
+    """Write how a job ended, whole or not at all; a store that does not answer is not waited for.
 
     Args:
       job_dir: path or URI.
-      patience_s: for how long a store may be silent; None: as for all that an instance asks of it.
 
     Raises:
       OSError: it cannot be written.
     """
-    put_at(os.path.join(job_dir, RESULT_FILE), result_content(result), patience_s)
+    put_at(os.path.join(job_dir, RESULT_FILE), result_content(result), patience_s=0.0)
 
 
 def failed(session: str, error: str, traceback: str = "") -> dict[str, Any]:

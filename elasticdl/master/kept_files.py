@@ -59,12 +59,17 @@ class KeptFiles:
           wait_until_sure: returns at a moment at which this is the job's one master.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: it cannot be written where the job's directory is.
         """
         if self._job_dir:
             self._put(name, content, wait_until_sure)
         wait_until_sure()
-        put_at(str(self.directory / name), content)
+        try:
+            put_at(str(self.directory / name), content)
+        except OSError as error:
+            if not self._job_dir:
+                raise
+            logger.warning("%s is at '%s' alone: %s", name, self._job_dir, error)
 
     def _put(self, name: str, content: bytes, wait_until_sure: Callable[[], None]) -> None:
         """Try for as long as an instance waits for a store, but only while this is the master."""

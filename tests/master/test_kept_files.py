@@ -23,6 +23,32 @@ def now() -> None:
     """This is the job's one master."""
 
 
+class Replaced(Exception):
+    """Another one is the master."""
+
+
+class SureTwice:
+    """Waits until this is the job's one master, whose store is away until it was asked twice.
+
+    Args:
+      then: is raised when the store is there again.
+    """
+
+    def __init__(self, store: Store, line: Line, then: Exception | None = None) -> None:
+        store.hurry()
+        line.cut()
+        self.asked = 0
+        self._line = line
+        self._then = then
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.asked == 2:
+            self._line.mend()
+            if self._then is not None:
+                raise self._then
+
+
 def test_what_is_written_is_here_and_there(store: Store, tmp_path: Path) -> None:
     kept = KeptFiles(tmp_path, f"{store.root}/job")
     kept.write("result.json", b"first", now)
@@ -55,41 +81,29 @@ def test_the_next_master_has_what_the_one_before_it_kept(s3: Store, tmp_path: Pa
 def test_a_store_that_is_away_is_waited_for_as_long_as_this_is_the_master(
     s3: Store, line: Line, tmp_path: Path
 ) -> None:
-    s3.hurry()
     kept = KeptFiles(tmp_path, f"{s3.root}/job")
-    line.cut()
-    asked = []
-
-    def sure() -> None:
-        asked.append(len(asked))
-        if len(asked) == 2:
-            line.mend()
-
+    sure = SureTwice(s3, line)
     kept.write("result.json", b"at last", sure)
-    assert len(asked) > 2
+    assert sure.asked > 2
     assert content_at(f"{s3.root}/job/result.json") == b"at last"
 
 
-class Replaced(Exception):
-    """Another one is the master."""
-
-
 def test_who_is_replaced_meanwhile_puts_nothing(s3: Store, line: Line, tmp_path: Path) -> None:
-    s3.hurry()
     kept = KeptFiles(tmp_path, f"{s3.root}/job")
-    line.cut()
-    asked = []
-
-    def sure() -> None:
-        asked.append(len(asked))
-        if len(asked) == 2:
-            line.mend()
-            raise Replaced
-
     with pytest.raises(Replaced):
-        kept.write("result.json", b"too late", sure)
+        kept.write("result.json", b"too late", SureTwice(s3, line, then=Replaced()))
     assert file_system(s3.root)[0].files(s3.root) == []
     assert not (tmp_path / "result.json").exists()
+
+
+def test_what_is_at_the_store_is_written_though_this_disk_is_not(s3: Store, tmp_path: Path) -> None:
+    """A job whose result is there has ended as that says."""
+    (tmp_path / "file").touch()
+    kept = KeptFiles(tmp_path / "file", f"{s3.root}/job")
+    kept.write("result.json", b"all that counts", now)
+    assert content_at(f"{s3.root}/job/result.json") == b"all that counts"
+    with pytest.raises(OSError, match="file"):
+        KeptFiles(tmp_path / "file").write("result.json", b"", now)
 
 
 def test_a_bucket_that_is_not_there_is_an_error_at_once(s3: Store, tmp_path: Path) -> None:
