@@ -21,9 +21,8 @@ from elasticdl.master.journal import read_journal
 from elasticdl.master.recovery import spec_of
 from tests.cluster.api import Namespace
 from tests.cluster.cluster import Cluster
-from tests.cluster.images import BUSYBOX
 from tests.cluster.processes import wait_until
-from tests.kubernetes.disturbances import SERVICE
+from tests.kubernetes.disturbances import deployment
 from tests.kubernetes.objects import client
 from tests.kubernetes.real_jobs import host_paths, host_variables, pod_options, submit
 
@@ -186,7 +185,6 @@ class ServedPods:
 
 
 def _deployment(namespace: str, cpu: float) -> dict[str, Any]:
-    labels = {"app": "service", INSTANCE_LABEL: "service"}
     paths = host_paths()
     mounts = [
         {"name": f"host-{number}", "mountPath": str(path), "readOnly": True}
@@ -197,9 +195,6 @@ def _deployment(namespace: str, cpu: float) -> dict[str, Any]:
         for number, path in enumerate(paths)
     ]
     container = {
-        "name": "main",
-        "image": BUSYBOX,
-        "imagePullPolicy": "IfNotPresent",
         "command": [sys.executable, "-m", "benchmarks.latency_service", "serve", f"--port={PORT}"],
         "env": [{"name": name, "value": value} for name, value in host_variables().items()],
         "volumeMounts": mounts,
@@ -209,24 +204,7 @@ def _deployment(namespace: str, cpu: float) -> dict[str, Any]:
             "limits": {"memory": "128Mi"},
         },
     }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "service", "namespace": namespace},
-        "spec": {
-            "replicas": 0,
-            "selector": {"matchLabels": {"app": "service"}},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "priorityClassName": SERVICE,
-                    "automountServiceAccountToken": False,
-                    "containers": [container],
-                    "volumes": volumes,
-                },
-            },
-        },
-    }
+    return deployment(namespace, "service", container, {INSTANCE_LABEL: "service"}, volumes=volumes)
 
 
 def _service(namespace: str) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Rival:
     def __init__(self, api: Api, namespace: str, cpu: str) -> None:
         self._api, self._namespace = api, namespace
         self._path = f"/apis/apps/v1/namespaces/{namespace}/deployments/rival"
-        api.create(_deployment(namespace, cpu))
+        container = {"command": ["sh", "-c", _FOREVER], "resources": {"requests": {"cpu": cpu}}}
+        api.create(deployment(namespace, "rival", container, terminationGracePeriodSeconds=1))
 
     def scale(self, replicas: int) -> None:
         """Have so many pods, from now on."""
@@ -109,29 +110,36 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def _deployment(namespace: str, cpu: str) -> dict[str, Any]:
-    labels = {"app": "rival"}
-    container = {
-        "name": "main",
-        "image": BUSYBOX,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["sh", "-c", _FOREVER],
-        "resources": {"requests": {"cpu": cpu}},
-    }
+def deployment(
+    namespace: str,
+    name: str,
+    container: dict[str, Any],
+    labels: dict[str, str] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A deployment of the class SERVICE, without pods so far.
+
+    Args:
+      container: of each pod, but for its name and image.
+      labels: of its pods, besides `app`.
+      spec: more of its pods.
+    """
+    chosen = {"app": name}
+    own = {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent"}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "rival", "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "replicas": 0,
-            "selector": {"matchLabels": labels},
+            "selector": {"matchLabels": chosen},
             "template": {
-                "metadata": {"labels": labels},
+                "metadata": {"labels": {**chosen, **(labels or {})}},
                 "spec": {
                     "priorityClassName": SERVICE,
-                    "terminationGracePeriodSeconds": 1,
                     "automountServiceAccountToken": False,
-                    "containers": [container],
+                    "containers": [{**own, **container}],
+                    **spec,
                 },
             },
         },
