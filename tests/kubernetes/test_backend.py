@@ -21,45 +21,32 @@ from elasticdl.master.cluster.kubernetes.backend import KubernetesBackend
 from elasticdl.master.cluster.kubernetes.client import NotFound
 from elasticdl.master.cluster.kubernetes.names import pod_name
 from elasticdl.master.cluster.kubernetes.objects import (
-    LaunchedBy,
     Owner,
     instance_pod,
-    master_job,
     partition_service,
 )
 from elasticdl.master.exits import Cause, End
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 from tests.cluster.api import Api, Namespace
 from tests.cluster.api_only import ApiOnly
-from tests.kubernetes.objects import client, set_container, set_status, wait_for
+from tests.kubernetes.bare_jobs import NAME, BareJob
+from tests.kubernetes.objects import set_container, set_status, wait_for
 from tests.master.kubernetes.jobs import job, server, worker
 
 pytestmark = pytest.mark.kubernetes
 
-NAME = "mnist-1"
 NONE = Needs()
 
 
-class Cluster:
+class Cluster(BareJob):
     """A job's backend, what it told, and what its pods are said to do."""
 
     def __init__(self, api: Api, namespace: Namespace) -> None:
-        self.api = api
-        self.namespace = namespace.name
-        self.admin = client(namespace.admin, namespace)
-        self.master = client(namespace.master, namespace)
-        made = self.admin.create(self.placed(master_job(job(), "image", parallelism=0)))
-        self.owner = Owner(NAME, made["metadata"]["uid"])
+        super().__init__(api, namespace)
         self.events: list[BackendEvent] = []
         self.sure = threading.Event()
         self.sure.set()
         self.backends: list[KubernetesBackend] = []
-
-    def placed(self, made: dict[str, Any]) -> dict[str, Any]:
-        return {**made, "metadata": {**made["metadata"], "namespace": self.namespace}}
-
-    def by(self, session: str = "s1", incarnation: int = 1) -> LaunchedBy:
-        return LaunchedBy(self.owner, "image", "10.96.0.9:2222", incarnation, session)
 
     def backend(self, spec: JobSpec | None = None, session: str = "s1") -> KubernetesBackend:
         made = KubernetesBackend(
@@ -74,15 +61,11 @@ class Cluster:
         made.watch(self.events.append)
         return made
 
-    def pods(self) -> list[str]:
-        return sorted(one["metadata"]["name"] for one in self.admin.list("Pod").items)
-
     def pod(self, who: InstanceSpec) -> dict[str, Any]:
         return self.admin.get("Pod", pod_name(NAME, who))
 
     def wait_for_pod(self, who: InstanceSpec) -> dict[str, Any]:
-        wait_for(lambda: pod_name(NAME, who) in self.pods(), f"the pod of {who}")
-        return self.pod(who)
+        return self.wait_for_name(pod_name(NAME, who))
 
     def bind(self, who: InstanceSpec) -> None:
         """Place a pod on a node, whose kubelet has to end it from now on."""
@@ -99,8 +82,7 @@ class Cluster:
         set_container(self.api, self.namespace, pod_name(NAME, who), state=running)
 
     def end(self, who: InstanceSpec, code: int, reason: str = "Error") -> None:
-        terminated = {"terminated": {"exitCode": code, "reason": reason}}
-        set_container(self.api, self.namespace, pod_name(NAME, who), state=terminated)
+        self.end_container(pod_name(NAME, who), code, reason)
 
     def event(self, who: InstanceSpec, reason: str, message: str = "") -> None:
         pod = self.pod(who)["metadata"]
@@ -135,8 +117,7 @@ class Cluster:
         self.sure.set()
         for one in self.backends:
             one.close()
-        self.admin.close()
-        self.master.close()
+        super().close()
 
 
 @pytest.fixture

@@ -24,37 +24,28 @@ from elasticdl.master.cluster.kubernetes.last_acts import (
 )
 from elasticdl.master.cluster.kubernetes.names import selecting
 from elasticdl.master.cluster.kubernetes.objects import (
-    LaunchedBy,
-    Owner,
     instance_pod,
-    master_job,
     partition_service,
 )
 from elasticdl.master.instances import Needs
 from elasticdl.proto import check_pb2
-from tests.cluster.api import Namespace
+from tests.cluster.api import Api, Namespace
 from tests.cluster.api_only import ApiOnly
-from tests.kubernetes.objects import client, set_container, wait_for
+from tests.kubernetes.bare_jobs import NAME, BareJob
+from tests.kubernetes.objects import wait_for
 from tests.master.kubernetes.jobs import job, server, worker
 
 pytestmark = pytest.mark.kubernetes
 
-NAME = "mnist-1"
 REPORT = {"report": {"warnings": []}, "resolved": {"keras": "3", "column_types": []}}
 ERROR = {"is_users_code": True, "exit_code": 1, "message": "wrong", "traceback_text": "here"}
 
 
-class Checked:
+class Checked(BareJob):
     """A check that runs in a thread, as a master has it."""
 
-    def __init__(self, apiserver: ApiOnly, namespace: Namespace) -> None:
-        self.api, self.namespace = apiserver.api, namespace.name
-        self.admin = client(namespace.admin, namespace)
-        self.master = client(namespace.master, namespace)
-        made = master_job(job(), "image", parallelism=0)
-        made["metadata"]["namespace"] = namespace.name
-        uid = self.admin.create(made)["metadata"]["uid"]
-        self.by = LaunchedBy(Owner(NAME, uid), "image", "10.96.0.9:2222", 1, "s1")
+    def __init__(self, api: Api, namespace: Namespace) -> None:
+        super().__init__(api, namespace)
         self.servicer = CheckServicer()
         self.waits: list[str] = []
         self.found: Any = None
@@ -63,7 +54,7 @@ class Checked:
         check = Check(
             job(**options),
             self.master,
-            self.by,
+            self.by(),
             self.servicer,
             lambda: None,
             self.waits.append,
@@ -79,31 +70,22 @@ class Checked:
         thread.start()
         return thread
 
-    def pods(self) -> list[str]:
-        return [one["metadata"]["name"] for one in self.admin.list("Pod").items]
-
     def wait_for_pod(self, number: int) -> str:
         name = f"{NAME}-check-0-{number}"
-        wait_for(lambda: name in self.pods(), name)
+        self.wait_for_name(name)
         return name
 
     def end(self, number: int, code: int) -> None:
-        name = self.wait_for_pod(number)
-        terminated = {"terminated": {"exitCode": code, "reason": "Error"}}
-        set_container(self.api, self.namespace, name, state=terminated)
+        self.end_container(self.wait_for_pod(number), code)
 
     def answer(self, number: int, answer: dict[str, Any]) -> None:
         request = check_pb2.CheckAnswer(number=number, answer=json.dumps(answer))
         self.servicer.answer(request)
 
-    def close(self) -> None:
-        self.admin.close()
-        self.master.close()
-
 
 @pytest.fixture
 def checked(apiserver: ApiOnly, api_namespace: Namespace) -> Iterator[Checked]:
-    made = Checked(apiserver, api_namespace)
+    made = Checked(apiserver.api, api_namespace)
     yield made
     made.close()
 
@@ -117,7 +99,7 @@ def test_a_check_that_answered_is_over_and_what_it_resolved_is_kept(checked: Che
     wait_for(lambda: checked.pods() == [], "its pod is gone")
     assert read_checked(job(), checked.master) == {}
     for _ in range(2):  # A master may do it again.
-        save_checked(job(), checked.master, checked.by, REPORT["resolved"])
+        save_checked(job(), checked.master, checked.by(), REPORT["resolved"])
     assert read_checked(job(), checked.master) == REPORT["resolved"]
 
 
@@ -159,13 +141,12 @@ def test_a_check_that_crashes_again_and_again_fails_the_job(checked: Checked) ->
 def keep(checked: Checked, spec: Any, **kept: bool) -> None:
     """Have an instance and its service, end the job, and compare what is there then."""
     for made in (
-        instance_pod(spec, worker(), Needs(), checked.by),
-        partition_service(spec, server(), checked.by.owner),
+        instance_pod(spec, worker(), Needs(), checked.by()),
+        partition_service(spec, server(), checked.owner),
     ):
-        made["metadata"]["namespace"] = checked.namespace
-        checked.admin.create(made)
+        checked.admin.create(checked.placed(made))
     result = {"state": "succeeded", "error": "", "history": []}
-    end_job(spec, checked.master, checked.by.owner, result)
+    end_job(spec, checked.master, checked.owner, result)
     there = {
         "pods": bool(checked.admin.list("Pod", selecting(NAME)).items),
         "services": bool(checked.admin.list("Service", selecting(NAME)).items),
@@ -176,7 +157,7 @@ def keep(checked: Checked, spec: Any, **kept: bool) -> None:
         "result": read_result(spec, checked.master) == result,
     }
     assert there == kept
-    end_job(spec, checked.master, checked.by.owner, result)  # The next master may do so.
+    end_job(spec, checked.master, checked.owner, result)  # The next master may do so.
 
 
 def test_an_ended_job_leaves_nothing(checked: Checked) -> None:

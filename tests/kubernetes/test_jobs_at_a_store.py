@@ -38,14 +38,13 @@ from tests.kubernetes.objects import wait_for
 from tests.kubernetes.pod_processes import PodProcesses
 from tests.kubernetes.real_jobs import pod_options, shared_directory
 from tests.kubernetes.real_jobs import submit as submit_objects
+from tests.kubernetes.whole_jobs import NAME, START_S, assert_exact
 from tests.object_stores import Line, Store
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
-NAME = "clicks"
 RECORDS = 800
 EPOCHS = 10
-START_S = 300.0
 
 
 class Job:
@@ -218,7 +217,7 @@ def test_a_job_goes_on_from_the_store_alone(
         job.remove()
         said, _ = again.communicate(timeout=120)
         assert again.returncode == 0, said
-        assert_exact(job.result() or {})
+        assert_exact(job.result() or {}, EPOCHS * RECORDS)
         assert len(job.entries("master")) == 4
         assert len(job.entries("restored")) >= 1
         assert leftovers(job.admin, NAME) == []
@@ -276,14 +275,6 @@ def checkpoints_listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any
     capsys.readouterr()
     assert main(["checkpoints", "list", NAME, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
-
-
-def assert_exact(result: dict[str, Any]) -> None:
-    assert result["state"] == "succeeded", result["error"]
-    audit = result["audit"]
-    assert audit["records_expected"] == EPOCHS * RECORDS
-    assert audit["applied_once"] == {"0": EPOCHS * RECORDS}
-    assert audit["lost"] == audit["tasks_not_closed"] == 0
 
 
 def is_submitted(job: Job) -> bool:
@@ -419,9 +410,7 @@ def test_on_a_cluster_a_master_whose_pod_is_deleted_is_followed_by_another(
             submitter.delete("Pod", master["metadata"]["name"])
             wait_for(result, "the result", START_S)
             found = result()
-            assert found["state"] == "succeeded", found["error"]
-            assert found["audit"]["applied_once"] == {"0": 3 * RECORDS}
-            assert found["audit"]["lost"] == found["audit"]["tasks_not_closed"] == 0
+            assert_exact(found, 3 * RECORDS)
             assert [one.body["incarnation"] for one in told("master")] == [1, 2]
             wait_for(lambda: leftovers(admin, NAME) == [], "nothing is left", 120)
         finally:

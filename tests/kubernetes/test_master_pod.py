@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,84 +12,20 @@ from typing import Any
 import psutil
 import pytest
 
-from elasticdl.errors import JobError
-from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.last_acts import read_result
 from elasticdl.master.cluster.kubernetes.names import SESSION_ANNOTATION, selecting
 from elasticdl.master.exits import Cause
-from elasticdl.master.journal import read_journal
 from elasticdl.pod_rules import JOB_DIR_OF_POD
 from tests.cluster.api import Namespace
 from tests.cluster.cluster import Cluster
 from tests.docs.pages import ROOT
-from tests.job.clicks_data import ZOO, write_clicks
-from tests.kubernetes.objects import client, wait_for
-from tests.kubernetes.real_jobs import pod_options, shared_directory, submit
+from tests.kubernetes.objects import wait_for
+from tests.kubernetes.real_jobs import shared_directory
+from tests.kubernetes.whole_jobs import END_S, NAME, START_S, PodJob, assert_exact, training
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
-NAME = "clicks"
 RECORDS = 2000
-START_S = 300.0
-END_S = 600.0
-
-
-class Job:
-    """One that was submitted."""
-
-    def __init__(
-        self, namespace: Namespace, directory: Path, command: str = "train", **options: Any
-    ) -> None:
-        self.directory = directory
-        given = pod_options(
-            directory,
-            job_name=NAME,
-            namespace=namespace.name,
-            num_workers="2",
-            num_ps="1",
-            **options,
-        )
-        if command == "evaluate":
-            del given["job_dir"]
-        self.spec = JobSpec.resolve(command, given)
-        self.submitter = client(namespace.submitter, namespace)
-        self.admin = client(namespace.admin, namespace)
-        self.uid = submit(self.spec, self.submitter)
-
-    def pods(self, component: str = "") -> list[dict[str, Any]]:
-        return self.submitter.list("Pod", selecting(NAME, component)).items
-
-    def result(self) -> dict[str, Any] | None:
-        path = self.directory / "job" / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def wait_for_result(self) -> dict[str, Any]:
-        wait_for(self.result, "the result", END_S)
-        result = self.result()
-        assert result is not None
-        return result
-
-    def leftovers(self) -> list[str]:
-        kinds = ("Job", "Pod", "Service", "ConfigMap", "Secret")
-        return [
-            f"{kind} {one['metadata']['name']}"
-            for kind in kinds
-            for one in self.admin.list(kind, selecting(NAME)).items
-        ]
-
-    def close(self) -> None:
-        for end in (self.submitter, self.admin):
-            end.close()
-
-
-def training(directory: Path) -> dict[str, Any]:
-    return {
-        "model_zoo": ZOO,
-        "model_def": "clicks.Clicks",
-        "data": write_clicks(directory / "data", RECORDS),
-        "output": str(directory / "model"),
-        "minibatch_size": "8",
-    }
 
 
 @pytest.fixture
@@ -99,65 +34,46 @@ def directory() -> Iterator[Path]:
         yield made
 
 
-def assert_exact(result: dict[str, Any], records: int = RECORDS) -> None:
-    assert result["state"] == "succeeded", result["error"]
-    audit = result["audit"]
-    assert audit["applied_once"] == {"0": records}
-    assert audit["lost"] == audit["tasks_not_closed"] == 0
-
-
-def masters(job: Job) -> list[int]:
-    """Incarnations, as the journal tells them."""
-    return [one.body["incarnation"] for one in read_journal(job.directory / "job", "master")]
-
-
-def tasks_done(job: Job) -> int:
-    try:
-        return len(list(read_journal(job.directory / "job", "done")))
-    except JobError:
-        return 0
-
-
 @pytest.fixture
-def job(namespace: Namespace, directory: Path) -> Iterator[Job]:
-    made = Job(namespace, directory, **training(directory))
+def job(namespace: Namespace, directory: Path) -> Iterator[PodJob]:
+    made = PodJob(namespace, directory, **training(directory, RECORDS))
     yield made
     made.close()
 
 
-def test_a_job_of_pods_ends_and_leaves_nothing(job: Job) -> None:
+def test_a_job_of_pods_ends_and_leaves_nothing(job: PodJob) -> None:
     wait_for(
         lambda: job.pods("check") and job.pods("ps"),
         "a parameter server that starts while the model is checked",
         START_S,
     )
-    assert_exact(job.wait_for_result())
-    launched = [one.body for one in read_journal(job.directory / "job", "launch")]
+    assert_exact(job.wait_for_result(), RECORDS)
+    launched = job.entries("launch")
     assert len([one for one in launched if one["role"] == "ps"]) == 1
     wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
-    assert (job.directory / "model" / "trained_model.pb").exists()
+    assert (job.output / "trained_model.pb").exists()
 
 
-def test_a_master_whose_pod_is_deleted_is_followed_by_another(job: Job) -> None:
-    wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
+def test_a_master_whose_pod_is_deleted_is_followed_by_another(job: PodJob) -> None:
+    wait_for(lambda: job.tasks_done() > 1, "some tasks are done", START_S)
     before = {one["metadata"]["name"] for one in job.pods("worker")}
     master = job.pods("master")[0]["metadata"]["name"]
     job.submitter.delete("Pod", master)
-    assert_exact(job.wait_for_result())
-    assert masters(job) == [1, 2]
+    assert_exact(job.wait_for_result(), RECORDS)
+    assert job.masters() == [1, 2]
     # Whoever worked went on.
-    told = [one.body for one in read_journal(job.directory / "job", "launch")]
+    told = job.entries("launch")
     assert len([one for one in told if one["role"] == "worker"]) == len(before)
     wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
 
 
-def test_pods_that_are_deleted_while_the_master_is_away_are_replaced(job: Job) -> None:
-    wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
+def test_pods_that_are_deleted_while_the_master_is_away_are_replaced(job: PodJob) -> None:
+    wait_for(lambda: job.tasks_done() > 1, "some tasks are done", START_S)
     gone = job.pods("ps") + job.pods("worker")[:1] + job.pods("master")
     for one in reversed(gone):
         job.submitter.delete("Pod", one["metadata"]["name"], grace_s=0)
-    assert_exact(job.wait_for_result())
-    assert masters(job) == [1, 2]
+    assert_exact(job.wait_for_result(), RECORDS)
+    assert job.masters() == [1, 2]
     wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
 
 
@@ -165,19 +81,20 @@ def test_an_evaluation_whose_master_is_lost_with_its_directory_begins_again(
     namespace: Namespace, directory: Path
 ) -> None:
     """It has no output, so nothing of it is where another pod would find it."""
-    given = training(directory)
+    given = training(directory, RECORDS)
     options = [f"--{name}={value}" for name, value in given.items()]
-    command = [sys.executable, "-m", "elasticdl.api", "train", "--num_workers=0", *options]
+    command = [sys.executable, "-m", "elasticdl.api", "train", "--num_workers=0"]
+    command += ["--minibatch_size=8", *options]
     home = {"ELASTICDL_HOME": str(directory / "home")}
     subprocess.run(command, check=True, timeout=START_S, cwd=ROOT, env={**os.environ, **home})
-    job = Job(
+    job = PodJob(
         namespace,
         directory,
         "evaluate",
         trained_model=given["output"],
         data=given["data"],
-        minibatch_size="8",
         keep_objects="result",
+        job_dir=None,
     )
     assert job.spec.job_dir == JOB_DIR_OF_POD
     sessions: set[str] = set()
@@ -185,7 +102,7 @@ def test_an_evaluation_whose_master_is_lost_with_its_directory_begins_again(
     def result() -> dict[str, Any] | None:
         for one in job.pods("worker"):
             sessions.add(one["metadata"]["annotations"][SESSION_ANNOTATION])
-        return read_result(job.spec, job.admin)
+        return read_result(job.spec, job.submitter)
 
     try:
         wait_for(lambda: [one for one in job.pods("worker") if runs(one)], "a worker", START_S)
@@ -210,19 +127,19 @@ def runs(pod: dict[str, Any]) -> bool:
 
 def test_who_runs_out_of_memory_gets_more(namespace: Namespace, directory: Path) -> None:
     """TensorFlow alone needs more than this: of the check as of workers."""
-    job = Job(
+    job = PodJob(
         namespace,
         directory,
-        **training(directory),
+        **training(directory, RECORDS),
         worker_resource_request="cpu=100m,memory=350Mi",
         memory_limit_max="2Gi",
     )
     try:
-        assert_exact(job.wait_for_result())
+        assert_exact(job.wait_for_result(), RECORDS)
     finally:
         job.close()
-    worked = read_journal(job.directory / "job", ("launch", "exited"))
-    bodies = [one.body for one in worked if one.body["role"] == "worker"]
+    worked = job.entries("launch") + job.entries("exited")
+    bodies = [one for one in worked if one["role"] == "worker"]
     assert max(one.get("memory_factor", 1.0) for one in bodies) > 1.0
     assert [one for one in bodies if str(Cause.OUT_OF_MEMORY) in one["reason"]]
 
@@ -231,10 +148,11 @@ def test_a_partition_that_finds_no_room_gets_that_of_a_worker(
     cluster: Cluster, namespace: Namespace, directory: Path
 ) -> None:
     cpus = {f"{role}_resource_request": "cpu=100m,memory=1Gi" for role in ("ps", "worker")}
-    job = Job(namespace, directory, **training(directory), **cpus)
+    job = PodJob(namespace, directory, **training(directory, RECORDS), **cpus)
     try:
-        wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
-        wait_for(lambda: not job.pods("check"), "the pod of the check is gone")
+        wait_for(lambda: job.tasks_done() > 1, "some tasks are done", START_S)
+        check = selecting(job.spec.job_name, "check")
+        wait_for(lambda: not job.submitter.list("Pod", check).items, "the check's pod is gone")
         # A master, two workers, and no room for a parameter server once this one is gone.
         quota = {
             "apiVersion": "v1",
@@ -244,17 +162,17 @@ def test_a_partition_that_finds_no_room_gets_that_of_a_worker(
         }
         cluster.api.create(quota)
         job.submitter.delete("Pod", job.pods("ps")[0]["metadata"]["name"])
-        assert_exact(job.wait_for_result())
+        assert_exact(job.wait_for_result(), RECORDS)
     finally:
         job.close()
-    ended = [one.body for one in read_journal(job.directory / "job", "exited")]
+    ended = job.entries("exited")
     gave = [one for one in ended if one["reason"].endswith("a parameter server needed its room")]
     assert [one["role"] for one in gave] == ["worker"]
-    assert masters(job) == [1]
+    assert job.masters() == [1]
 
 
-def test_a_master_that_is_killed_is_started_again_where_it_is(job: Job) -> None:
-    wait_for(lambda: tasks_done(job) > 1, "some tasks are done", START_S)
+def test_a_master_that_is_killed_is_started_again_where_it_is(job: PodJob) -> None:
+    wait_for(lambda: job.tasks_done() > 1, "some tasks are done", START_S)
     processes = [
         one
         for one in psutil.process_iter(["cmdline"])
@@ -263,16 +181,15 @@ def test_a_master_that_is_killed_is_started_again_where_it_is(job: Job) -> None:
     ]
     assert len(processes) == 1
     processes[0].kill()
-    assert_exact(job.wait_for_result())
-    assert masters(job) == [1, 2]
-    launched = list(read_journal(job.directory / "job", "launch"))
-    assert len(launched) == 3, "its instances went on"
+    assert_exact(job.wait_for_result(), RECORDS)
+    assert job.masters() == [1, 2]
+    assert len(job.entries("launch")) == 3, "its instances went on"
 
 
 def test_a_job_whose_model_is_wrong_fails_before_a_worker_is_launched(
     namespace: Namespace, directory: Path
 ) -> None:
-    job = Job(namespace, directory, **training(directory), params="no_such_parameter=1")
+    job = PodJob(namespace, directory, **training(directory, RECORDS), params="no_such_parameter=1")
     try:
         result = job.wait_for_result()
         assert result["state"] == "failed"
@@ -280,4 +197,4 @@ def test_a_job_whose_model_is_wrong_fails_before_a_worker_is_launched(
         wait_for(lambda: job.leftovers() == [], "nothing is left", 120)
     finally:
         job.close()
-    assert not (job.directory / "job" / "journal.sqlite").exists(), "no job began"
+    assert not (job.directory / "journal.sqlite").exists(), "no job began"

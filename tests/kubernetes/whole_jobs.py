@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from elasticdl.api.kubernetes.submission import leftovers
 from elasticdl.dashboard.events import JobEvent, JobEvents
 from elasticdl.errors import JobError
 from elasticdl.job_spec import JobSpec
@@ -29,49 +30,38 @@ MANY = 100_000
 _LOOK_S = 0.5
 
 
-class WholeJob:
-    """A job of the clicks model that trains until it is told to end, with a submitter's rights.
+class PodJob:
+    """A job of pods that was submitted, with a submitter's rights.
 
     Args:
       namespace: where it is submitted.
       directory: that every node sees; for its data, its directory and its model.
-      params: of the model, besides.
-      options: of `train`, beside or in place of those of every such job.
+      options: beside or in place of those of every such job; None: not given.
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, params: str = "", **options: Any
+        self, namespace: Namespace, directory: Path, command: str = "train", **options: Any
     ) -> None:
         self.directory = directory / "job"
         self.output = directory / "model"
-        self._told = directory / "end"
-        data = directory / "data"
-        data.mkdir()
-        given = {
-            "job_name": NAME,
-            "namespace": namespace.name,
-            "model_zoo": ZOO,
-            "model_def": "until_told.UntilTold",
-            "params": ", ".join(filter(None, [f"path={str(self._told)!r}", params])),
-            "data": write_clicks(data, RECORDS),
-            "output": str(self.output),
-            "num_epochs": str(MANY),
-            "num_workers": "2",
-            "num_ps": "1",
-            "minibatch_size": "8",
-            "records_per_task": "100",
-            **options,
-        }
-        self.spec = JobSpec.resolve("train", pod_options(directory, **given))
+        given = pod_options(
+            directory,
+            **{
+                "job_name": NAME,
+                "namespace": namespace.name,
+                "num_workers": "2",
+                "num_ps": "1",
+                "minibatch_size": "8",
+                **options,
+            },
+        )
+        given = {name: value for name, value in given.items() if value is not None}
+        self.spec = JobSpec.resolve(command, given)
         self.submitter = client(namespace.submitter, namespace)
         self.uid = submit(self.spec, self.submitter)
 
     def close(self) -> None:
         self.submitter.close()
-
-    def tell_to_end(self) -> None:
-        """Have it end with the epoch that it trains."""
-        self._told.touch()
 
     # ------------------------------------------------------------------ pods
 
@@ -79,6 +69,10 @@ class WholeJob:
         """Those that are not being deleted."""
         found = self.submitter.list("Pod", selecting(NAME, component)).items
         return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+
+    def leftovers(self) -> list[str]:
+        """All there is of it in the cluster: `Kind name`."""
+        return leftovers(self.submitter, self.spec.job_name)
 
     def running(self, component: str) -> list[dict[str, Any]]:
         return [one for one in self.pods(component) if one["status"].get("phase") == "Running"]
@@ -149,19 +143,60 @@ class WholeJob:
             time.sleep(_LOOK_S)
         return result
 
+
+class WholeJob(PodJob):
+    """A job of the clicks model that trains until it is told to end.
+
+    Args:
+      params: of the model, besides.
+    """
+
+    def __init__(
+        self, namespace: Namespace, directory: Path, params: str = "", **options: Any
+    ) -> None:
+        self._told = directory / "end"
+        given = {
+            "model_def": "until_told.UntilTold",
+            "params": ", ".join(filter(None, [f"path={str(self._told)!r}", params])),
+            "num_epochs": str(MANY),
+            "records_per_task": "100",
+            **options,
+        }
+        super().__init__(namespace, directory, **{**training(directory, RECORDS), **given})
+
+    def tell_to_end(self) -> None:
+        """Have it end with the epoch that it trains."""
+        self._told.touch()
+
     def end_exactly(self) -> dict[str, Any]:
         """Have it end, and see that each record counted once, of whole epochs."""
         self.tell_to_end()
         result = self.wait_for_result()
-        assert result["state"] == "succeeded", result["error"]
-        audit = result["audit"]
-        expected = audit["records_expected"]
+        expected = result["audit"].get("records_expected", 0)
+        assert_exact(result, expected)
         assert expected > 0
         assert expected % RECORDS == 0
-        assert audit["applied_once"] == {"0": expected}
-        assert audit["lost"] == audit["tasks_not_closed"] == 0
         assert (self.output / "trained_model.pb").exists()
         return result
+
+
+def training(directory: Path, records: int) -> dict[str, Any]:
+    """Options of `train`: what is trained, on how much, and where the model goes."""
+    return {
+        "model_zoo": ZOO,
+        "model_def": "clicks.Clicks",
+        "data": write_clicks(directory / "data", records),
+        "output": str(directory / "model"),
+    }
+
+
+def assert_exact(result: dict[str, Any], records: int) -> None:
+    """See that it succeeded, and that each record counted once."""
+    assert result["state"] == "succeeded", result["error"]
+    audit = result["audit"]
+    assert audit["records_expected"] == records
+    assert audit["applied_once"] == {"0": records}
+    assert audit["lost"] == audit["tasks_not_closed"] == 0
 
 
 def instance(pod: dict[str, Any]) -> InstanceSpec:
