@@ -86,6 +86,16 @@ def test_what_was_launched_and_is_in_no_list_has_ended() -> None:
     assert table.changed(change("ADDED", running(WHO))) == []
 
 
+def test_what_was_heard_in_place_of_an_answer_is_why_it_is_not_there() -> None:
+    """Such as of an admission webhook that fails whatever is created."""
+    table = PodTable()
+    table.launching(WHO)
+    table.expect(WHO, 5.0, "failed calling webhook")
+    (told,) = table.listed([], 5.1)
+    end = End(Cause.DELETED, message="its pod is not there: failed calling webhook")
+    assert told == InstanceEnded(WHO, end)
+
+
 def test_a_list_from_before_the_answer_says_nothing() -> None:
     table = launched(WHO, now=5.0)
     assert table.listed([], 5.0) == []

@@ -189,6 +189,7 @@ class KubernetesBackend:
         except KubeError as error:
             self._refused(launch, error)
             return
+        doubt = ""
         try:
             self._client.create(instance_pod(self._spec, spec, launch.needs, self._by, address))
         except Conflict:
@@ -196,12 +197,13 @@ class KubernetesBackend:
                 self._again(launch)
                 return
         except Unanswered as error:  # Asked for twice, it might be made twice: a list decides.
+            doubt = str(error)
             logger.warning("whether %s was launched, a list will say: %s", spec, error)
         except KubeError as error:
             self._refused(launch, error)
             return
         with self._lock:
-            self._table.expect(spec, time.monotonic())
+            self._table.expect(spec, time.monotonic(), doubt)
 
     def _refused(self, launch: _Launch, error: KubeError) -> None:
         """Ask again, or say that it will never be."""

@@ -26,10 +26,12 @@ class _Known:
     """An instance that was launched.
 
     created: when it was known that its pod had been created, or might have been; None before.
+    doubt: what was answered, if it only might have been.
     pod: as it was last seen. terminating: when it was first listed as being deleted.
     """
 
     created: float | None = None
+    doubt: str = ""
     pod: Json | None = None
     told: PodEvent | None = None
     terminating: float | None = None
@@ -56,11 +58,15 @@ class PodTable:
         """Note that its pod's creation is about to be asked for: it is none that strays."""
         self._known.setdefault(spec, _Known())
 
-    def expect(self, spec: InstanceSpec, now: float) -> None:
-        """Note that its creation was answered, or that no answer came: the next list decides."""
+    def expect(self, spec: InstanceSpec, now: float, doubt: str = "") -> None:
+        """Note that its creation was answered, or that no answer came: the next list decides.
+
+        Args:
+          doubt: what was heard in place of an answer.
+        """
         known = self._known.setdefault(spec, _Known())
         if known.created is None:
-            known.created = now
+            known.created, known.doubt = now, doubt
 
     def adopt(self, specs: Iterable[InstanceSpec]) -> None:
         """Note what a former master launched, all at once and before the first list."""
@@ -134,7 +140,8 @@ class PodTable:
 
     def _gone(self, spec: InstanceSpec, known: _Known, pod: Json | None) -> list[PodEvent]:
         if pod is None:
-            end = End(Cause.DELETED, message="its pod is not there")
+            why = f": {known.doubt}" if known.doubt else ""
+            end = End(Cause.DELETED, message=f"its pod is not there{why}")
         else:
             end = end_of(pod, self._events_of(pod))
         return self._end(spec, known, end)
