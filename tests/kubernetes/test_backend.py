@@ -30,7 +30,7 @@ from elasticdl.master.instances import InstanceSpec, Needs, Role
 from tests.cluster.api import Api, Namespace
 from tests.cluster.api_only import ApiOnly
 from tests.kubernetes.bare_jobs import NAME, BareJob
-from tests.kubernetes.objects import set_container, set_status, wait_for
+from tests.kubernetes.objects import WAIT_S, set_container, set_status, wait_for
 from tests.master.kubernetes.jobs import job, server, worker
 
 pytestmark = pytest.mark.kubernetes
@@ -222,6 +222,68 @@ def test_the_event_that_says_why_may_come_a_moment_after_the_deletion(cluster: C
     cluster.end(worker(), 143)
     cluster.event(worker(), "Preempted")
     assert cluster.wait_until_told(worker(), InstanceEnded).end.cause is Cause.PREEMPTED
+
+
+def deleted_by_somebody(cluster: Cluster, who: InstanceSpec) -> None:
+    cluster.admin.delete("Pod", pod_name(NAME, who), grace_s=30)
+    cluster.end(who, 143)
+
+
+def test_nobody_waits_for_the_event_that_says_who_deleted_another(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "EVENT_PAUSE_S", 2 * WAIT_S)
+    backend = cluster.watched()
+    for index in range(4):
+        backend.launch(worker(index), NONE)
+        cluster.run(worker(index))
+    deleted_by_somebody(cluster, worker(0))
+    deleted_by_somebody(cluster, worker(1))
+    cluster.event(worker(2), "Preempted")
+    deleted_by_somebody(cluster, worker(2))
+    cluster.end(worker(3), 3)
+    backend.launch(worker(4), NONE)
+    assert cluster.wait_until_told(worker(2), InstanceEnded).end.cause is Cause.PREEMPTED
+    assert cluster.wait_until_told(worker(3), InstanceEnded).end.exit_code == 3
+    cluster.wait_for_pod(worker(4))
+    # The one that this master has deleted is not asked about again.
+    backend.stop(worker(4), 1)
+    cluster.wait_until_told(worker(4), InstanceEnded)
+    assert set(ended(cluster)) == {worker(2), worker(3), worker(4)}
+
+
+def test_who_deleted_many_is_asked_for_all_together(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "EVENT_PAUSE_S", 0.0)
+    asked: list[Any] = []
+    listed = cluster.master.list
+
+    def listing(kind: str, *arguments: Any, **how: Any) -> Any:
+        if kind == "Event":
+            asked.append(how)
+        return listed(kind, *arguments, **how)
+
+    backend = cluster.watched()
+    everybody = [worker(index) for index in range(8)]
+    for who in everybody:
+        backend.launch(who, NONE)
+        cluster.run(who)
+    for who in everybody:
+        cluster.wait_until_told(who, InstanceStarted)
+    cluster.sure.clear()  # What the master asks for waits.
+    monkeypatch.setattr(cluster.master, "list", listing)
+    for who in everybody:
+        deleted_by_somebody(cluster, who)
+    wait_for(lambda: len(backend._held) == len(everybody), "all are seen to be deleted")
+    assert asked == []
+    cluster.sure.set()
+    for who in everybody:
+        assert cluster.wait_until_told(who, InstanceEnded).end.cause is Cause.DELETED
+    assert len(ended(cluster)) == len(everybody)
+    assert [one["fields"] for one in asked] == [
+        {"reason": one} for one in ("Preempted", "Preempting", "TaintManagerEviction")
+    ]
 
 
 def test_what_a_former_master_launched_is_watched_and_never_made_again(cluster: Cluster) -> None:

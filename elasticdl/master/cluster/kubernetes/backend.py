@@ -34,7 +34,6 @@ from elasticdl.master.cluster.kubernetes.last_acts import LAUNCHED, clean_up
 from elasticdl.master.cluster.kubernetes.names import (
     COMPONENT_LABEL,
     SESSION_ANNOTATION,
-    instance_of,
     object_name,
     partition_service_name,
     pod_name,
@@ -47,7 +46,8 @@ from elasticdl.master.cluster.kubernetes.objects import (
     partition_service,
     selector_patch,
 )
-from elasticdl.master.cluster.kubernetes.pod_events import events_of
+from elasticdl.master.cluster.kubernetes.pod_events import deletion_events, events_of
+from elasticdl.master.cluster.kubernetes.pod_state import end_of, is_event_of
 from elasticdl.master.cluster.kubernetes.pod_table import STUCK_S, PodEvent, PodTable
 from elasticdl.master.cluster.kubernetes.pod_template import MAIN
 from elasticdl.master.cluster.kubernetes.reflector import Reflector
@@ -64,7 +64,7 @@ REFUSED_S = 30.0
 """How long to ask again for what is refused: an apiserver that has just started refuses all."""
 EVENT_PAUSE_S = 1.0
 """After which the Event is there that says why a pod was deleted."""
-_WHY = frozenset({"Preempted", "Preempting", "TaintManagerEviction"})
+_UNEXPLAINED = frozenset({Cause.DELETED, Cause.EVICTED})
 
 
 @dataclasses.dataclass
@@ -75,6 +75,19 @@ class _Launch:
     needs: Needs
     pause_s: float = 0.0
     refused_at: float | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class _Held:
+    """An end that is not told yet, of an instance whose pod somebody deleted.
+
+    due: when it is told, whether it is known who that was or not.
+    """
+
+    event: InstanceEnded
+    pod: Mapping[str, Any]
+    due: float
+    is_asked: bool = False
 
 
 class KubernetesBackend:
@@ -106,6 +119,7 @@ class KubernetesBackend:
         self._asked: set[InstanceSpec] = set()
         self._stopped: set[InstanceSpec] = set()
         self._over: set[InstanceSpec] = set()
+        self._held: list[_Held] = []
         self._ended_pods: deque[str] = deque()
         # What was to be told before anybody listened.
         self._untold: list[PodEvent] = []
@@ -338,11 +352,15 @@ class KubernetesBackend:
 
     def _tell(self, events: Sequence[PodEvent]) -> None:
         for event in events:
-            if isinstance(event, InstanceEnded):
-                event = self._ended(event)
-            self._on_event(event)
-            if not isinstance(event, InstanceStarted):
-                self._agenda.add(functools.partial(self._job_events.tell, event))
+            if not self._is_held(event):
+                self._tell_now(event)
+
+    def _tell_now(self, event: PodEvent) -> None:
+        if isinstance(event, InstanceEnded):
+            event = self._ended(event)
+        self._on_event(event)
+        if not isinstance(event, InstanceStarted):
+            self._agenda.add(functools.partial(self._job_events.tell, event))
 
     def _ended(self, event: InstanceEnded) -> InstanceEnded:
         """Read the log of what has ended, and let go of its pod if need be."""
@@ -367,11 +385,46 @@ class KubernetesBackend:
             logger.info("pod '%s' stays: %s", name, error)
 
     def _events_of(self, pod: Mapping[str, Any]) -> Sequence[Json]:
-        """The Events of a pod; once more where the one is missing that says who deleted it."""
-        events = events_of(self._client, pod)
-        spec = instance_of(pod["metadata"].get("labels") or {})
-        is_told = spec in self._stopped or any(one.get("reason") in _WHY for one in events)
-        if pod["metadata"].get("deletionTimestamp") and not is_told:
-            time.sleep(EVENT_PAUSE_S)
-            events = events_of(self._client, pod)
-        return events
+        """The Events of a pod; those of one that was deleted are asked for by `_explain`."""
+        return [] if _is_deleted(pod) else events_of(self._client, pod)
+
+    def _is_held(self, event: PodEvent) -> bool:
+        """Whether an end is told later, as Events say who deleted the pod."""
+        if not isinstance(event, InstanceEnded) or event.end.cause not in _UNEXPLAINED:
+            return False
+        with self._lock:
+            pod = self._table.pod_of(event.spec)
+            if pod is None or not _is_deleted(pod):
+                return False
+            self._held.append(_Held(event, pod, time.monotonic() + EVENT_PAUSE_S))
+        self._agenda.add(self._explain)
+        self._agenda.add(self._explain, EVENT_PAUSE_S)
+        return True
+
+    def _explain(self) -> None:
+        """Tell of the ends that are held, of all together, where it is known who deleted the pods.
+
+        Of others once more after a moment.
+        """
+        now = time.monotonic()
+        with self._lock:
+            asked = [one for one in self._held if not one.is_asked or one.due <= now]
+        if not asked:
+            return
+        events = deletion_events(self._client)
+        told = []
+        for one in asked:
+            one.is_asked = True
+            own = [event for event in events if is_event_of(event, one.pod)]
+            spec = one.event.spec
+            if own or one.due <= now or spec in self._stopped:
+                told.append(InstanceEnded(spec, end_of(one.pod, own)))
+        with self._lock:
+            specs = {event.spec for event in told}
+            self._held = [one for one in self._held if one.event.spec not in specs]
+        for event in told:
+            self._tell_now(event)
+
+
+def _is_deleted(pod: Mapping[str, Any]) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))

@@ -83,6 +83,11 @@ class PodTable:
             name for name, spec in self._strangers.items() if spec not in known or known[spec].ended
         ]
 
+    def pod_of(self, spec: InstanceSpec) -> Json | None:
+        """Return an instance's pod as it was last seen; None where it never was."""
+        known = self._known.get(spec)
+        return None if known is None else known.pod
+
     def listed(self, pods: Iterable[Json], asked_at: float) -> list[PodEvent]:
         """Take a list that is complete; return what is new.
 
@@ -143,6 +148,7 @@ class PodTable:
             why = f": {known.doubt}" if known.doubt else ""
             end = End(Cause.DELETED, message=f"its pod is not there{why}")
         else:
+            known.pod = pod
             end = end_of(pod, self._events_of(pod))
         return self._end(spec, known, end)
 
