@@ -177,7 +177,7 @@ class MasterPod:
         Raises:
           OSError: its directory cannot be read, though that of a master before this one could.
         """
-        is_first = self._claim.incarnation == 1
+        is_first = self._is_first
         problem: OSError | None = None
 
         def last() -> int:
@@ -200,6 +200,11 @@ class MasterPod:
         except OSError as error:  # Whoever writes there says more.
             logger.warning("%s", error)
         return ""
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether no master has begun before: others crash where a store is silent, and go on."""
+        return self._claim.incarnation == 1
 
     def _last_incarnation(self) -> int:
         if self._state:
@@ -224,12 +229,16 @@ class MasterPod:
         _leave_at_once()
 
     def _work(self, liveness: LivenessServer) -> dict[str, Any] | None:
-        """Run the job to its end; return its result, which is written; None: it has not ended."""
+        """Run the job to its end; return its result, which is written; None: it has not ended.
+
+        Raises:
+          OSError: what a master before this one wrote cannot be read now.
+        """
         incarnation = self._claim.incarnation
         try:
             former = self._last_session()
         except (OSError, JobError) as error:
-            if not self._state:
+            if not self._state or (isinstance(error, OSError) and not self._is_first):
                 raise
             said = getattr(error, "strerror", None) or error
             return self._failed(f"job_dir '{self._spec.job_dir}': {said}")
@@ -254,7 +263,10 @@ class MasterPod:
             dashboard=_page_of(spec),
         )
 
+        masters: list[Master] = []
+
         def begun(master: Master) -> None:
+            masters.append(master)
             liveness.look = lambda: self._look(master)
             watching = threading.Thread(target=self._wait_for_task, args=(master,), daemon=True)
             watching.start()
@@ -266,6 +278,8 @@ class MasterPod:
                 arguments, backend, OneMaster(self._claim), True, _leave_at_once, begun
             )
         except OSError as error:  # Its directory cannot be written any more, for one.
+            if not masters and not self._is_first:
+                raise
             return self._failed(f"the job's directory cannot be written, or read: {error}")
         return None if outcome is None else self._result()
 

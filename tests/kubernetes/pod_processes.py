@@ -34,6 +34,21 @@ import os, sys
 from elasticdl.api import pod_master
 from elasticdl.master.cluster.kubernetes.client import KubeClient
 pod_master.HEALTH_PORT = 0
+if "HELD" in os.environ:
+    import importlib, pathlib, time
+    from elasticdl.data import filesystems
+    from elasticdl.master import kept_files
+    filesystems.use_stores_of.__defaults__ = (1.0,)
+    pod_master.PATIENCE_S = kept_files.PATIENCE_S = 1.0
+    module, name, method = os.environ["HELD"].split()
+    of, held = getattr(importlib.import_module(module), name), pathlib.Path("held")
+    called = getattr(of, method)
+    def call(*arguments):
+        held.touch()
+        while held.exists():
+            time.sleep(0.02)
+        return called(*arguments)
+    setattr(of, method, call)
 place = os.environ["ELASTICDL_POD_NAMESPACE"]
 KubeClient.in_cluster = classmethod(lambda cls: cls.of_kubeconfig("", place))
 sys.exit(pod_master.main())
@@ -64,8 +79,13 @@ class PodProcesses:
         self._looking = threading.Thread(target=self._look_forever, daemon=True)
         self._looking.start()
 
-    def start_master(self) -> str:
-        """Make the pod of the Job's master, as the Job's controller would; return its name."""
+    def start_master(self, held: str = "") -> str:
+        """Make the pod of the Job's master, as the Job's controller would; return its name.
+
+        Args:
+          held: module, class and method before which it is held until it is let go; its patience
+            with stores is short then.
+        """
         job = self._admin.get("Job", self._name)
         assert job["spec"]["parallelism"] == 1
         template = job["spec"]["template"]
@@ -82,8 +102,16 @@ class PodProcesses:
             "KUBECONFIG": str(self._namespace.master),
         }
         with self._lock:
-            self._start(pod, self._of_master)
+            self._start(pod, {**self._of_master, **({"HELD": held} if held else {})})
         return name
+
+    def is_held(self, name: str) -> bool:
+        """Whether a master has come to where it is to be held."""
+        return (self.directory / name / "held").exists()
+
+    def let_go(self, name: str) -> None:
+        """Have it go on."""
+        (self.directory / name / "held").unlink()
 
     def restart(self, name: str) -> None:
         """SIGKILL a master and start it again where it is: its pod stays, with what it has."""

@@ -236,6 +236,38 @@ def test_a_job_goes_on_from_the_store_alone(
         job.close()
 
 
+def crash_without_the_store(job: Job, line: Line, held: str) -> None:
+    """Have a master find the store silent where it is held: it ends, and the job does not."""
+    master = job.pods.start_master(held)
+    job.wait_for(lambda: job.pods.is_held(master) or job.pods.exit_code(master) is not None, held)
+    line.cut()
+    job.pods.let_go(master)
+    job.wait_for(lambda: job.pods.exit_code(master) is not None, "it ends")
+    line.mend()
+    assert job.pods.exit_code(master) == 1
+    assert job.result() is None
+    assert read_result(job.spec, job.admin) is None
+
+
+def test_a_later_master_that_cannot_read_at_the_store_is_followed_by_another(
+    apiserver: ApiOnly, api_namespace: Namespace, s3: Store, line: Line, place: Path
+) -> None:
+    job = Job(apiserver, api_namespace, s3, place, **training(s3, place))
+    try:
+        job.pods.start_master()
+        job.wait_for_tasks()
+        job.pods.kill("master")
+        of_pod, of_mirror = "elasticdl.api.pod_master", "elasticdl.master.journal_mirror"
+        crash_without_the_store(job, line, f"{of_pod} MasterPod _last_session")
+        crash_without_the_store(job, line, f"{of_mirror} JournalMirror fetch")
+        job.pods.start_master()
+        job.wait_for_tasks()
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{job.pods.printed()}") from error
+    finally:
+        job.close()
+
+
 def test_predictions_of_pods_and_their_parts_are_objects(
     apiserver: ApiOnly, api_namespace: Namespace, store: Store, place: Path
 ) -> None:
