@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from elasticdl.master.cluster.kubernetes.client import Json, KubeClient
+from elasticdl.master.cluster.kubernetes.client import Json, KubeClient, Watch
 from elasticdl.master.cluster.kubernetes.reflector import Reflector
 from tests.cluster.api import Namespace
 from tests.cluster.api_only import ApiOnly
@@ -114,6 +116,36 @@ def test_nothing_is_missed_while_the_apiserver_is_away(
     master.create(pod("new"))
     wait_for(lambda: set(told.pods) == {"stays", "new"}, "what is there now")
     assert len(told.lists) >= 2
+
+
+class FromLongAgo(KubeClient):
+    """One whose watches begin with what the apiserver does not know any more."""
+
+    def watch(self, kind: str, resource_version: str, *arguments: Any) -> Watch:
+        return super().watch(kind, "1", *arguments)
+
+
+class CutShort(KubeClient):
+    """One whose watches end at once, as by a proxy in between."""
+
+    def watch(self, *arguments: Any) -> Watch:
+        made = super().watch(*arguments)
+        made.close()
+        return made
+
+
+@pytest.mark.parametrize("kind", [FromLongAgo, CutShort])
+def test_watches_that_come_to_nothing_follow_each_other_more_and_more_slowly(
+    master: KubeClient, told: Told, kind: type[KubeClient]
+) -> None:
+    made = kind(master._api.configuration, master.namespace)
+    reflector = Reflector(made, LABELS, told.on_list, told.on_change)
+    reflector.start()
+    wait_for(lambda: len(told.lists) >= 4, "a fourth list")
+    reflector.close()
+    made.close()
+    pauses = [later - one for one, later in pairwise(told.lists)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.5, 1.0, 2.0), strict=False))
 
 
 def test_it_ends_in_the_middle_of_a_watch(

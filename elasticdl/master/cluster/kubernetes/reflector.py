@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from elasticdl.master.cluster.kubernetes.client import Gone, Json, KubeClient, KubeError, Watch
+from elasticdl.master.cluster.kubernetes.client import Json, KubeClient, KubeError, Watch
 
 logger = logging.getLogger(__name__)
 
 WATCH_S = 30.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
+STEADY_S = 1.0
+"""A watch that lasted so long is followed by a list at once."""
 
 
 class Reflector:
@@ -44,6 +46,7 @@ class Reflector:
         self._watch_s = watch_s
         self._lock = threading.Lock()
         self._watch: Watch | None = None
+        self._is_wanted = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reflector", daemon=True)
 
@@ -55,6 +58,7 @@ class Reflector:
         """End the watch, so that a list comes soon."""
         with self._lock:
             watch = self._watch
+            self._is_wanted = self._is_wanted or watch is not None
         if watch is not None:
             watch.close()
 
@@ -68,15 +72,21 @@ class Reflector:
     def _run(self) -> None:
         pause_s = 0.0
         while not self._closed.wait(pause_s):
+            why, began, self._is_wanted = "", float("inf"), False
             try:
                 version = self._list()
-                pause_s = 0.0
+                began = time.monotonic()
                 self._follow(version)
-            except Gone as error:
-                logger.info("the pods are listed anew: %s", error)
             except KubeError as error:
-                pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause_s))
-                logger.warning("the pods are not known for %.1f s: %s", pause_s, error)
+                why = str(error)
+            if self._is_wanted or time.monotonic() - began >= STEADY_S:
+                pause_s = 0.0
+                if why:
+                    logger.info("the pods are listed anew: %s", why)
+                continue
+            pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause_s))
+            why = why or "the watch ended at once"
+            logger.warning("the pods are not known for %.1f s: %s", pause_s, why)
 
     def _list(self) -> str:
         asked_at = time.monotonic()
