@@ -152,6 +152,27 @@ def test_the_end_of_a_process_is_told_as_before() -> None:
             "FailedCreatePodSandBox: no network",
             False,
         ),
+        # It goes on saying so while it tries again, which may take long and succeed.
+        (
+            waiting(WHO, "ErrImagePull", "timeout"),
+            [
+                event("Pulling", "image", "Normal", "2026-01-01T00:00:01Z"),
+                event("Failed", "timeout", "Warning", "2026-01-01T00:00:02Z"),
+                event("BackOff", "image", "Normal", "2026-01-01T00:00:03Z"),
+                event("Pulling", "image", "Normal", "2026-01-01T00:00:13Z"),
+            ],
+            "Pulling: image",
+            False,
+        ),
+        (
+            waiting(WHO, "ImagePullBackOff", "image"),
+            [
+                event("Pulling", "image", "Normal", "2026-01-01T00:00:02Z"),
+                event("Failed", "not found", "Warning", "2026-01-01T00:00:02Z"),
+            ],
+            "ImagePullBackOff: image",
+            True,
+        ),
         # A large image takes its time: what was wrong before is over.
         (
             waiting(WHO, "ContainerCreating"),

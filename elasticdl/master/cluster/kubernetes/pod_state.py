@@ -22,11 +22,12 @@ _KILLED = 128
 _SIGKILL_EXIT_CODE = 137
 # What runtimes call the end of a container that they could not start: containerd and CRI-O, Docker.
 _START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
+# What a kubelet goes on saying of a container whose image it is pulling once more.
+_PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 # Reasons for which a container that waits will wait until somebody mends something.
 _ERRORS = frozenset(
     {
-        "ErrImagePull",
-        "ImagePullBackOff",
+        *_PULL_ERRORS,
         "InvalidImageName",
         "ErrImageNeverPull",
         "ImageInspectError",
@@ -105,6 +106,8 @@ def state_of(pod: Json, events: Sequence[Json] = ()) -> Waits | Runs | End | Non
     # Its own only says that it waits for others, where there are some.
     waiting = _waiting_before(status) or state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _PULL_ERRORS and (pulling := _pulled_again(events)) and not _is_deleted(pod):
+        return Waits(_joined(pulling["reason"], pulling.get("message", "")))
     if reason in _ERRORS:
         return Waits(_joined(reason, message), is_error=True)
     if _is_deleted(pod):
@@ -249,6 +252,15 @@ def _disrupted(status: Json, events: Sequence[Json]) -> tuple[Cause, str] | None
     if any(event.get("reason") == "TaintManagerEviction" for event in events):
         return Cause.NODE_LOST, "its node was lost or tainted"
     return None
+
+
+def _pulled_again(events: Sequence[Json]) -> Json | None:
+    """What says that an image is being pulled, if that began after the last failure."""
+    pulls = [event for event in events if event.get("reason") == "Pulling"]
+    failures = [event for event in events if event.get("reason", "").startswith(_FAILURES)]
+    newest = max(pulls, key=_time_of, default=None)
+    failed_at = max(map(_time_of, failures), default="")
+    return newest if newest is not None and _time_of(newest) > failed_at else None
 
 
 def _newest_warning(events: Sequence[Json]) -> Json | None:
