@@ -232,7 +232,8 @@ class MasterPod:
         """Run the job to its end; return its result, which is written; None: it has not ended.
 
         Raises:
-          OSError: what a master before this one wrote cannot be read now.
+          OSError: what a master before this one wrote cannot be read now; or the job has succeeded,
+            which its journal says, and the result cannot be written now.
         """
         incarnation = self._claim.incarnation
         try:
@@ -279,6 +280,8 @@ class MasterPod:
             )
         except OSError as error:  # Its directory cannot be written any more, for one.
             if not masters and not self._is_first:
+                raise
+            if masters and _has_succeeded(masters[0]):
                 raise
             return self._failed(f"the job's directory cannot be written, or read: {error}")
         return None if outcome is None else self._result()
@@ -420,6 +423,11 @@ class MasterPod:
 
 def _tasks_done(master: Master) -> int:
     return master.coordinator.look(lambda ledger, _: ledger.num_done)
+
+
+def _has_succeeded(master: Master) -> bool:
+    outcome = master.coordinator.outcome
+    return outcome is not None and outcome.state == "succeeded"
 
 
 def _page_of(spec: JobSpec) -> int | None:

@@ -268,6 +268,21 @@ def test_a_later_master_that_cannot_read_at_the_store_is_followed_by_another(
         job.close()
 
 
+def test_a_success_that_cannot_be_told_at_the_store_is_told_by_the_next_master(
+    apiserver: ApiOnly, api_namespace: Namespace, s3: Store, line: Line, place: Path
+) -> None:
+    job = Job(apiserver, api_namespace, s3, place, **{**training(s3, place), "num_epochs": "1"})
+    try:
+        crash_without_the_store(job, line, "elasticdl.master.kept_files KeptFiles write")
+        last = job.pods.start_master()
+        job.wait_for(lambda: job.pods.exit_code(last) == 0, "the last acts")
+        assert_exact(job.result() or {}, RECORDS)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{job.pods.printed()}") from error
+    finally:
+        job.close()
+
+
 def test_predictions_of_pods_and_their_parts_are_objects(
     apiserver: ApiOnly, api_namespace: Namespace, store: Store, place: Path
 ) -> None:
