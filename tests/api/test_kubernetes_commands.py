@@ -142,6 +142,31 @@ def test_without_an_image_it_is_said_which_one_would_be_built(
     assert described["model_zoo"] == "/model_zoo/custom"
 
 
+def test_a_password_of_the_zoos_address_is_not_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word for word in TRAIN if not word.startswith(("--image", "--model_zoo"))]
+    words += ["--dry_run", "--docker_image_repository=registry.example.com/team"]
+    text = printed_by([*words, "--model_zoo=https://ada:SESAM@git.example.com/m@v1"], capsys)
+    assert "of the zoo https://***@git.example.com/m@v1 upon" in text
+    secrets = [one["data"] for one in yaml.safe_load_all(text) if one["kind"] == "Secret"]
+    described = b"".join(base64.b64decode(value) for value in secrets[0].values())
+    assert "SESAM" not in text
+    assert b"SESAM" not in described
+
+
+@pytest.mark.parametrize("text", ["\x00:", "[]", "a: [", "clusters: 3\ncurrent-context: a\n"])
+def test_a_file_that_is_no_kubeconfig_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+) -> None:
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    assert "no cluster is known: " in refused(TRAIN, capsys)
+
+
 def test_the_roles_are_printed_for_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["kubernetes", "rbac", "--namespace=training", "--submitter=ada"]
     objects = list(yaml.safe_load_all(printed_by(words, capsys)))

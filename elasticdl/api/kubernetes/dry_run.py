@@ -11,6 +11,7 @@ from elasticdl.api.image.build import built_as, image_of_trained_model
 from elasticdl.data.filesystems import file_system
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
+from elasticdl.masking import masked
 from elasticdl.master.cluster.kubernetes.names import object_name
 from elasticdl.master.cluster.kubernetes.objects import (
     LaunchedBy,
@@ -62,7 +63,7 @@ def _image_of(spec: JobSpec) -> tuple[str, str]:
                 return found, ""
         what = f"the copy of a zoo in {spec.trained_model}"
     image = built_as(spec)
-    return image, _UNBUILT.format(image=image, what=what, base=spec.base_image)
+    return image, _UNBUILT.format(image=image, what=masked(what), base=spec.base_image)
 
 
 def check_instances(spec: JobSpec, image: str) -> None:

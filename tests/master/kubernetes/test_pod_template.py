@@ -26,6 +26,7 @@ kind: Pod
 metadata:
   name: mnist-worker-0-1
   labels: {app.kubernetes.io/name: elasticdl}
+  annotations: {elasticdl.org/session: a.1}
   finalizers: [example.com/a]
 spec:
   restartPolicy: Never
@@ -157,6 +158,12 @@ def test_the_pod_is_left_as_it_is() -> None:
         ("{metadata: {labels: null}}", "label app.kubernetes.io/name cannot"),
         ("{metadata: {labels: {job-name: x}}}", "label job-name cannot"),
         ("{metadata: {ownerReferences: [{uid: x}]}}", "metadata.ownerReferences cannot"),
+        ("{metadata: {annotations: null}}", "annotation elasticdl.org/session cannot"),
+        ("{metadata: {annotations: {$patch: replace}}}", "annotation elasticdl.org/session can"),
+        ("{spec: {$patch: delete}}", "spec as a whole cannot"),
+        ("{spec: {$retainKeys: 5}}", "spec.$retainKeys: 5; give a list"),
+        ("{spec: {containers: [{name: [a]}]}}", "name: ['a'] names nothing"),
+        ("{spec: {containers: [{name: null}]}}", "name: None names nothing"),
         ("{spec: {restartPolicy: Always}}", "spec.restartPolicy cannot"),
         ("{spec: {terminationGracePeriodSeconds: 1}}", "--grace_s"),
         ("{spec: {containers: [{$patch: replace}]}}", "container elasticdl cannot"),
@@ -198,6 +205,12 @@ def test_a_file_is_for_all_pods_or_for_each_kind(tmp_path: Path) -> None:
         ("containers: []", "'containers' is no field of a pod"),
         ("worker: {containers: []}", "worker: 'containers' is no field of a pod"),
         ("a: [", "while parsing"),
+        ("{kind: Deployment, spec: {replicas: 3}}", "kind: 'Deployment', and it is laid over"),
+        ("worker: {apiVersion: v2}", "worker: apiVersion: 'v2'"),
+        ("&a {spec: *a}", "a part of it holds itself"),
+        ("metadata: {annotations: {since: 2024-01-01}}", "annotations.since: datetime.date("),
+        ("spec: {nodeSelector: {1: a}}", "spec.nodeSelector: 1 is no text"),
+        ("spec: {activeDeadlineSeconds: .nan}", "nan is read as float; put it in quotes"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import urllib3
+import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
@@ -189,6 +190,9 @@ class KubeClient:
             config.load_kube_config(file, context or None, configuration)
         except (config.ConfigException, OSError) as error:
             raise KubeError(f"no cluster is known: {error}") from error
+        except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+            why = str(error).partition("\n")[0]
+            raise KubeError(f"no cluster is known: '{file}' is no kubeconfig: {why}") from error
         chosen = next((one for one in contexts if one["name"] == context), current)
         namespace = namespace or chosen["context"].get("namespace") or "default"
         return cls(configuration, namespace, chosen["name"])

@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ MAIN = "elasticdl"
 """The container of a pod that is an instance; others are the template's own."""
 SECTIONS = ("master", "ps", "worker", "check")
 _POD = ("apiVersion", "kind", "metadata", "spec")
+_KIND = {"apiVersion": "v1", "kind": "Pod"}
 # Merge keys of lists, by the names of the fields that lead to them from a pod; lists of plain
 # values that are merged have none. Of the API's types: `patchStrategy:"merge"`.
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
@@ -70,6 +72,12 @@ def read_template(path: str) -> dict[str, dict[str, Any]]:
         raise UsageError(f"pod_template '{path}': no pod; give such as spec: {{hostNetwork: true}}")
     is_by_role = set(content) <= set(SECTIONS)
     found = content if is_by_role else dict.fromkeys(SECTIONS, content)
+    try:
+        _check_plain(content)
+    except RecursionError:
+        raise UsageError(f"pod_template '{path}': a part of it holds itself; write it out") from None
+    except ValueError as error:
+        raise UsageError(f"pod_template '{path}': {error}") from None
     for section, pod in found.items():
         where = f"{section}: " if is_by_role else ""
         if not isinstance(pod, dict):
@@ -77,12 +85,37 @@ def read_template(path: str) -> dict[str, dict[str, Any]]:
         for name, value in pod.items():
             if name in ("metadata", "spec") and not isinstance(value, dict):
                 raise UsageError(f"pod_template '{path}': {where}{name}: {value!r} is no mapping")
+            if value != _KIND.get(name, value):
+                raise UsageError(
+                    f"pod_template '{path}': {where}{name}: {value!r}, and it is laid over pods; "
+                    f"give {_KIND[name]}, or leave it out"
+                )
             if name not in _POD:
                 raise UsageError(
                     f"pod_template '{path}': {where}'{name}' is no field of a pod; give metadata "
                     f"or spec, or a pod below each of {', '.join(SECTIONS)}"
                 )
     return found
+
+
+def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise ValueError where there is what JSON has not: YAML reads dates, sets and bytes."""
+    where = ".".join(path)
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: {name!r} is no text; put it in quotes")
+            _check_plain(each, (*path, name))
+    elif isinstance(value, list):
+        for each in value:
+            _check_plain(each, path)
+    elif not (value is None or isinstance(value, str | int) or _is_number(value)):
+        read_as = type(value).__name__
+        raise ValueError(f"{where}: {value!r} is read as {read_as}; put it in quotes")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def merged(pod: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +125,8 @@ def merged(pod: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
       UsageError: it would change what makes the pod an instance of the job, or cannot be merged.
     """
     both: dict[str, Any] = strategic_merge(pod, template)
+    if "spec" not in both:
+        raise _ours("spec as a whole")
     metadata, before = both.get("metadata") or {}, pod["metadata"]
     for name in ("name", "namespace", "ownerReferences"):
         if metadata.get(name) != before.get(name):
@@ -101,6 +136,10 @@ def merged(pod: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
     changed += [name for name in ("job-name", "controller-uid") if labels.get(name)]
     if changed:
         raise _ours(f"the label {changed[0]}")
+    annotations = metadata.get("annotations") or {}
+    for name, value in (before.get("annotations") or {}).items():
+        if annotations.get(name) != value:
+            raise _ours(f"the annotation {name}")
     for name in ("restartPolicy", "terminationGracePeriodSeconds"):
         if both["spec"].get(name) != pod["spec"].get(name):
             way_out = "--grace_s says it" if name != "restartPolicy" else "leave it out"
@@ -183,6 +222,10 @@ def _merged_list(original: list[Any], patch: list[Any], path: tuple[str, ...]) -
             continue
         if key not in element:
             raise UsageError(f"pod_template: {'.'.join(path)}: an element without {key}; give it")
+        if not isinstance(element[key], str | int):
+            raise UsageError(
+                f"pod_template: {'.'.join(path)}: {key}: {element[key]!r} names nothing; give a name"
+            )
         if directive == "delete":
             deleted.add(element[key])
         else:
@@ -225,6 +268,11 @@ def _check_directives(patch: Mapping[str, Any], path: tuple[str, ...]) -> None:
                 f"pod_template: {'.'.join([*path, name])}: no directive that is understood; "
                 f"give {' or '.join(_DIRECTIVES)}"
             )
+    if not isinstance(patch.get("$retainKeys", []), list):
+        raise UsageError(
+            f"pod_template: {'.'.join([*path, '$retainKeys'])}: {patch['$retainKeys']!r}; "
+            "give a list of fields"
+        )
     if patch.get("$patch", "merge") not in ("merge", "replace", "delete"):
         raise UsageError(
             f"pod_template: {'.'.join([*path, '$patch'])}: {patch['$patch']!r}; "
