@@ -272,6 +272,31 @@ def test_the_job_of_somebody_else_is_found_by_namespace_and_name(
         PLACE.find("k8s:mnist-1")
 
 
+@pytest.mark.parametrize("now", [False, True])
+def test_a_job_of_the_same_name_that_came_later_is_left_alone(
+    person: Person, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, now: bool
+) -> None:
+    own = person.submit()
+    remove(person.client, own.submitted)
+    with monkeypatch.context() as somebody_else:
+        somebody_else.setenv("ELASTICDL_HOME", str(tmp_path / "other"))
+        later = person.submit().submitted
+    others = person.left()
+    named = rf"another of its name.*k8s:{person.namespace}/{NAME}"
+    with pytest.raises(UsageError, match=named):
+        jobs.stop(NAME, now=now)
+    with pytest.raises(UsageError, match=named):
+        resume_job(NAME)
+    with pytest.raises(UsageError, match=named):
+        own.end_failed("its master did not start")
+    assert person.left() == others
+    live = person.admin.get("Job", NAME)["metadata"]
+    assert (live["uid"], live.get("deletionTimestamp")) == (later.uid, None)
+    assert jobs.list_jobs()[0]["state"] == "lost"
+    jobs.stop(f"k8s:{person.namespace}/{NAME}", now=now)
+    assert person.left() == []
+
+
 def test_what_kubectl_applied_is_stopped_though_its_secret_belongs_to_nothing(
     person: Person,
 ) -> None:

@@ -68,7 +68,7 @@ def resume(job: KubernetesJob, spec: JobSpec, on_status: OnStatus) -> JobResult:
       spec: as its directory has it.
 
     Raises:
-      UsageError: it runs, or has succeeded.
+      UsageError: it runs, has succeeded, or its name is another's.
       UserCodeError, JobError, Detached: as of `launch`.
     """
     directory = job.directory
@@ -76,6 +76,7 @@ def resume(job: KubernetesJob, spec: JobSpec, on_status: OnStatus) -> JobResult:
         raise UsageError(
             f"job '{job.known_as}': it still runs; elasticdl jobs stop {job.known_as} ends it"
         )
+    job.check_name()
     set_result_aside(spec)
     StoreCopy(directory, job.job_dir).forget()
     on_status(_said(f"removing what is left of job {spec.job_name}"))

@@ -19,6 +19,7 @@ from elasticdl.api.kubernetes.job_copy import JobCopy, write_privately
 from elasticdl.api.kubernetes.pod_logs import find_pod_logs
 from elasticdl.api.kubernetes.port_forward import NoMaster, PortForward, master_pod
 from elasticdl.api.kubernetes.record import (
+    PREFIX,
     Submitted,
     foreign_directory,
     is_submitted,
@@ -181,8 +182,10 @@ class KubernetesJob:
           now: without asking its master, and without any grace of its pods.
 
         Raises:
+          UsageError: its name is that of another job by now.
           JobError: there is nothing of it; or not all of it went in time.
         """
+        self.check_name()
         if not self.objects():
             raise JobError(f"job '{self.known_as}': it does not run (any more)")
         asked = not now and self._ask_to_stop()
@@ -201,8 +204,10 @@ class KubernetesJob:
         """Remove it, as it cannot go on, and write down why.
 
         Raises:
+          UsageError: its name is that of another job by now.
           KubeError, JobError: it cannot be removed.
         """
+        self.check_name()
         remove(self.client, self.submitted)
         self._write_result({"state": "failed", "error": error, "traceback": ""})
 
@@ -225,12 +230,26 @@ class KubernetesJob:
         Raises:
           KubeError: the apiserver refuses, or is away.
         """
-        try:
-            found = self.client.get("Job", self.submitted.name)
-        except NotFound:
-            return None
-        is_it = self.submitted.uid in ("", found["metadata"]["uid"])
-        return found if is_it else None
+        found = self._of_its_name()
+        return found if found is not None and self._is_it(found) else None
+
+    def is_followed_by_another(self) -> bool:
+        """Whether its name is that of another job by now: somebody else's, or of another machine.
+
+        Raises:
+          KubeError: the apiserver refuses, or is away.
+        """
+        found = self._of_its_name()
+        return found is not None and not self._is_it(found)
+
+    def check_name(self) -> None:
+        """Raise UsageError where all that has its name is another job's; KubeError as `job`."""
+        if self.is_followed_by_another():
+            there = self.submitted
+            raise UsageError(
+                f"job '{self.known_as}': it is gone, and another of its name is in namespace "
+                f"{there.namespace}; that is {PREFIX}{there.namespace}/{there.name}"
+            )
 
     def fetch_result(self, master: Client | None = None) -> bool:
         """Bring the result here; return whether it is here.
@@ -332,6 +351,15 @@ class KubernetesJob:
             self._forget(self.client.get("ConfigMap", result_name(self.submitted.name)))
         copy.settle()
 
+    def _of_its_name(self) -> Json | None:
+        try:
+            return self.client.get("Job", self.submitted.name)
+        except NotFound:
+            return None
+
+    def _is_it(self, job: Json) -> bool:
+        return self.submitted.uid in ("", job["metadata"]["uid"])
+
     def _looked_up(self) -> Json | None:
         if time.monotonic() >= self._looked_at + LOOK_S:
             self._job = self.job()
@@ -391,7 +419,8 @@ class Clusters:
     def find(self, job: str) -> KubernetesJob:
         namespace, name = parse_name(job)
         for own in self.jobs():
-            if (own.submitted.namespace, own.submitted.name) == (namespace, name):
+            is_named = (own.submitted.namespace, own.submitted.name) == (namespace, name)
+            if is_named and not _is_certainly_gone(own):
                 return own
         client = KubeClient.of_kubeconfig("", namespace)
         directory = foreign_directory(namespace, name)
@@ -418,6 +447,13 @@ class Clusters:
         found = sorted(jobs_home().glob(f"*/{JOB_FILE}"), key=os.path.getmtime, reverse=True)
         directories = [path.parent for path in found if is_submitted(path.parent)]
         return [self.of_directory(each.name, each) for each in directories]
+
+
+def _is_certainly_gone(job: KubernetesJob) -> bool:
+    """Whether a job is gone, and its name another's."""
+    with contextlib.suppress(KubeError):
+        return job.is_followed_by_another()
+    return False
 
 
 def _job_dir_of(job: Json) -> str:
