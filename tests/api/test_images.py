@@ -98,6 +98,14 @@ def test_each_layer_changes_less_often_than_the_next(zoo: Zoo) -> None:
     assert files["requirements/requirements.txt"] == "pandas>=2 # Tables.\n"
 
 
+def test_a_directory_of_any_name_may_have_requirements(zoo: Zoo) -> None:
+    path = zoo.directory / "wide & deep" / "requirements.txt"
+    path.parent.mkdir()
+    path.write_text("pandas>=2\n")
+    text = files_of(zoo)["Dockerfile"]
+    assert " -r '/opt/elasticdl/requirements/wide & deep/requirements.txt'" in text
+
+
 def test_a_link_that_leads_out_of_a_zoo_is_refused(zoo: Zoo, tmp_path: Path) -> None:
     (tmp_path / "outside.py").write_text("SECRET = 1")
     (zoo.directory / "inside.py").symlink_to("model.py")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from elasticdl.pod_options import parse_user
 
 DEPENDENCIES = "dependencies.txt"
@@ -40,7 +42,8 @@ def dockerfile(beginning: str, requirements: list[str], target: str) -> str:
         _TF_KERAS,
     ]
     if requirements:
-        files = " ".join(f"-r /opt/elasticdl/{REQUIREMENTS}/{name}" for name in requirements)
+        paths = [quote(f"/opt/elasticdl/{REQUIREMENTS}/{name}") for name in requirements]
+        files = " ".join(f"-r {path}" for path in paths)
         steps += [
             f"COPY {REQUIREMENTS} /opt/elasticdl/{REQUIREMENTS}",
             f"RUN {_INSTALL} -c /opt/elasticdl/{CONSTRAINTS} {files}",
