@@ -32,6 +32,7 @@ from elasticdl.rpc import (
 )
 from elasticdl.rpc.faults import Cuts, Faults, FaultyTransport
 from elasticdl.rpc.service import prompt
+from tests.rpc.every_service import DESCRIPTORS
 
 SECRET = Credentials("secret", "mnist-1")
 SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
@@ -83,16 +84,15 @@ def test_every_method_of_every_service_wants_the_token(shown):
         def __getattr__(self, name):
             return lambda request: pytest.fail(f"{name} was called without the token")
 
-    for module in (master_pb2, ps_pb2, supervisor_pb2):
-        for descriptor in module.DESCRIPTOR.services_by_name.values():
-            service = Service(descriptor, Anything())
-            server, transport = serve(service, shown)
-            assert len(service.paths) == len(descriptor.methods)
-            for path in service.paths:
-                with pytest.raises(RpcUnauthenticated):
-                    transport.call(path, Frame(), 5.0)
-            transport.close()
-            server.stop()
+    for descriptor in DESCRIPTORS:
+        service = Service(descriptor, Anything())
+        server, transport = serve(service, shown)
+        assert len(service.paths) == len(descriptor.methods)
+        for path in service.paths:
+            with pytest.raises(RpcUnauthenticated):
+                transport.call(path, Frame(), 5.0)
+        transport.close()
+        server.stop()
 
 
 def serve(service: Service, shown: Credentials) -> tuple[Server | StreamServer, Transport]:

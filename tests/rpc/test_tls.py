@@ -19,7 +19,7 @@ import pytest
 
 from elasticdl.api.kubernetes.certificates import make_certificates, write_credentials
 from elasticdl.credentials import Credentials
-from elasticdl.proto import check_pb2, master_pb2, ps_pb2, supervisor_pb2
+from elasticdl.proto import master_pb2, supervisor_pb2
 from elasticdl.refusals import REFUSALS, Reason
 from elasticdl.rpc import (
     Client,
@@ -39,13 +39,9 @@ from elasticdl.rpc import (
 )
 from elasticdl.rpc.roles import CALLERS, ROLES
 from tests.rpc.certified import JOB, certified
+from tests.rpc.every_service import DESCRIPTORS
 from tests.rpc.test_streams import DEADLINE_S, DESCRIPTOR, PATH, Echo, until
 
-DESCRIPTORS = [
-    descriptor
-    for module in (master_pb2, ps_pb2, supervisor_pb2, check_pb2)
-    for descriptor in module.DESCRIPTOR.services_by_name.values()
-]
 METHODS = [(each, method) for each in DESCRIPTORS for method in each.methods]
 SUPERVISOR = supervisor_pb2.DESCRIPTOR.services_by_name["Supervisor"]
 TIMEOUT_S = 10.0
@@ -173,7 +169,8 @@ def _fields(service: str, method: str) -> Any:
 
 def test_an_instance_speaks_for_its_own_role_only(served):
     server, handler = served["elasticdl.Master"]
-    client = Client(DESCRIPTORS[0], connect(server, certified("worker"), "master"), "the master")
+    master = master_pb2.DESCRIPTOR.services_by_name["Master"]
+    client = Client(master, connect(server, certified("worker"), "master"), "the master")
     for role, text in (("worker", "LookupError: called"), ("ps", "PERMISSION_DENIED")):
         request = master_pb2.HeartbeatRequest(instance=master_pb2.InstanceId(role=role))
         with pytest.raises(RpcFailed, match=text):
