@@ -297,6 +297,26 @@ def test_a_job_of_the_same_name_that_came_later_is_left_alone(
     assert person.left() == []
 
 
+def test_what_is_no_job_of_ours_has_no_state_and_is_left_alone(
+    person: Person, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container = {"name": "main", "image": "other"}
+    pod = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    metadata = {"name": "backup", "namespace": person.namespace}
+    spec = {"parallelism": 0, "template": pod}
+    person.admin.create(
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+    )
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+    person.admin.create({**secret, "data": {"password": ""}})
+    for command in ("status", "events", "audit"):
+        assert main(["jobs", command, f"k8s:{person.namespace}/backup"]) == 2
+        assert "no Secret says what it is" in capsys.readouterr().err
+    assert main(["jobs", "stop", f"k8s:{person.namespace}/backup"]) != 0
+    assert person.admin.get("Job", "backup")["spec"]["parallelism"] == 0
+    assert person.admin.get("Secret", "backup")["data"] == {"password": ""}
+
+
 def test_what_kubectl_applied_is_stopped_though_its_secret_belongs_to_nothing(
     person: Person,
 ) -> None:
@@ -370,6 +390,75 @@ def test_whoever_follows_a_job_hears_why_it_waits_and_how_it_ended(person: Perso
     with pytest.raises(JobError, match="it ran out of luck"):
         follow(placed, show)
     assert "worker 0 waits: Unschedulable: no room" in said
+
+
+def tell_of_job(person: Person, uid: str, reason: str, message: str, at: str) -> None:
+    """What a Job's controller tells of it; there is none here."""
+    person.admin.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{NAME}.{reason.lower()}", "namespace": person.namespace},
+            "involvedObject": {
+                "kind": "Job",
+                "name": NAME,
+                "namespace": person.namespace,
+                "uid": uid,
+            },
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": at,
+            "type": "Warning",
+        }
+    )
+
+
+NO_ACCOUNT = 'pods "mnist-1-" is forbidden: error looking up service account elasticdl-master'
+
+
+def test_a_master_whose_pod_cannot_be_created_is_waited_for_no_longer_than_asked(
+    person: Person,
+) -> None:
+    placed = person.submit(job(start_deadline=1))
+    tell_of_job(person, placed.submitted.uid, "FailedCreate", NO_ACCOUNT, "2026-01-01T10:00:00Z")
+    said: list[str] = []
+    with pytest.raises(JobError, match=r"did not start in 1 s: .*service account"):
+        follow(placed, lambda status: said.append(status.message))
+    assert f"master waits: {NO_ACCOUNT}" in said
+    assert person.left() == []
+    assert jobs.status(NAME)["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("message", "then"),
+    [
+        ("exceeded quota: cores, requested: 1", ""),
+        (NO_ACCOUNT, "SuccessfulCreate"),
+    ],
+)
+def test_a_master_that_waits_for_room_or_was_created_since_is_waited_for(
+    person: Person, message: str, then: str
+) -> None:
+    placed = person.submit(job(start_deadline=1))
+    uid = placed.submitted.uid
+    tell_of_job(person, uid, "FailedCreate", message, "2026-01-01T10:00:00Z")
+    if then:
+        tell_of_job(person, uid, then, "Created pod: mnist-1-abcde", "2026-01-01T10:00:05Z")
+    said: list[str] = []
+    looks = 0
+
+    class Looking(KubernetesJob):
+        def job(self) -> dict[str, Any] | None:
+            nonlocal looks
+            looks += 1
+            if looks == 5:
+                raise KeyboardInterrupt
+            return super().job()
+
+    with pytest.raises(Detached):
+        follow(Looking(NAME, placed.directory, placed.submitted), lambda s: said.append(s.message))
+    assert (f"master waits: {message}" in said) == (not then)
+    assert placed.is_running()
 
 
 def test_who_follows_a_job_that_somebody_deletes_hears_so(person: Person) -> None:

@@ -16,7 +16,7 @@ from elasticdl.api.launcher import CHECKING, Following, read_result, set_result_
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
-from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError
+from elasticdl.master.cluster.kubernetes.client import KubeClient, KubeError, is_over_quota
 from elasticdl.master.cluster.kubernetes.names import (
     CHECK,
     COMPONENT_LABEL,
@@ -35,6 +35,9 @@ OnStatus = Callable[[JobStatus], None]
 POLL_S = 0.25
 LOOK_S = 1.0
 """How often the apiserver is asked what became of the Job and of pods that wait."""
+
+# Reasons of the events in which a Job tells what became of its pod.
+_NOT_CREATED, _CREATED = "FailedCreate", "SuccessfulCreate"
 
 
 def launch(spec: JobSpec, on_status: OnStatus) -> JobResult:
@@ -222,7 +225,13 @@ class _Follower:
 
     def _tell_of_pods(self, now: float) -> None:
         is_stuck = ""
-        for who, state in states_of_pods(self._job):
+        states = list(states_of_pods(self._job))
+        if not states and (why := self._why_no_pod()):
+            self._tell(Role.MASTER.value, f"{Role.MASTER.value} waits: {why}")
+            # Of a job that had a master, the next one is waited for.
+            if self._following is None and not is_over_quota(why):
+                is_stuck = why
+        for who, state in states:
             if isinstance(state, Waits):
                 self._tell(who, f"{who} waits: {state.why}")
                 if state.is_error and who == Role.MASTER.value:
@@ -241,6 +250,14 @@ class _Follower:
             error = f"the master's pod did not start in {self._spec.start_deadline:g} s: {is_stuck}"
             self._job.end_failed(error)
             raise JobError(error)
+
+    def _why_no_pod(self) -> str:
+        """Why the master's pod cannot even be created; empty where nobody says so."""
+        uid = self._job.submitted.uid
+        told = self._job.client.list("Event", fields={"involvedObject.uid": uid}).items
+        told = [one for one in told if one.get("reason") in (_NOT_CREATED, _CREATED)]
+        last = max(told, key=lambda one: one.get("lastTimestamp") or "", default={})
+        return str(last.get("message") or "") if last.get("reason") == _NOT_CREATED else ""
 
     def _tell(self, who: str, text: str) -> None:
         if self._told.get(who) != text:

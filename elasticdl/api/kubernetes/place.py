@@ -393,10 +393,12 @@ class KubernetesJob:
         if (self._directory / JOB_FILE).exists():
             return
         try:
-            secret = self.client.get("Secret", self.submitted.name)["data"]
+            secret = self.client.get("Secret", self.submitted.name).get("data") or {}
         except NotFound:
             return
         items = {**credential_items(CLIENT), JOB_FILE: JOB_FILE}
+        if not items.keys() <= secret.keys():
+            return  # Of something else that has this name.
         self._directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         written = Path(tempfile.mkdtemp(dir=self._directory.parent))
         try:

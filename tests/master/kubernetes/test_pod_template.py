@@ -207,7 +207,7 @@ def test_a_file_is_for_all_pods_or_for_each_kind(tmp_path: Path) -> None:
         ("a: [", "while parsing"),
         ("{kind: Deployment, spec: {replicas: 3}}", "kind: 'Deployment', and it is laid over"),
         ("worker: {apiVersion: v2}", "worker: apiVersion: 'v2'"),
-        ("&a {spec: *a}", "a part of it holds itself"),
+        ("&a {spec: *a}", "a part holds itself"),
         ("metadata: {annotations: {since: 2024-01-01}}", "annotations.since: datetime.date("),
         ("spec: {nodeSelector: {1: a}}", "spec.nodeSelector: 1 is no text"),
         ("spec: {activeDeadlineSeconds: .nan}", "nan is read as float; put it in quotes"),

@@ -78,7 +78,7 @@ class Forbidden(KubeError):
     @property
     def is_quota(self) -> bool:
         """Whether there will be room when others have gone."""
-        return "exceeded quota" in str(self)
+        return is_over_quota(str(self))
 
 
 class NotFound(KubeError):
@@ -410,6 +410,11 @@ class KubeClient:
             raise Unanswered(f"the apiserver does not answer: {error}") from error
         response: urllib3.HTTPResponse = answer.response
         return response
+
+
+def is_over_quota(message: str) -> bool:
+    """Whether an apiserver's refusal says that a quota is used up: that passes."""
+    return "exceeded quota" in message
 
 
 def _tls_options(configuration: Configuration) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def read_template(path: str) -> dict[str, dict[str, Any]]:
     try:
         _check_plain(content)
     except RecursionError:
-        raise UsageError(f"pod_template '{path}': a part of it holds itself; write it out") from None
+        raise UsageError(f"pod_template '{path}': a part holds itself; write it out") from None
     except ValueError as error:
         raise UsageError(f"pod_template '{path}': {error}") from None
     for section, pod in found.items():
@@ -224,7 +224,8 @@ def _merged_list(original: list[Any], patch: list[Any], path: tuple[str, ...]) -
             raise UsageError(f"pod_template: {'.'.join(path)}: an element without {key}; give it")
         if not isinstance(element[key], str | int):
             raise UsageError(
-                f"pod_template: {'.'.join(path)}: {key}: {element[key]!r} names nothing; give a name"
+                f"pod_template: {'.'.join(path)}: {key}: {element[key]!r} names nothing; "
+                "give a name"
             )
         if directive == "delete":
             deleted.add(element[key])
