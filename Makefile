@@ -1,6 +1,7 @@
 # Everything runs in .venv, made here; nothing is installed outside this directory.
 #   make train   a real model, trained by a master, 2 parameter servers and 2 workers
 #   make test    ruff, mypy, the import checker, then the whole test suite; needs no root
+#   make apiserver   builds, once, what the tests of Kubernetes in make test need: Debian 12; no root
 #   make test-kubernetes   the same as pods, on a real cluster that it brings up: needs root; long tests
 #   make lint    only the checkers     make proto   regenerate the protobuf code
 #   make bench   the benchmarks, meant for 20 minutes; benchmarks/results has what they found
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help announce python-check train test test-kubernetes lint chaos proto bench bench-check screenshots clean
+.PHONY: help announce python-check train test apiserver test-kubernetes lint chaos proto bench bench-check screenshots clean
 
 # The first Python that TensorFlow has a build for. `make PYTHON=/path/to/python train` overrides.
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -37,7 +38,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
 help:
-	@sed -n '2,11s/^#//p' Makefile
+	@sed -n '2,12s/^#//p' Makefile
 
 announce:
 	@if [ -e $(TRAIN_STAMP) ] || [ -e $(TEST_STAMP) ]; then \
@@ -91,13 +92,17 @@ train: announce python-check $(TRAIN_STAMP) $(DATA)/.complete
 	@echo "next: source .venv/bin/activate, then elasticdl --help; README.md says how to kill a worker"
 
 # Two tests at a time: a real job leaves a core idle while it starts and while it waits.
+# Those with the marker apiserver are skipped until make apiserver was run.
 test: lint
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "not kubernetes and not long" tests
+
+apiserver: python-check $(TEST_STAMP)
+	@$(BIN)/python -m tests.cluster build --only=apiserver
 
 # SHORT=1: those alone that a change should not go without.
 test-kubernetes: python-check $(TEST_STAMP)
 	@$(BIN)/python -m tests.cluster build
-	@$(BIN)/python -m pytest -m "$(if $(SHORT),kubernetes and short,kubernetes or long)" tests
+	@$(BIN)/python -m pytest -m "$(if $(SHORT),kubernetes and short,kubernetes or apiserver or long)" tests
 
 lint: python-check $(TEST_STAMP)
 	@$(BIN)/ruff check

@@ -12,7 +12,7 @@ from tests.cluster import cluster as clusters
 from tests.cluster.api import Namespace
 from tests.cluster.api_only import ApiOnly
 from tests.cluster.cluster import Cluster
-from tests.cluster.kubernetes import check_built
+from tests.cluster.kubernetes import Part, check_built
 from tests.cluster.packages import NotHere
 
 
@@ -20,7 +20,7 @@ from tests.cluster.packages import NotHere
 def apiserver() -> Iterator[ApiOnly]:
     """etcd and kube-apiserver alone: objects, watches and rights, but nobody acts on them."""
     try:
-        check_built()
+        check_built(Part.APISERVER)
     except NotHere as reason:
         pytest.skip(str(reason))
     with tempfile.TemporaryDirectory(prefix="elasticdl-apiserver-") as directory:

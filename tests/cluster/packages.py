@@ -21,8 +21,9 @@ _MIRROR = "http://deb.debian.org/debian"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _APT = CACHE / "apt"
 
+APISERVER = ["etcd-server"]
 CLUSTER = [
-    *("etcd-server", "containerd", "runc", "containernetworking-plugins", "busybox-static"),
+    *(*APISERVER, "containerd", "runc", "containernetworking-plugins", "busybox-static"),
     *("iptables", "libip4tc2", "libip6tc2", "libxtables12", "libmnl0", "libnfnetlink0"),
     *("libnetfilter-conntrack3", "libnftnl11", "libseccomp2"),
 ]

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.api import Api, Namespace
 from tests.cluster.api_only import ApiOnly
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 
 def calls_as(apiserver: ApiOnly, kubeconfig: Path) -> Api:

@@ -21,7 +21,7 @@ from tests.master.kubernetes.jobs import BY, SECRET, job
 from tests.master.kubernetes.test_objects import EVERYTHING, all_objects
 
 pytestmark = [
-    pytest.mark.kubernetes,
+    pytest.mark.apiserver,
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here"),
 ]
 

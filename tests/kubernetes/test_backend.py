@@ -33,7 +33,7 @@ from tests.kubernetes.bare_jobs import NAME, BareJob
 from tests.kubernetes.objects import WAIT_S, set_container, set_status, wait_for
 from tests.master.kubernetes.jobs import job, server, worker
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 NONE = Needs()
 

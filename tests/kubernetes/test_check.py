@@ -35,7 +35,7 @@ from tests.kubernetes.bare_jobs import NAME, BareJob
 from tests.kubernetes.objects import wait_for
 from tests.master.kubernetes.jobs import job, server, worker
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 REPORT = {"report": {"warnings": []}, "resolved": {"keras": "3", "column_types": []}}
 ERROR = {"is_users_code": True, "exit_code": 1, "message": "wrong", "traceback_text": "here"}

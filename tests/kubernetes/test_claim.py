@@ -25,7 +25,7 @@ from tests.kubernetes.objects import (
     wait_for,
 )
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 PACE = Pace(renew=0.2, sure=3.0, wait=5.0)
 MADE = {key: value for key, value in config_map("job-claim").items() if key != "data"}

@@ -24,7 +24,7 @@ from tests.cluster.api import Namespace
 from tests.cluster.api_only import ApiOnly
 from tests.kubernetes.objects import client, config_map, pod
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 LABELS = {"of": "test"}
 

@@ -41,7 +41,7 @@ from tests.kubernetes.real_jobs import submit as submit_objects
 from tests.kubernetes.whole_jobs import NAME, START_S, assert_exact
 from tests.object_stores import Line, Store
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 RECORDS = 800
 EPOCHS = 10
@@ -164,6 +164,7 @@ def typed(*words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.apiserver
 def test_a_job_goes_on_from_the_store_alone(
     apiserver: ApiOnly,
     api_namespace: Namespace,
@@ -249,6 +250,8 @@ def crash_without_the_store(job: Job, line: Line, held: str) -> None:
     assert read_result(job.spec, job.admin) is None
 
 
+@pytest.mark.apiserver
+@pytest.mark.long
 def test_a_later_master_that_cannot_read_at_the_store_is_followed_by_another(
     apiserver: ApiOnly, api_namespace: Namespace, s3: Store, line: Line, place: Path
 ) -> None:
@@ -268,6 +271,8 @@ def test_a_later_master_that_cannot_read_at_the_store_is_followed_by_another(
         job.close()
 
 
+@pytest.mark.apiserver
+@pytest.mark.long
 def test_a_success_that_cannot_be_told_at_the_store_is_told_by_the_next_master(
     apiserver: ApiOnly, api_namespace: Namespace, s3: Store, line: Line, place: Path
 ) -> None:
@@ -283,6 +288,8 @@ def test_a_success_that_cannot_be_told_at_the_store_is_told_by_the_next_master(
         job.close()
 
 
+@pytest.mark.apiserver
+@pytest.mark.long
 def test_predictions_of_pods_and_their_parts_are_objects(
     apiserver: ApiOnly, api_namespace: Namespace, store: Store, place: Path
 ) -> None:
@@ -331,6 +338,7 @@ def is_submitted(job: Job) -> bool:
         return False
 
 
+@pytest.mark.apiserver
 def test_a_bucket_that_is_not_there_fails_the_job_with_one_line(
     apiserver: ApiOnly, api_namespace: Namespace, s3: Store, place: Path
 ) -> None:
@@ -350,6 +358,7 @@ def test_a_bucket_that_is_not_there_fails_the_job_with_one_line(
         job.close()
 
 
+@pytest.mark.apiserver
 def test_a_result_that_was_read_at_the_store_is_removed_from_the_cluster_later(
     apiserver: ApiOnly,
     api_namespace: Namespace,
@@ -383,6 +392,7 @@ def test_a_result_that_was_read_at_the_store_is_removed_from_the_cluster_later(
         job.close()
 
 
+@pytest.mark.apiserver
 def test_a_store_that_is_away_is_said_and_what_was_known_is_shown(
     apiserver: ApiOnly,
     api_namespace: Namespace,
@@ -400,6 +410,7 @@ def test_a_store_that_is_away_is_said_and_what_was_known_is_shown(
         job.close()
 
 
+@pytest.mark.kubernetes
 def test_on_a_cluster_a_master_whose_pod_is_deleted_is_followed_by_another(
     cluster: Cluster, namespace: Namespace, s3: Store, tmp_path: Path
 ) -> None:

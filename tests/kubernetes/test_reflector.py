@@ -16,7 +16,7 @@ from tests.cluster.api import Namespace
 from tests.cluster.api_only import ApiOnly
 from tests.kubernetes.objects import client, pod, set_status, wait_for
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 LABELS = {"of": "test"}
 

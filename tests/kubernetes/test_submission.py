@@ -51,7 +51,7 @@ from tests.kubernetes.objects import client as client_of
 from tests.kubernetes.objects import wait_for
 from tests.master.kubernetes.jobs import job, worker
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = pytest.mark.apiserver
 
 IMAGE = "registry/model@sha256:0"
 NAME = "mnist-1"
