@@ -1,6 +1,6 @@
 """What elastic jobs make of a cluster: `python -m benchmarks.elastic_cluster`.
 
-Two experiments on the real cluster of `tests/cluster`, which is brought up where none is up:
+Two experiments, each on a real cluster of `tests/cluster` that it brings up:
 
 jobs: two jobs where there is room for one and a half. *Gang*: a job begins once all its pods have
 room. *Elastic*: it begins with the workers that have room, and grows. How long both take together,
@@ -11,8 +11,9 @@ requests more than it uses on average; and a job that takes what it leaves: its 
 priority, make room and come back, request little and may use more. How much of the cores is used,
 and how long answers take beside those of the service alone.
 
-What pods may request is the machine's cores less those of the control plane. The workers of the two
-jobs may use no more than they request, as where each has a core of its own.
+What pods may request is the machine's cores less those of the control plane. The two jobs have two
+nodes, and workers that may use no more than they request, as where each has a core of its own. The
+service and its job have one node with one core; the control plane and who asks have the other.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.area_plot import Panel, draw
 from benchmarks.cluster_usage import (
@@ -92,17 +93,43 @@ class Settings:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """The cluster that is up, or one for this benchmark, whose nodes have cores of their own."""
+def cluster_for_jobs() -> Iterator[Cluster]:
+    """A cluster of two nodes, with a core each that the control plane has its part of."""
+    with _cluster(cores=_cores()) as cluster:
+        yield cluster
+
+
+@contextmanager
+def cluster_for_a_service() -> Iterator[Cluster]:
+    """A cluster of one node, whose pods have a core; this process and the control plane another."""
+    own, of_pods = _cores()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {own})  # What it starts inherits it, but for what is told otherwise.
+    try:
+        with _cluster(nodes=1, cpus=1.0, cores=[of_pods]) as cluster:
+            yield cluster
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _cluster(**how: Any) -> Iterator[Cluster]:
     if reason := clusters.why_not():
         raise SystemExit(f"no cluster can be here: {reason}")
     if clusters.is_up():
-        yield Cluster()
-        return
+        raise SystemExit("there is a cluster already: python -m tests.cluster down")
     try:
-        yield clusters.up(own_cores=True, show=_tell)
+        yield clusters.up(show=_tell, **how)
     finally:
         clusters.down()
+
+
+def _cores() -> list[int]:
+    """Two cores of this machine."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("this needs two cores: there is one")
+    return cores[:2]
 
 
 @contextmanager
@@ -364,9 +391,35 @@ def _tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
+class Experiment(NamedTuple):
+    """What is measured one way and the other.
+
+    Attributes:
+      cluster: where.
+      ways: their names.
+      measure: one of them.
+      figures_of: what was found.
+      picture_of: the same, as SVG.
+    """
+
+    cluster: Callable[[], AbstractContextManager[Cluster]]
+    ways: tuple[str, str]
+    measure: Callable[[Cluster, Settings, str], dict[str, Any]]
+    figures_of: Callable[[Mapping[str, Any]], list[Figure]]
+    picture_of: Callable[[Mapping[str, Any]], str]
+
+
 EXPERIMENTS = {
-    "jobs": ((GANG, ELASTIC), measure_two_jobs, figures_of_jobs, picture_of_jobs),
-    "service": ((ALONE, TOGETHER), measure_service, figures_of_service, picture_of_service),
+    "jobs": Experiment(
+        cluster_for_jobs, (GANG, ELASTIC), measure_two_jobs, figures_of_jobs, picture_of_jobs
+    ),
+    "service": Experiment(
+        cluster_for_a_service,
+        (ALONE, TOGETHER),
+        measure_service,
+        figures_of_service,
+        picture_of_service,
+    ),
 }
 
 
@@ -374,11 +427,13 @@ def measure(settings: Settings, only: Sequence[str]) -> tuple[dict[str, Any], li
     """Do the experiments; return all that was found, and the figures."""
     found: dict[str, Any] = {}
     figures: list[Figure] = []
-    with running_cluster() as cluster:
-        for name in only:
-            ways, measure_one, figures_of, _ = EXPERIMENTS[name]
-            found[name] = {way: measure_one(cluster, settings, way) for way in ways}
-            figures += figures_of(found[name])
+    for name in only:
+        experiment = EXPERIMENTS[name]
+        with experiment.cluster() as cluster:
+            found[name] = {
+                way: experiment.measure(cluster, settings, way) for way in experiment.ways
+            }
+        figures += experiment.figures_of(found[name])
     return found, figures
 
 
@@ -395,10 +450,10 @@ def main() -> int:
     parser.add_argument("--num_epochs", type=int, default=18, help="of each of the two jobs")
     parser.add_argument("--worker_cpu", type=float, default=0.3, help="of the two jobs")
     parser.add_argument("--other_cpu", type=float, default=0.05, help="of master and PS")
-    parser.add_argument("--beside_workers", type=int, default=5, help="of the job with the service")
-    parser.add_argument("--beside_cpu", type=float, default=0.1, help="that each of them requests")
-    parser.add_argument("--beside_limit", type=float, default=0.25, help="and may use")
-    parser.add_argument("--service_cpu", type=float, default=0.25, help="that each pod requests")
+    parser.add_argument("--beside_workers", type=int, default=2, help="of the job with the service")
+    parser.add_argument("--beside_cpu", type=float, default=0.01, help="that each of them requests")
+    parser.add_argument("--beside_limit", type=float, default=1.0, help="and may use")
+    parser.add_argument("--service_cpu", type=float, default=0.2, help="that each pod requests")
     parser.add_argument("--service_pods", default="1,4,1,4", help="how many there are in turn")
     parser.add_argument("--per_s", type=float, default=20.0, help="requests, for each of those")
     parser.add_argument("--wave_s", type=float, default=30.0, help="how long for")
@@ -434,7 +489,7 @@ def main() -> int:
         given.json.write_text(json.dumps(result, indent=1) + "\n")
         for name in only:
             picture = given.json.with_name(f"{given.json.stem}-{name}.svg")
-            picture.write_text(EXPERIMENTS[name][3](found[name]))
+            picture.write_text(EXPERIMENTS[name].picture_of(found[name]))
             _tell(f"the plot: {picture}")
     return int(given.check and not all(each.is_met for each in figures))
 

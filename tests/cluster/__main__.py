@@ -45,6 +45,9 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
+    if cluster.is_up():
+        print("there is one already, as it was brought up then")
+        return _status(options)
     show = _since(time.monotonic())
     memory = None if options.memory_gib is None else int(options.memory_gib * (1 << 30))
     made = cluster.up(options.nodes, options.cpus, memory, show)

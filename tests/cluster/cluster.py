@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def up(
     cpus: float | None = None,
     memory_bytes: int | None = None,
     show: Callable[[str], None] = lambda _: None,
-    own_cores: bool = False,
+    cores: Sequence[int] = (),
 ) -> Cluster:
     """Bring up a cluster.
 
@@ -130,7 +130,7 @@ def up(
         cores, less half a core for the control plane.
       memory_bytes: the same of memory, by default less 2 GiB.
       show: called with what is being done.
-      own_cores: no two nodes' pods share a core, as if each node were a machine.
+      cores: the one that each node's pods have; by default all have all.
 
     Raises:
       NotHere: it cannot be here.
@@ -146,7 +146,7 @@ def up(
             raise RuntimeError("there is a cluster already: python -m tests.cluster down")
         _take_down()
         try:
-            return _bring_up(nodes, cpus, memory, own_cores, show)
+            return _bring_up(nodes, cpus, memory, cores, show)
         except BaseException:
             _keep_logs()
             _take_down()
@@ -167,11 +167,15 @@ def left() -> list[str]:
 
 
 def _bring_up(
-    num_nodes: int, cpus: float, memory: int, own_cores: bool, show: Callable[[str], None]
+    num_nodes: int,
+    cpus: float,
+    memory: int,
+    cores: Sequence[int],
+    show: Callable[[str], None],
 ) -> Cluster:
     STATE.mkdir(mode=0o700)
     names = [f"node-{index}" for index in range(num_nodes)]
-    machines.make_cgroups(names, own_cores)
+    machines.make_cgroups(names, cores)
     show("etcd and apiserver")
     control = Machine(STATE / "control")
     control.start()

@@ -62,14 +62,13 @@ def check_machine() -> None:
         raise NotHere(f"no {', '.join(missing)} here: apt-get install util-linux iproute2")
 
 
-def make_cgroups(nodes: Sequence[str], own_cores: bool = False) -> None:
+def make_cgroups(nodes: Sequence[str], cores: Sequence[int] = ()) -> None:
     """Make a cgroup for each node, in every hierarchy, and one for the daemons.
 
     Args:
       nodes: their names.
-      own_cores: no two nodes' pods share a core; there are as many cores as nodes, at least.
+      cores: the one that each node's pods have; by default all have all.
     """
-    cores = sorted(os.sched_getaffinity(0))
     for hierarchy in _hierarchies():
         for name in (CGROUP, *(f"{CGROUP}/{node}" for node in nodes)):
             made = hierarchy / name
@@ -77,10 +76,9 @@ def make_cgroups(nodes: Sequence[str], own_cores: bool = False) -> None:
             if (made / "cpuset.cpus").exists():  # Empty at first, and then nothing may run there.
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     (made / file).write_text((hierarchy / file).read_text())
-        if own_cores and hierarchy.name == "cpuset":
-            for number, node in enumerate(nodes):
-                own = ",".join(map(str, cores[number :: len(nodes)]))
-                (hierarchy / CGROUP / node / "cpuset.cpus").write_text(own)
+        if cores and hierarchy.name == "cpuset":
+            for node, core in zip(nodes, cores, strict=True):
+                (hierarchy / CGROUP / node / "cpuset.cpus").write_text(str(core))
     _DAEMONS.mkdir(exist_ok=True)
 
 

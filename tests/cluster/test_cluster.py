@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 from urllib.error import HTTPError
 
@@ -28,6 +30,13 @@ def service(namespace: str, name: str, selector: dict[str, str]) -> dict[str, An
 
 def log_of(api: Api, pod: Pod) -> str:
     return api.call("GET", f"{path_of(pod)}/log")
+
+
+def test_who_brings_one_up_twice_is_told_of_the_first(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "tests.cluster", "up"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert f"export KUBECONFIG={cluster.admin}\n" in ended.stdout
+    assert ended.stdout.startswith("there is one already")
 
 
 @pytest.mark.short
