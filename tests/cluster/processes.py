@@ -109,9 +109,13 @@ class Daemon:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, by which it is told from a later one of its id; None: it has ended."""
+    """When a process began, by which it is told from a later one of its id; None: it has ended.
+
+    Its first thread may end before others, which hold its files and ports until they do.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    state, threads, began = fields[0], int(fields[17]), int(fields[19])
+    return None if state in "ZX" and threads <= 1 else began
