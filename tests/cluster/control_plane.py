@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.cluster.processes import Daemon, wait_until
 SERVICES = "10.96.0.0/16"
 _FIRST_SERVICE = "10.96.0.1"
 _READY_S = 120
+_FIRST_PORT = 10000
 _GROUPS = {
     "admin": "system:masters",
     "system:kube-controller-manager": "",
@@ -44,12 +47,21 @@ class Place:
 
     @classmethod
     def on_loopback(cls, enter: tuple[str, ...] = ()) -> Place:
-        """Return one on ports of this machine that are free now."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        first, second, third = (one.getsockname()[1] for one in sockets)
-        for one in sockets:
-            one.close()
+        """Return one on ports that are free, and stay so while it is away."""
+        first, second, third = _lasting_ports(3)
         return cls(port=first, etcd_ports=(second, third), enter=enter)
+
+
+def _lasting_ports(count: int) -> list[int]:
+    """Find ports that nobody gets who asks for any: those are from the system's own range."""
+    begin = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    for port in random.sample(range(_FIRST_PORT, begin), begin - _FIRST_PORT):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} ports from {_FIRST_PORT} to {begin} are free")
 
 
 class ControlPlane:
