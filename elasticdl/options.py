@@ -16,6 +16,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from elasticdl.errors import UsageError
+from elasticdl.image_names import wrong_with_image, wrong_with_repository
 
 GROUPS = (
     "Model",
@@ -39,6 +40,9 @@ _NOT_NEEDED = {
     "distribution_strategy": "leave it out: there are parameter servers, and no other strategy",
 }
 
+# What is wrong with a value, by the form of an option.
+_NAMES_OF_IMAGES = {"image": wrong_with_image, "repository": wrong_with_repository}
+
 
 def option(
     default: Any,
@@ -49,7 +53,7 @@ def option(
     metavar: str,
     example: str,
     required_by: tuple[str, ...] = (),
-    form: Literal["value", "path", "patterns", "items"] = "value",
+    form: Literal["value", "path", "patterns", "items", "image", "repository"] = "value",
     also: tuple[str, ...] = (),
     example_of: Mapping[str, str] | None = None,
     of_machine: bool = False,
@@ -66,7 +70,7 @@ def option(
       example: a right value, as typed.
       required_by: the commands that cannot do without it.
       form: ``path`` and ``patterns`` (file patterns, comma separated) are made absolute; what is
-        ``items`` may be given several times.
+        ``items`` may be given several times; ``image`` and ``repository`` name images.
       also: names people try for it; an unknown option of such a name is pointed here.
       example_of: by command, a right value where `example` is not one.
       of_machine: it describes a place and not a job, and may also stand in the environment and in
@@ -317,6 +321,12 @@ def plain_value(one: Option, value: Any, prefix: str) -> Any:
             f"{prefix}{one.name}={_shown(value)}: has a NUL byte; give {one.metavar}, "
             f"e.g. {one.as_typed(prefix)}"
         )
+    if one.form in _NAMES_OF_IMAGES and isinstance(value, str) and value.strip():
+        value = value.strip()
+        if problem := _NAMES_OF_IMAGES[one.form](value):
+            raise UsageError(
+                f"{prefix}{one.name}={_shown(value)}: {problem}; e.g. {one.as_typed(prefix)}"
+            )
     if one.choices and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # YAML and Python have numbers where flags have words.
     if isinstance(value, bool) and kind in (int, float):

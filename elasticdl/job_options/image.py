@@ -23,6 +23,7 @@ class ImageOptions(BaseModel):
         metavar="IMAGE",
         example="registry.example.com/team/model:1",
         also=("image_name", "docker_image"),
+        form="image",
         min_length=1,
     )
 
@@ -35,6 +36,7 @@ class ImageOptions(BaseModel):
         example="registry.example.com/team",
         also=("repository", "docker_repository"),
         of_machine=True,
+        form="repository",
         min_length=1,
     )
 
@@ -46,6 +48,7 @@ class ImageOptions(BaseModel):
         metavar="IMAGE",
         example="python:3.11-slim",
         of_machine=True,
+        form="image",
         min_length=1,
     )
 

@@ -118,7 +118,7 @@ def test_a_link_that_leads_out_of_a_zoo_is_refused(zoo: Zoo, tmp_path: Path) -> 
 def test_the_image_of_a_job_is_known_to_what_it_trains() -> None:
     options = {
         "cluster": "kubernetes",
-        "image": "registry/team/models@sha256:0",
+        "image": f"registry/team/models@sha256:{64 * '0'}",
         "model_zoo": "model_zoo",
         "model_def": "mnist.MnistElasticDLSpec",
         "data": "/data/x",

@@ -125,6 +125,11 @@ def test_a_local_jobs_description_says_nothing_of_pods() -> None:
         ({"run_as": "0:0"}, "--run_as=0:0: give two numbers", "10001:10001"),
         ({"node_selector": "a"}, "--node_selector=a: 'a' is not NAME=VALUE", "disktype=ssd"),
         ({"image_pull_secret": ["A"]}, "--image_pull_secret=A: 'A' is no object", "letters"),
+        ({"image": "http://x/y"}, "--image='http://x/y': leave out http://", "--image=registry."),
+        ({"base_image": "a b"}, "--base_image='a b': a name is of small letters", "=python:3.11"),
+        ({"image": "UPPER"}, "--image='UPPER': a name has small letters alone", "e.g. --image"),
+        ({"image": "a:b c"}, "--image='a:b c': a tag is at most", "e.g. --image=registry."),
+        ({"image": "a@sha256:0"}, "--image='a@sha256:0': a digest is sha256:", "64 digits"),
         ({"namespace": "A b"}, "--namespace='A b': not an object's name", "--namespace=training"),
     ],
 )
@@ -134,6 +139,63 @@ def test_what_pods_cannot_do_is_one_line_with_a_way_out(
     line = complaint(**options)
     assert line.startswith(start)
     assert way_out in line
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("http://x/y", "leave out http://"),
+        ("https://registry.example.com:5000/team", "leave out https://"),
+        ("registry.example.com/team:1", "leave out the tag"),
+        (f"registry/team@sha256:{64 * '0'}", "leave out the tag or digest"),
+        ("a b", "a name is of small letters"),
+        ("registry.example.com/UPPER", "a name has small letters alone"),
+        ("UPPER", "a name has small letters alone"),
+        ("registry.example.com//team", "a name is of small letters"),
+        ("/team", "a name is of small letters"),
+        ("registry_example.com/team", "'registry_example.com' is no host"),
+        (f"registry.example.com/{250 * 'x'}", "a name has at most 255 characters"),
+    ],
+)
+def test_what_images_cannot_be_pushed_to_is_refused_before_one_is_built(
+    text: str, problem: str
+) -> None:
+    line = complaint(image=None, docker_image_repository=text)
+    assert line.startswith("--docker_image_repository=")
+    assert problem in line
+    assert "; e.g. --docker_image_repository=registry.example.com/team" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "team",
+        "a__b/c---d/e.f_g",
+        "localhost/team",
+        "localhost:5000",
+        "127.0.0.1:5000/team/",
+        "[::1]:5000/team",
+        "Registry.example.com/team",
+    ],
+)
+def test_any_repository_is_one_that_docker_takes(text: str) -> None:
+    spec = resolve(image=None, docker_image_repository=text)
+    assert spec.docker_image_repository == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scratch",
+        "python:3.11-slim",
+        "localhost:5000/a",
+        "registry.example.com:5000/team/model:V_1.2-x",
+        f"a/b@sha256:{64 * 'f'}",
+        f"a/b:1@sha256:{64 * 'f'}",
+    ],
+)
+def test_any_image_is_one_that_docker_takes(text: str) -> None:
+    assert resolve(image=text, base_image=text).image == text
 
 
 def test_the_jobs_own_files_are_beside_what_every_pod_reaches() -> None:

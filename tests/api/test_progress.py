@@ -307,11 +307,12 @@ def test_the_next_command_of_a_job_of_pods_is_one_of_pods(
     words = [*TRAIN[:2], "--data=/data/*.recordio", "--output=/data/it/model", "--job_name=m-1"]
     words += ["--cluster=kubernetes", "--namespace=training", f"--volume={volume}"]
     spec = resolve("train", words)
-    spec.model_copy(update={"image": "registry/m@sha256:0"}).save(tmp_path / "jobs" / "m-1")
+    image = f"registry/m@sha256:{64 * '0'}"
+    spec.model_copy(update={"image": image}).save(tmp_path / "jobs" / "m-1")
     result = trained(output="/data/it/model")
     predict = (
         "predict --trained_model=/data/it/model --data='/data/*.recordio' "
-        "--output=/data/it/predictions.csv --image=registry/m@sha256:0"
+        f"--output=/data/it/predictions.csv --image={image}"
     )
     place = f"--cluster=kubernetes --namespace=training --volume={volume}"
     assert (

@@ -14,7 +14,7 @@ from typing import Any
 from elasticdl.api.kubernetes.submission import submit
 from elasticdl.job_spec import jobs_home
 from elasticdl.master.cluster.kubernetes.client import TIMEOUT_S, KubeClient
-from tests.master.kubernetes.jobs import job
+from tests.master.kubernetes.jobs import IMAGE, job
 
 
 class DyingClient(KubeClient):
@@ -40,4 +40,4 @@ class DyingClient(KubeClient):
 if __name__ == "__main__":
     client = DyingClient.of_kubeconfig()
     client.steps = int(sys.argv[1])
-    submit(job(), "registry/model@sha256:0", jobs_home() / "mnist-1", client)
+    submit(job(), IMAGE, jobs_home() / "mnist-1", client)

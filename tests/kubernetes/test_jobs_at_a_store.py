@@ -39,6 +39,7 @@ from tests.kubernetes.pod_processes import PodProcesses
 from tests.kubernetes.real_jobs import pod_options, shared_directory
 from tests.kubernetes.real_jobs import submit as submit_objects
 from tests.kubernetes.whole_jobs import NAME, START_S, assert_exact
+from tests.master.kubernetes.jobs import IMAGE
 from tests.object_stores import Line, Store
 
 pytestmark = pytest.mark.timeout(900)
@@ -64,7 +65,7 @@ class Job:
         self.admin = client_of(namespace.admin, namespace)
         given = {
             "cluster": "kubernetes",
-            "image": "registry/model@sha256:0",
+            "image": IMAGE,
             "namespace": namespace.name,
             "s3_endpoint": store.endpoint,
             "gcs_endpoint": store.endpoint,

@@ -49,11 +49,10 @@ from tests.cluster.api_only import ApiOnly
 from tests.docs.pages import ROOT
 from tests.kubernetes.objects import client as client_of
 from tests.kubernetes.objects import wait_for
-from tests.master.kubernetes.jobs import job, worker
+from tests.master.kubernetes.jobs import IMAGE, job, worker
 
 pytestmark = pytest.mark.apiserver
 
-IMAGE = "registry/model@sha256:0"
 NAME = "mnist-1"
 STEPS = 4
 """Job, Secret, Service, and the Job again."""

@@ -8,9 +8,10 @@ from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.objects import LaunchedBy, Owner, instance_pod
 from elasticdl.master.instances import InstanceSpec, Needs, Role
 
+IMAGE = f"registry/model@sha256:{64 * '0'}"
 OPTIONS: dict[str, Any] = {
     "cluster": "kubernetes",
-    "image": "registry/model@sha256:0",
+    "image": IMAGE,
     "model_zoo": "model_zoo",
     "model_def": "mnist.MnistElasticDLSpec",
     "data": "/data/*.recordio",
@@ -18,7 +19,7 @@ OPTIONS: dict[str, Any] = {
     "volume": ["claim_name=data,mount_path=/data"],
     "job_name": "mnist-1",
 }
-BY = LaunchedBy(Owner("mnist-1", "uid-1"), "registry/model@sha256:0", "10.0.0.1:2222", 3, "s1")
+BY = LaunchedBy(Owner("mnist-1", "uid-1"), IMAGE, "10.0.0.1:2222", 3, "s1")
 _ROLES = ("master", "ps", "worker")
 _FILES = ("token", "job", "ca.crt", "client.crt", "client.key")
 SECRET = dict.fromkeys((*_FILES, *(f"{r}.{k}" for r in _ROLES for k in ("crt", "key"))), b"secret")

@@ -200,13 +200,14 @@ def test_the_secret_describes_the_job_as_its_pods_see_it(tmp_path: Path) -> None
     template = tmp_path / "pod.yaml"
     template.write_text(TEMPLATE)
     spec = job(image=None, model_zoo=str(tmp_path), pod_template=str(template), num_workers="2..8")
-    secret = submission_objects(spec, "registry/built@sha256:1", SECRET)[1]
+    image = f"registry/built@sha256:{64 * '1'}"
+    secret = submission_objects(spec, image, SECRET)[1]
     data = {name: base64.b64decode(text) for name, text in secret["data"].items()}
     assert data.keys() == {*SECRET, "job.yaml", "pod_template.yaml"}
     assert data["pod_template.yaml"].decode() == TEMPLATE
     (tmp_path / "job.yaml").write_bytes(data["job.yaml"])
     loaded = JobSpec.load(tmp_path / "job.yaml")
-    assert loaded.image == "registry/built@sha256:1"
+    assert loaded.image == image
     assert loaded.model_zoo == "/model_zoo/custom"
     assert loaded.pod_template == "/etc/elasticdl/job/pod_template.yaml"
     assert (loaded.cluster, loaded.num_workers, loaded.min_workers) == ("kubernetes", 8, 2)
