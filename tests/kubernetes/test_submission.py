@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from elasticdl.api import job_logs, jobs
 from elasticdl.api.command_line import main
 from elasticdl.api.functions import resume_job
 from elasticdl.api.job_backends import PLACE
-from elasticdl.api.kubernetes.following import follow
+from elasticdl.api.kubernetes.following import follow, launch
 from elasticdl.api.kubernetes.place import KubernetesJob
 from elasticdl.api.kubernetes.port_forward import NoMaster, master_pod
 from elasticdl.api.kubernetes.record import Submitted
-from elasticdl.api.kubernetes.submission import leftovers, remove, submit
+from elasticdl.api.kubernetes.submission import check_submittable, leftovers, remove, submit
 from elasticdl.api.result import JobStatus
 from elasticdl.credentials import Credentials
 from elasticdl.errors import Detached, JobError, UsageError
 from elasticdl.job_spec import JobSpec, jobs_home
-from elasticdl.master.cluster.kubernetes.client import KubeClient, NotFound
+from elasticdl.master.cluster.kubernetes.client import KubeClient, NotAsked, NotFound
 from elasticdl.master.cluster.kubernetes.last_acts import STATE_ANNOTATION
 from elasticdl.master.cluster.kubernetes.names import (
     RESUMES_ANNOTATION,
@@ -187,6 +189,42 @@ def test_who_may_not_submit_is_told_what_it_takes(
         submit(job(), IMAGE, tmp_path / "job", master)
     master.close()
     assert not (tmp_path / "job").exists()
+
+
+def test_what_the_cluster_refuses_is_said_before_an_image_is_built(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no Docker engine: to build one would be the first thing to fail."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "mnist.py").write_text("class MnistElasticDLSpec: ...\n")
+    zoo = {"model_zoo": str(tmp_path / "zoo"), "docker_image_repository": "registry/team"}
+    unbuilt = job(image=None, **zoo)
+    with pytest.raises(UsageError, match="no Docker engine"):
+        launch(unbuilt, lambda status: None)
+    submit(job(), IMAGE, tmp_path / "other", person.client)
+    with pytest.raises(UsageError, match=rf"Job '{NAME}' is in namespace.*jobs stop k8s:"):
+        launch(unbuilt, lambda status: None)
+    with pytest.raises(UsageError, match=r"forbidden.*elasticdl kubernetes rbac"):
+        launch(unbuilt.model_copy(update={"namespace": "default"}), lambda status: None)
+    assert not (jobs_home() / NAME).exists()
+
+
+def test_an_apiserver_that_is_away_is_named_before_an_image_is_built(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        port = nobody_listens.getsockname()[1]
+        for cluster in known["clusters"]:
+            cluster["cluster"]["server"] = f"https://127.0.0.1:{port}"
+        (tmp_path / "away").write_text(yaml.safe_dump(known))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "away"))
+        away = KubeClient.of_kubeconfig()
+        with pytest.raises(NotAsked):
+            check_submittable(away, NAME, for_s=0)
+        away.close()
 
 
 def test_stop_removes_what_a_master_made_and_what_belongs_to_nothing(person: Person) -> None:

@@ -11,7 +11,7 @@ from elasticdl.api.image.build import image_of_job
 from elasticdl.api.kubernetes.dry_run import check_instances
 from elasticdl.api.kubernetes.place import KubernetesJob
 from elasticdl.api.kubernetes.store_copy import StoreCopy
-from elasticdl.api.kubernetes.submission import check_free, remove, submit
+from elasticdl.api.kubernetes.submission import check_free, check_submittable, remove, submit
 from elasticdl.api.launcher import CHECKING, Following, read_result, set_result_aside
 from elasticdl.api.result import JobResult, JobStatus
 from elasticdl.errors import Detached, JobError, UsageError
@@ -58,6 +58,7 @@ def launch(spec: JobSpec, on_status: OnStatus) -> JobResult:
         client = KubeClient.of_kubeconfig("", spec.namespace)
     except KubeError as error:
         raise UsageError(f"{error}; give KUBECONFIG a file that knows one") from None
+    check_submittable(client, spec.job_name)
     image = image_of_job(spec, lambda line: on_status(_said(line, "building the image")))
     on_status(_said(f"submitting job {spec.job_name} to namespace {client.namespace}"))
     submitted = submit(spec, image, directory, client)

@@ -159,6 +159,26 @@ def check_free(directory: Path) -> None:
         )
 
 
+def check_submittable(client: KubeClient, job_name: str, for_s: float = AGAIN_S) -> None:
+    """Ask the apiserver for a job of a name, before minutes go by in which its image is made.
+
+    Args:
+      for_s: for how long it is asked again while it does not answer.
+
+    Raises:
+      UsageError: there is one, or whoever asks may not know.
+      KubeError: the apiserver refuses, or is away.
+    """
+    name = object_name(job_name)
+    try:
+        _again(lambda: client.get("Job", name), for_s)
+    except NotFound:
+        return
+    except Forbidden as error:
+        raise _not_allowed(error) from None
+    raise _taken(client, "Job", name, name)
+
+
 def _make_directory(directory: Path, undo: contextlib.ExitStack) -> None:
     check_free(directory)
     try:
@@ -198,15 +218,22 @@ def _create(client: KubeClient, made: Json, number: str = "") -> Json:
             return found
         if not number and there.get("ownerReferences") == metadata["ownerReferences"]:
             return found
-        named = f"{PREFIX}{client.namespace}/{metadata['labels'][f'{LABELS}/job']}"
-        raise UsageError(
-            f"{kind} '{metadata['name']}' is in namespace {client.namespace} already; give another "
-            f"--job_name, or elasticdl jobs stop {named} removes it"
-        ) from None
+        raise _taken(client, kind, metadata["name"], metadata["labels"][f"{LABELS}/job"]) from None
     except Forbidden as error:
-        raise UsageError(
-            f"{error}; elasticdl kubernetes rbac prints what whoever submits jobs has to be allowed"
-        ) from None
+        raise _not_allowed(error) from None
+
+
+def _taken(client: KubeClient, kind: str, name: str, job: str) -> UsageError:
+    return UsageError(
+        f"{kind} '{name}' is in namespace {client.namespace} already; give another --job_name, or "
+        f"elasticdl jobs stop {PREFIX}{client.namespace}/{job} removes it"
+    )
+
+
+def _not_allowed(error: Forbidden) -> UsageError:
+    return UsageError(
+        f"{error}; elasticdl kubernetes rbac prints what whoever submits jobs has to be allowed"
+    )
 
 
 def _undo(client: KubeClient, submitted: Submitted, number: str) -> None:
