@@ -98,6 +98,50 @@ def test_each_layer_changes_less_often_than_the_next(zoo: Zoo) -> None:
     assert files["requirements/requirements.txt"] == "pandas>=2 # Tables.\n"
 
 
+def test_requirements_may_name_other_files_of_the_zoo(zoo: Zoo, tmp_path: Path) -> None:
+    texts = {
+        "requirements.txt": "-r base.txt  # Shared.\n--constraint=limits/all.txt\n",
+        "base.txt": "tensorflow\nnumpy\n-r wide/requirements.txt\n",
+        "limits/all.txt": "-c 'more limits.txt'\nnumpy<1000\n",
+        "limits/more limits.txt": "packaging<1000\n",
+        "wide/requirements.txt": "--requirement ../notes/a.txt\n-rhttps://example.com/x.txt\n",
+        "notes/a.txt": "numpy\n",
+        "notes/b.txt": "numpy\n",
+    }
+    for name, text in texts.items():
+        (zoo.directory / name).parent.mkdir(exist_ok=True)
+        (zoo.directory / name).write_text(text)
+    files = files_of(zoo)
+    brought = {name for name in files if name.startswith("requirements/")}
+    assert brought == {f"requirements/{name}" for name in texts if name != "notes/b.txt"}
+    assert "tensorflow" not in files["requirements/base.txt"]
+    asked = " -r /opt/elasticdl/requirements/requirements.txt"
+    assert f"{asked} -r /opt/elasticdl/requirements/wide/requirements.txt" in files["Dockerfile"]
+    for name in brought:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(files[name].replace("-rhttps", "# "))
+    words = ["install", "--dry-run", "--no-index", "-r", tmp_path / "requirements/requirements.txt"]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("named", ["none.txt", "../outside.txt", "/etc/hosts"])
+def test_requirements_that_name_what_no_image_has_are_refused_before_the_build(
+    zoo: Zoo, tmp_path: Path, named: str
+) -> None:
+    (tmp_path / "outside.txt").write_text("numpy\n")
+    (zoo.directory / "requirements.txt").write_text(f"numpy\n-c {named}\n")
+    with pytest.raises(UsageError, match=rf"'requirements.txt' names '{named}'") as caught:
+        make_context(zoo, "base:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_requirements_that_name_each_other_are_brought_once(zoo: Zoo) -> None:
+    (zoo.directory / "requirements.txt").write_text("-r base.txt\n")
+    (zoo.directory / "base.txt").write_text("-r requirements.txt\n")
+    brought = sorted(name for name in files_of(zoo) if name.startswith("requirements/"))
+    assert brought == ["requirements/base.txt", "requirements/requirements.txt"]
+
+
 def test_a_directory_of_any_name_may_have_requirements(zoo: Zoo) -> None:
     path = zoo.directory / "wide & deep" / "requirements.txt"
     path.parent.mkdir()

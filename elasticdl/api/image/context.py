@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
+import shlex
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ BEGINNING = "Dockerfile"
 REQUIREMENTS_FILE = "requirements.txt"
 # What every image has of its own, in versions that fit each other.
 _OWN = {"elasticdl", "tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-keras"}
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_NAMES_FILE = re.compile(r"(?:-[rc]\s*|--(?:requirement|constraint)(?:\s*=\s*|\s+))(?P<file>.+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -45,7 +49,8 @@ def make_context(zoo: Zoo, base_image: str) -> Context:
     """Put together all that an image of a zoo is built from.
 
     Raises:
-      UsageError: a link of the zoo leads out of it, or the package has no metadata.
+      UsageError: a link of the zoo leads out of it, its requirements name files that are not
+        there, or the package has no metadata.
     """
     _check_links(zoo.directory)
     files: dict[str, bytes] = {}
@@ -63,12 +68,7 @@ def make_context(zoo: Zoo, base_image: str) -> Context:
                 files[path.relative_to(directory).as_posix()] = path.read_bytes()
     if zoo.commit:
         files[f"{names.ZOO}/{ORIGIN_FILE}"] = (zoo.directory / ORIGIN_FILE).read_bytes()
-    requirements = []
-    for name in sorted(files):
-        if name.startswith(f"{names.ZOO}/") and Path(name).name == REQUIREMENTS_FILE:
-            inside = name.removeprefix(f"{names.ZOO}/")
-            requirements.append(inside)
-            files[f"{names.REQUIREMENTS}/{inside}"] = _without_own(files[name])
+    requirements = _add_requirements(files, zoo.directory)
     beginning = files.pop(f"{names.ZOO}/{BEGINNING}", f"FROM {base_image}\n".encode())
     text = names.dockerfile(beginning.decode(errors="replace"), requirements, zoo_in_image(zoo))
     files["Dockerfile"] = text.encode()
@@ -89,6 +89,58 @@ def _check_links(zoo: Path) -> None:
                 f"of it, to '{os.readlink(link)}', which an image does not have; "
                 "put the file there itself"
             )
+
+
+def _add_requirements(files: dict[str, bytes], zoo: Path) -> list[str]:
+    """Put the zoo's requirements files, and those that they name, where pip is given them.
+
+    Args:
+      files: by path, those of the zoo among them; others are added.
+
+    Returns:
+      the `REQUIREMENTS_FILE`s, by path in the zoo.
+
+    Raises:
+      UsageError: one of them names what no image has.
+    """
+    inside = {
+        name.removeprefix(f"{names.ZOO}/"): content
+        for name, content in files.items()
+        if name.startswith(f"{names.ZOO}/")
+    }
+    found = sorted(name for name in inside if Path(name).name == REQUIREMENTS_FILE)
+    added = list(found)
+    for name in added:  # It grows.
+        files[f"{names.REQUIREMENTS}/{name}"] = _without_own(inside[name])
+        for named in _named_in(inside[name]):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(name), named))
+            if path not in inside:
+                raise UsageError(
+                    f"model_zoo '{zoo}': '{name}' names '{named}', and an image has no such file "
+                    "of the zoo; put it there, or write out what it says"
+                )
+            if path not in added:
+                added.append(path)
+    return found
+
+
+def _named_in(content: bytes) -> list[str]:
+    """The files that are named by a requirements file, as it names them; not what is a URL."""
+    text = content.decode(errors="replace").replace("\\\n", "")
+    named = []
+    for line in text.splitlines():
+        if match := _NAMES_FILE.fullmatch(_COMMENT.sub("", line).strip()):
+            file = _first_word(match["file"])
+            if file and "://" not in file and "${" not in file:  # Which pip fetches, or fills in.
+                named.append(file)
+    return named
+
+
+def _first_word(text: str) -> str:
+    try:
+        return next(iter(shlex.split(text)), "")
+    except ValueError:  # A quote is left open: pip says so.
+        return ""
 
 
 def _lines(texts: list[str]) -> bytes:
