@@ -326,6 +326,9 @@ def test_a_job_of_the_same_name_that_came_later_is_left_alone(
         resume_job(NAME)
     with pytest.raises(UsageError, match=named):
         own.end_failed("its master did not start")
+    with pytest.raises(UsageError, match=named):
+        job_logs.log_lines(NAME)
+    assert list(job_logs.log_lines(f"k8s:{person.namespace}/{NAME}")) == []
     assert person.left() == others
     live = person.admin.get("Job", NAME)["metadata"]
     assert (live["uid"], live.get("deletionTimestamp")) == (later.uid, None)

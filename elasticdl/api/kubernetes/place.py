@@ -163,6 +163,14 @@ class KubernetesJob:
         return f"the job's page has no login, and is open to whoever reaches {where}"
 
     def logs(self, role: str | None = None, index: int | None = None) -> Sequence[Log]:
+        """See `PlacedJob`.
+
+        Raises:
+          UsageError: its name is that of another job by now, and so are the pods of that name.
+          KubeError: the apiserver refuses, or is away.
+        """
+        if self._looked_up() is None:
+            self.check_name()
         return find_pod_logs(self.client, self.submitted.name, role, index) or find_logs(
             self._directory, role, index
         )
