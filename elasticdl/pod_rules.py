@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,20 @@ from elasticdl.pod_options import (
 
 JOB_DIR_OF_POD = "/var/lib/elasticdl"
 """Where a job of pods that has no output keeps its own files: in the master's pod alone."""
+PORTS_OF_MASTER = (2222, 2223)
+"""Where a master's pod listens for its job, and for who asks whether it lives."""
+ETC = "/etc/elasticdl"
+"""Below it every pod has what describes its job, and its keys."""
+ZOO_OF_IMAGE = "/model_zoo"
+"""Below it an image that is built has its zoo."""
+_OWN_PATHS = (
+    "/etc",
+    ETC,
+    "/tmp",
+    JOB_DIR_OF_POD,
+    "/var/run/secrets/kubernetes.io/serviceaccount",
+)
+_PATHS_OF_BUILT_IMAGES = (ZOO_OF_IMAGE, f"{ZOO_OF_IMAGE}/custom", "/opt/elasticdl")
 ROLES = ("master", "ps", "worker")
 PATHS = ("data", "validation_data", "trained_model", "warm_start", "output", "checkpoint_dir")
 """The options whose paths pods read or write."""
@@ -88,7 +103,14 @@ def check_pods(values: Values, shown: Shown) -> None:
             f"{shown('dashboard_service')}={values['dashboard_service']}: there is no page with "
             f"{shown('dashboard')}=false; leave one of them out"
         )
+    if values["dashboard"] and values["dashboard_port"] in PORTS_OF_MASTER:
+        raise UsageError(
+            f"{shown('dashboard_port')}={values['dashboard_port']}: {pods} the master's own ports "
+            f"are {' and '.join(map(str, PORTS_OF_MASTER))}; give another, or leave it out"
+        )
     volumes = parse_volumes(values["volume"])
+    for volume in volumes:
+        _check_hides_nothing(volume, values, shown)
     for name in PATHS:
         for path in (values[name] or "").split(","):
             _check_seen(name, path, volumes, shown)
@@ -107,6 +129,17 @@ def is_mounted(path: str, volumes: Iterable[Volume]) -> bool:
     return any(
         path == volume.mount_path or path.startswith(f"{volume.mount_path}/") for volume in volumes
     )
+
+
+def _check_hides_nothing(volume: Volume, values: Values, shown: Shown) -> None:
+    path = f"/{posixpath.normpath(volume.mount_path).lstrip('/')}"
+    # Whoever gives an image knows what is in it, and may want it hidden.
+    of_image = () if values["image"] else _PATHS_OF_BUILT_IMAGES
+    if path in (*_OWN_PATHS, *of_image) or path.startswith(f"{ETC}/"):
+        raise UsageError(
+            f"{shown('volume')}={_text(values['volume'])}: mount_path={volume.mount_path} hides "
+            "what pods have there of their own; give another, e.g. mount_path=/data"
+        )
 
 
 def _check_seen(name: str, path: str, volumes: Iterable[Volume], shown: Shown) -> None:

@@ -120,6 +120,8 @@ def test_a_local_jobs_description_says_nothing_of_pods() -> None:
         ({"volume": ["mount_path=/x"]}, "--volume=mount_path=/x: give one of", "claim_name="),
         ({"volume": ["host_path=/x,mount_path=x"]}, "--volume=host_path", "absolute mount_path"),
         ({"volume": ["a=/x,mount_path=x"]}, "--volume=a=/x", "claim_name"),
+        ({"dashboard_port": 2222}, "--dashboard_port=2222: with --cluster=kubernetes", "another"),
+        ({"dashboard_port": 2223}, "--dashboard_port=2223: with --cluster=kubernetes", "another"),
         ({"toleration": ["a=b:Sometimes"]}, "--toleration=a=b:Sometimes: ", "NoSchedule"),
         ({"env": ["1A=2"]}, "--env=1A=2: '1A' is no NAME=VALUE", "AWS_REGION"),
         ({"run_as": "0:0"}, "--run_as=0:0: give two numbers", "10001:10001"),
@@ -139,6 +141,29 @@ def test_what_pods_cannot_do_is_one_line_with_a_way_out(
     line = complaint(**options)
     assert line.startswith(start)
     assert way_out in line
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/tmp", "/tmp/", "//tmp", "/etc", "/etc/elasticdl", "/etc/elasticdl/job/x"),
+        *("/etc/elasticdl/./job", "/etc/elasticdl/credentials", "/var/lib/elasticdl"),
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+    ],
+)
+def test_a_volume_that_hides_what_pods_have_of_their_own_is_refused(path: str) -> None:
+    volumes = ["claim_name=data,mount_path=/data", f"claim_name=a,mount_path={path}"]
+    line = complaint(volume=volumes)
+    assert line.startswith("--volume=")
+    assert "hides what pods have there" in line
+    assert resolve(volume=[*volumes[:1], "claim_name=a,mount_path=/tmp/more"]).volume
+
+
+@pytest.mark.parametrize("path", ["/model_zoo", "/model_zoo/custom", "/opt/elasticdl"])
+def test_a_volume_may_hide_the_zoo_of_an_image_that_was_given_alone(path: str) -> None:
+    volumes = ["claim_name=data,mount_path=/data", f"claim_name=zoo,mount_path={path}"]
+    assert resolve(volume=volumes).volume == tuple(volumes)
+    assert "hides what pods have there" in complaint(volume=volumes, image=None)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from elasticdl.master.cluster.kubernetes.objects import (
     Owner,
     check_pod,
     instance_pod,
+    master_job,
     submission_objects,
 )
 from elasticdl.master.instances import InstanceSpec, Needs, Role
@@ -67,7 +68,7 @@ def _image_of(spec: JobSpec) -> tuple[str, str]:
 
 
 def check_instances(spec: JobSpec, image: str) -> None:
-    """Make a pod of each kind that the master will: what is wrong with them is said here.
+    """Make the Job, and a pod of each kind that its master will: what is wrong is said here.
 
     Raises:
       UsageError: one cannot be made.
@@ -76,6 +77,7 @@ def check_instances(spec: JobSpec, image: str) -> None:
         file_system(spec.job_dir)
     except UsageError as error:
         raise UsageError(f"job_dir: {error}") from None
+    master_job(spec, image)
     owner = Owner(object_name(spec.job_name), "")
     by = LaunchedBy(owner, image, "", 1, "")
     check_pod(spec, 1, Needs(), by)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from elasticdl.api.kubernetes.dry_run import check_instances
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
@@ -342,6 +343,43 @@ def test_a_template_is_laid_over_every_pod(tmp_path: Path) -> None:
     for pod in pods:
         assert pod["spec"]["hostNetwork"] is True
         assert {"name": "Z", "value": "z"} in main_of(pod)["env"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{containers: [{name: elasticdl, volumeMounts: null}], volumes: null}",
+        "{containers: [{name: elasticdl, volumeMounts: null}]}",
+        "{volumes: null}",
+        "{volumes: [{name: credentials, $patch: delete}]}",
+        "{containers: [{name: elasticdl, volumeMounts: [{$patch: replace}]}]}",
+        "{containers: [{name: elasticdl, "
+        "volumeMounts: [{mountPath: /etc/elasticdl/job, name: tmp}]}]}",
+    ],
+)
+def test_a_template_leaves_pods_their_description_and_their_keys(
+    tmp_path: Path, template: str
+) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(f"spec: {template}")
+    with pytest.raises(
+        UsageError, match=r"'(job|credentials)' of volume(Mount)?s cannot"
+    ) as caught:
+        pod_of(worker(), pod_template=str(file))
+    file.write_text(f"master: {{spec: {template}}}")
+    with pytest.raises(UsageError, match="cannot be changed by a template"):
+        check_instances(job(pod_template=str(file)), "image")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_volume_may_be_where_a_pod_of_a_job_has_its_own() -> None:
+    stored = job(output="s3://bucket/model", job_dir="s3://bucket/job")
+    pods = [master_job(stored, "image")["spec"]["template"], pod_of(worker())]
+    own = {mount["mountPath"] for pod in pods for mount in main_of(pod)["volumeMounts"]}
+    for path in own - {"/data"}:
+        with pytest.raises(UsageError, match="hides what pods have there"):
+            job(volume=["claim_name=data,mount_path=/data", f"claim_name=a,mount_path={path}"])
+    assert len(own) >= 4
 
 
 def test_a_template_of_one_role_leaves_the_others_alone(tmp_path: Path) -> None:

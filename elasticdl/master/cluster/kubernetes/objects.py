@@ -45,20 +45,19 @@ from elasticdl.pod_options import (
     parse_variable,
     parse_volumes,
 )
-from elasticdl.pod_rules import JOB_DIR_OF_POD
+from elasticdl.pod_rules import ETC, JOB_DIR_OF_POD, PORTS_OF_MASTER, ZOO_OF_IMAGE
 
 Object = dict[str, Any]
 Objects = list[Object]
 
-DESCRIPTION = "/etc/elasticdl/job"
-CREDENTIALS = "/etc/elasticdl/credentials"
+DESCRIPTION = f"{ETC}/job"
+CREDENTIALS = f"{ETC}/credentials"
 TEMPLATE_FILE = "pod_template.yaml"
-ZOO = "/model_zoo"
-OWN_ZOO = "/model_zoo/custom"
+ZOO = ZOO_OF_IMAGE
+OWN_ZOO = f"{ZOO_OF_IMAGE}/custom"
 """Where an image has a zoo that was cloned, and one that was a directory of the submitter."""
-PORT = 2222
-HEALTH_PORT = 2223
-"""Of a master, for `GET /healthz` alone; it answers from the start."""
+PORT, HEALTH_PORT = PORTS_OF_MASTER
+"""HEALTH_PORT: of a master, for `GET /healthz` alone; it answers from the start."""
 DASHBOARD_PORT = 2224
 """Of a master's page, where no other is asked for; on the pod's loopback interface, unless a
 service opens it."""

@@ -21,6 +21,8 @@ from elasticdl.errors import UsageError
 
 MAIN = "elasticdl"
 """The container of a pod that is an instance; others are the template's own."""
+_VOLUMES = ("job", "credentials")
+"""The volumes without which no pod knows what its job is, or is known to it."""
 SECTIONS = ("master", "ps", "worker", "check")
 _POD = ("apiVersion", "kind", "metadata", "spec")
 _KIND = {"apiVersion": "v1", "kind": "Pod"}
@@ -150,6 +152,14 @@ def merged(pod: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("command", "args"):
         if container.get(name) != main.get(name):
             raise _ours(f"{name} of the container {MAIN}", "add another container")
+    for before, after, what in (
+        (pod["spec"], both["spec"], "volumes"),
+        (main, container, "volumeMounts"),
+    ):
+        there = after.get(what) or []
+        for one in before.get(what) or []:
+            if one["name"] in _VOLUMES and one not in there:
+                raise _ours(f"'{one['name']}' of {what}", "others may be added or changed")
     return both
 
 
