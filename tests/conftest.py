@@ -34,9 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def temporary_files_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what tests, and processes that they start, leave in the temporary directory: it goes."""
-    with tempfile.TemporaryDirectory(dir=tmp_path_factory.mktemp("temporary")) as directory:
+def temporary_files_of_tests() -> Iterator[None]:
+    """Keep what tests, and processes that they start, leave in the temporary directory: it goes.
+
+    Its path is short: programs, Chromium for one, have sockets there, whose paths are 107 bytes long
+    at most.
+    """
+    with tempfile.TemporaryDirectory(prefix="tests-") as directory:
         before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), directory
         tempfile.tempdir = None
         yield
