@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def temporary_files_of_tests() -> Iterator[None]:
     """Keep what tests, and processes that they start, leave in the temporary directory: it goes.
 
-    Its path is short: programs, Chromium for one, have sockets there, whose paths are 107 bytes long
+    Its path is short: programs, Chromium for one, have sockets there, whose paths have 107 bytes
     at most.
     """
     with tempfile.TemporaryDirectory(prefix="tests-") as directory:
