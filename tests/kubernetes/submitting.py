@@ -22,8 +22,10 @@ class DyingClient(KubeClient):
 
     steps = -1
 
-    def create(self, made: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-        return self._counted(super().create(made, timeout_s))
+    def create(
+        self, made: Mapping[str, Any], timeout_s: float = TIMEOUT_S, dry_run: bool = False
+    ) -> dict[str, Any]:
+        return self._counted(super().create(made, timeout_s, dry_run))
 
     def patch(
         self, kind: str, name: str, changes: Mapping[str, Any], timeout_s: float = TIMEOUT_S

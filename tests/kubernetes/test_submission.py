@@ -210,6 +210,30 @@ def test_what_the_cluster_refuses_is_said_before_an_image_is_built(
     assert not (jobs_home() / NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("template", "role", "told"),
+    [
+        ("spec: {hostNetwork: 'of course'}", "master", "hostNetwork"),
+        ("worker: {spec: {tolerations: [{operator: Sometimes}]}}", "worker", "tolerations"),
+        ("ps: {spec: {nodeSelector: {disk: very fast}}}", "ps", "nodeSelector"),
+    ],
+)
+def test_a_pod_that_the_apiserver_refuses_is_told_of_before_an_image_is_built(
+    person: Person, tmp_path: Path, template: str, role: str, told: str
+) -> None:
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "pods.yaml").write_text(template)
+    options = {"model_zoo": str(tmp_path / "zoo"), "docker_image_repository": "registry/team"}
+    refused = job(image=None, pod_template=str(tmp_path / "pods.yaml"), **options)
+    with pytest.raises(
+        UsageError, match=rf"pods.yaml': .* the pod of a {role}: .*{told}"
+    ) as caught:
+        launch(refused, lambda status: None)
+    assert "\n" not in str(caught.value)
+    assert person.left() == []
+    assert not (jobs_home() / NAME).exists()
+
+
 def test_an_apiserver_that_is_away_is_named_before_an_image_is_built(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,20 +8,11 @@ from typing import Any
 import yaml
 
 from elasticdl.api.image.build import built_as, image_of_trained_model
-from elasticdl.data.filesystems import file_system
+from elasticdl.api.kubernetes.pods_checked import jobs_of_pods
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.masking import masked
-from elasticdl.master.cluster.kubernetes.names import object_name
-from elasticdl.master.cluster.kubernetes.objects import (
-    LaunchedBy,
-    Owner,
-    check_pod,
-    instance_pod,
-    master_job,
-    submission_objects,
-)
-from elasticdl.master.instances import InstanceSpec, Needs, Role
+from elasticdl.master.cluster.kubernetes.objects import submission_objects
 
 _NOTE = "# Holds the job's keys: whoever has read this may stop the job and read what it learned.\n"
 _OPEN = "# Opens the job's page, which has no login, to whoever reaches the cluster.\n"
@@ -47,7 +38,7 @@ def objects_of(spec: JobSpec) -> str:
             "pip install 'elasticdl[kubernetes]'"
         ) from None
     objects = submission_objects(spec, image, make_certificates(spec.job_name))
-    check_instances(spec, image)
+    jobs_of_pods(spec, image)
     if spec.dashboard_service != "none":
         note += _OPEN
     return _NOTE + note + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False)
@@ -65,24 +56,6 @@ def _image_of(spec: JobSpec) -> tuple[str, str]:
         what = f"the copy of a zoo in {spec.trained_model}"
     image = built_as(spec)
     return image, _UNBUILT.format(image=image, what=masked(what), base=spec.base_image)
-
-
-def check_instances(spec: JobSpec, image: str) -> None:
-    """Make the Job, and a pod of each kind that its master will: what is wrong is said here.
-
-    Raises:
-      UsageError: one cannot be made.
-    """
-    try:
-        file_system(spec.job_dir)
-    except UsageError as error:
-        raise UsageError(f"job_dir: {error}") from None
-    master_job(spec, image)
-    owner = Owner(object_name(spec.job_name), "")
-    by = LaunchedBy(owner, image, "", 1, "")
-    check_pod(spec, 1, Needs(), by)
-    for role in (Role.PS, Role.WORKER):
-        instance_pod(spec, InstanceSpec(role, 0, 1), Needs(), by)
 
 
 class _PlainDumper(yaml.SafeDumper):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from elasticdl.api.image.build import image_of_job
-from elasticdl.api.kubernetes.dry_run import check_instances
 from elasticdl.api.kubernetes.place import KubernetesJob
+from elasticdl.api.kubernetes.pods_checked import check_accepted, jobs_of_pods
 from elasticdl.api.kubernetes.store_copy import StoreCopy
 from elasticdl.api.kubernetes.submission import check_free, check_submittable, remove, submit
 from elasticdl.api.launcher import CHECKING, Following, read_result, set_result_aside
@@ -36,6 +36,8 @@ POLL_S = 0.25
 LOOK_S = 1.0
 """How often the apiserver is asked what became of the Job and of pods that wait."""
 
+_UNBUILT = "unbuilt"  # In place of the name of an image that is not built yet.
+
 # Reasons of the events in which a Job tells what became of its pod.
 _NOT_CREATED, _CREATED = "FailedCreate", "SuccessfulCreate"
 
@@ -51,7 +53,7 @@ def launch(spec: JobSpec, on_status: OnStatus) -> JobResult:
       UserCodeError, JobError: it failed.
       Detached: Ctrl-C was pressed, and it goes on.
     """
-    check_instances(spec, spec.image)
+    pods = jobs_of_pods(spec, spec.image or _UNBUILT)
     directory = jobs_home() / spec.job_name
     check_free(directory)
     try:
@@ -59,6 +61,7 @@ def launch(spec: JobSpec, on_status: OnStatus) -> JobResult:
     except KubeError as error:
         raise UsageError(f"{error}; give KUBECONFIG a file that knows one") from None
     check_submittable(client, spec.job_name)
+    check_accepted(client, spec, pods)
     image = image_of_job(spec, lambda line: on_status(_said(line, "building the image")))
     on_status(_said(f"submitting job {spec.job_name} to namespace {client.namespace}"))
     submitted = submit(spec, image, directory, client)

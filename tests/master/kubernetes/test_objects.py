@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from elasticdl.api.kubernetes.dry_run import check_instances
+from elasticdl.api.kubernetes.pods_checked import jobs_of_pods
 from elasticdl.errors import UsageError
 from elasticdl.job_spec import JobSpec
 from elasticdl.master.cluster.kubernetes.names import (
@@ -368,7 +368,7 @@ def test_a_template_leaves_pods_their_description_and_their_keys(
         pod_of(worker(), pod_template=str(file))
     file.write_text(f"master: {{spec: {template}}}")
     with pytest.raises(UsageError, match="cannot be changed by a template"):
-        check_instances(job(pod_template=str(file)), "image")
+        jobs_of_pods(job(pod_template=str(file)), "image")
     assert "\n" not in str(caught.value)
 
 

@@ -197,15 +197,21 @@ class KubeClient:
         namespace = namespace or chosen["context"].get("namespace") or "default"
         return cls(configuration, namespace, chosen["name"])
 
-    def create(self, made: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Json:
+    def create(
+        self, made: Mapping[str, Any], timeout_s: float = TIMEOUT_S, dry_run: bool = False
+    ) -> Json:
         """Create an object; return it as it is then. It is asked for once.
+
+        Args:
+          dry_run: have the apiserver check it, and create none.
 
         Raises:
           Conflict: there is one of its name.
           NotAsked: it was not created.
           Unanswered: it may have been, or may still be.
         """
-        return self._ask("POST", self._path(made["kind"]), made, timeout_s, _given_up(timeout_s))
+        query = _given_up(timeout_s) | ({"dryRun": "All"} if dry_run else {})
+        return self._ask("POST", self._path(made["kind"]), made, timeout_s, query)
 
     def get(self, kind: str, name: str, timeout_s: float = TIMEOUT_S) -> Json:
         """Return an object as it is now, not as a cache has it."""
