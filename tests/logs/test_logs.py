@@ -125,17 +125,23 @@ def test_what_the_model_prints_stands_beside_events_even_on_their_line(path, tmp
 
 def test_a_log_is_set_aside_and_an_instance_that_is_killed_loses_nothing(path, tmp_path):
     code = """
+looked = threading.Condition()
+
 def print_all(first):
     for number in range(first, 2000, 2):
         sys.stdout.write(f"number {number} {'x' * 20}\\n")
         if number % 100 < 2:
             os.system(f"echo child {number}")
+            with looked:
+                looked.wait(20)  # However late it is looked, no more than so much is written.
 
 all_of_them = [threading.Thread(target=print_all, args=(first,)) for first in (0, 1)]
 for one in all_of_them:
     one.start()
 while any(one.is_alive() for one in all_of_them):
     rotation.look()
+    with looked:
+        looked.notify_all()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert run(path, code) == -signal.SIGKILL
