@@ -339,6 +339,8 @@ def figures_of_service(found: Mapping[str, Any]) -> list[Figure]:
             "service with a job: cores requested/allocatable",
             together["requested"] / together["allocatable"],
         ),
+        # Where this is much, something else had the machine, and there is nothing to compare with.
+        Figure("service alone: pods ready after, worst", max(alone["ready_s"]), "s", at_most=10),
         Figure(
             "service with a job: pods ready after, worst",
             max(together["ready_s"]),
