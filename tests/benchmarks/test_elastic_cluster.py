@@ -106,7 +106,9 @@ def test_two_jobs_are_compared_with_gang_scheduling() -> None:
 
 def test_a_service_is_compared_with_itself_alone() -> None:
     latencies = p99_by_window([(0.5, 10.0), (7.0, 12.0)])
-    alone = a_run(p99_ms=10.0, used=0.2, requested=0.4, ready_s=[1.0], p99_by_window=latencies)
+    alone = a_run(
+        p50_ms=4.0, p99_ms=10.0, used=0.2, requested=0.4, ready_s=[1.0], p99_by_window=latencies
+    )
     more = {"p99_ms": 13.0, "used": 1.4, "requested": 1.5, "errors": ["refused"]}
     found = {ALONE: alone, TOGETHER: {**alone, **more}}
     figures = {one.name: one for one in figures_of_service(found)}
@@ -114,7 +116,12 @@ def test_a_service_is_compared_with_itself_alone() -> None:
     assert figures["service with a job: not answered"].value == 1
     assert not figures["service with a job: not answered"].is_met
     assert figures["service with a job: cores used/allocatable"].is_met
+    assert figures["service alone: p99/median"].is_met
     assert "with a job: p99 13.0 ms" in picture_of_service(found)
+    stood_still = figures_of_service(
+        {ALONE: {**alone, "p99_ms": 4800.0}, TOGETHER: found[TOGETHER]}
+    )
+    assert "service alone: p99/median" in [one.name for one in stood_still if not one.is_met]
 
 
 def test_answers_are_timed_from_when_they_were_asked_for() -> None:
